@@ -1,0 +1,17 @@
+"""What the control plane and every job program share: directory layout, shim, program contract, atomic files.
+
+A job is a directory. Each file in it has one writer:
+
+=================  ==============================================  =======================
+file               what                                            written by
+=================  ==============================================  =======================
+``spec.json``      what to do                                      control, before launch
+``run.json``       pids and kernel start times                     shim
+``beat.json``      heartbeat, every two seconds                    shim
+``log.txt``        standard output and error                       program, through shim
+``events.jsonl``   ordered events                                  program
+``result.json``    what came of it                                 program
+``failure.json``   the typed reason                                program
+``exit.json``      exit status, by atomic rename                   shim
+=================  ==============================================  =======================
+"""

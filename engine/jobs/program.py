@@ -1,0 +1,125 @@
+"""What every job program is: a function of its spec that reports progress, can be cancelled, and fails with a reason.
+
+A program's module ends with ``if __name__ == "__main__": sys.exit(main(Spec, run))``.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from engine.jobs.files import append_line, read_json, write_json
+from fw_sdk.types import FwError
+
+S = TypeVar("S", bound=BaseModel)
+
+EXIT_DONE, EXIT_FAILED, EXIT_CANCELLED = 0, 3, 4
+MAX_TRACEBACK_LINES = 30
+
+
+class Cancelled(Exception):
+    """Raised by ``JobContext.check_cancelled`` once the job was asked to stop; save before letting it pass."""
+
+
+class JobContext(Generic[S]):
+    """A running program's view of its job.
+
+    Attributes:
+        dir: the job's directory; files the program keeps between attempts go here.
+        spec: what to do.
+    """
+
+    def __init__(self, job_dir: Path, spec: S) -> None:
+        self.dir = job_dir
+        self.spec = spec
+        self._cancelled = False
+        self._started = time.monotonic()
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        """Append one event (``progress``, ``metric``, ``message``, ``warning``)."""
+        append_line(self.dir / "events.jsonl", {"time": datetime.now(UTC).isoformat(), "type": kind, "data": data})
+
+    def progress(self, done: int, total: int, message: str = "", *, unit: str = "steps", resumed_at: int = 0) -> None:
+        """Report ``done`` of ``total`` units. ``resumed_at`` units were done by an earlier attempt."""
+        elapsed, fresh = time.monotonic() - self._started, done - resumed_at
+        eta_s = elapsed / fresh * (total - done) if fresh > 0 else None
+        fields = {"done": done, "total": total, "unit": unit, "message": message, "etaS": eta_s}
+        self.emit("progress", fields)
+
+    def metric(self, step: int, **values: float) -> None:
+        """Report numbers that belong to one step."""
+        self.emit("metric", {"step": step, **values})
+
+    def message(self, text: str) -> None:
+        """Say something worth reading."""
+        self.emit("message", {"text": text})
+
+    def warning(self, text: str) -> None:
+        """Say something that may change what the result means."""
+        self.emit("warning", {"text": text})
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was asked to stop."""
+        return self._cancelled
+
+    def check_cancelled(self) -> None:
+        """Raise ``Cancelled`` if the job was asked to stop."""
+        if self._cancelled:
+            raise Cancelled
+
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
+        self._cancelled = True
+
+
+def main(spec_type: type[S], run: Callable[[JobContext[S]], BaseModel], argv: list[str] | None = None) -> int:
+    """Run a job program in the directory that ``argv`` names; the exit status tells done, failed or cancelled."""
+    job_dir = Path((argv or sys.argv[1:])[0])
+    context = JobContext(job_dir, spec_type.model_validate(read_json(job_dir / "spec.json")))
+    signal.signal(signal.SIGTERM, context._on_sigterm)
+    (job_dir / "failure.json").unlink(missing_ok=True)
+    try:
+        result = run(context)
+    except Cancelled:
+        return EXIT_CANCELLED
+    except FwError as error:
+        print(f"failed: {error.text()}", file=sys.stderr)
+        write_json(job_dir / "failure.json", error.to_dict())
+        return EXIT_FAILED
+    except MemoryError:
+        write_json(job_dir / "failure.json", _out_of_memory().to_dict())
+        return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001  a bug of ours must reach the record with its traceback
+        traceback.print_exc()
+        write_json(job_dir / "failure.json", _bug(error).to_dict())
+        return EXIT_FAILED
+    write_json(job_dir / "result.json", result.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return EXIT_DONE
+
+
+def _out_of_memory() -> FwError:
+    return FwError(
+        "out_of_memory",
+        "The job ran out of memory.",
+        hint="lower batchSize or maxContextLength, or stop deployments, then resume the job",
+    )
+
+
+def _bug(error: Exception) -> FwError:
+    lines = traceback.format_exception(error)
+    return FwError(
+        "internal",
+        f"{type(error).__name__}: {error}",
+        not_done="The job has no result.",
+        hint="read the job's log; if it is a bug in fw, report it with that log",
+        details={"traceback": "".join(lines).splitlines()[-MAX_TRACEBACK_LINES:]},
+    )

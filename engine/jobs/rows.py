@@ -1,0 +1,64 @@
+"""Rows of a stored dataset and its deterministic split, as every reader of a dataset sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fw_sdk.types import Split
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its line number (from 1), and its JSON object."""
+
+    line: int
+    data: dict[str, Any]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation."""
+        return list(self.data["messages"])
+
+    @property
+    def prompt(self) -> list[dict[str, Any]]:
+        """The conversation without the assistant message that ends it, if one does."""
+        messages = self.messages
+        return messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
+
+    @property
+    def ground_truth(self) -> Any:
+        """The row's ``ground_truth``, or else its own last assistant message's content."""
+        if "ground_truth" in self.data:
+            return self.data["ground_truth"]
+        last = self.messages[-1] if self.messages else {}
+        return last.get("content") if last.get("role") == "assistant" else None
+
+
+def canonical(value: Any) -> bytes:
+    """One byte string per JSON value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def prompt_key(row: Row) -> str:
+    """Digest of what the model is asked in a row; equal keys mean the same question."""
+    return hashlib.sha256(canonical(row.prompt)).hexdigest()
+
+
+def is_heldout(row: Row, fraction: float, seed: int) -> bool:
+    """Which side of the split a row is on: decided by its prompt alone, so duplicates never straddle it."""
+    digest = hashlib.sha256(f"{seed}:{prompt_key(row)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def read_rows(path: Path, split: Split = Split.ALL, *, heldout_fraction: float = 0.1, split_seed: int = 0) -> list[Row]:
+    """The rows of one side of a validated JSONL file, in file order."""
+    with path.open(encoding="utf-8") as file:
+        rows = [Row(number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip()]
+    if split is Split.ALL:
+        return rows
+    wanted = split is Split.HELDOUT
+    return [row for row in rows if is_heldout(row, heldout_fraction, split_seed) == wanted]

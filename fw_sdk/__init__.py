@@ -1,0 +1,1 @@
+"""The HTTP clients of fw: `import fw_sdk as fw`."""

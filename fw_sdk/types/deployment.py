@@ -1,0 +1,68 @@
+"""Deployments: a served model behind a gate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from fw_sdk.types.base import RequestBody, Resource, Wire
+
+
+class DeploymentState(StrEnum):
+    """READY only after a probe request was answered."""
+
+    CREATING = "CREATING"
+    READY = "READY"
+    FAILED = "FAILED"
+    DELETING = "DELETING"
+    DELETED = "DELETED"
+
+
+class GateKind(StrEnum):
+    """What the comparison must say."""
+
+    BETTER = "better"
+    NOT_WORSE = "not_worse"
+
+
+class Gate(RequestBody):
+    """The condition for deploying. ``not_worse`` allows a loss of at most ``margin`` (of the score's unit)."""
+
+    kind: GateKind = GateKind.BETTER
+    margin: float = Field(default=0.0, ge=0)
+
+
+class Deployment(Resource):
+    """A model served under a stable name."""
+
+    state: DeploymentState = DeploymentState.CREATING
+    base_model: str = Field(description="the served model: base or adapter")
+    model_digest: str | None = None
+    comparison: str | None = None
+    gate: Gate = Field(default_factory=Gate)
+    forced: bool = False
+    replica_count: int = 1
+    url: str | None = None
+    status: StatusMessage | None = None
+    probe_latency_s: float | None = None
+
+
+class StatusMessage(Wire):
+    """The hosted API's ``Status``: a code word and a sentence."""
+
+    code: str = "OK"
+    message: str = ""
+
+
+class CreateDeployment(RequestBody):
+    """Body of ``POST /deployments`` (the id is the query parameter ``deploymentId``)."""
+
+    base_model: str
+    display_name: str | None = None
+    comparison: str | None = None
+    gate: Gate = Field(default_factory=Gate)
+    force: bool = False
+
+
+Deployment.model_rebuild()

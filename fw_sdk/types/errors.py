@@ -1,0 +1,157 @@
+"""The one error of fw: the same fields on every surface, and the table that maps its code to each protocol."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """How one code appears on each surface. ``grpc`` is the integer of ``google.rpc.Code``."""
+
+    http: int
+    grpc: int
+    exit_code: int
+    retryable: bool
+    meaning: str
+
+
+CODES: dict[str, ErrorCode] = {
+    "invalid_argument": ErrorCode(400, 3, 2, False, "an argument is wrong"),
+    "dataset_invalid": ErrorCode(400, 3, 1, False, "rows of a dataset cannot be used"),
+    "evaluator_invalid": ErrorCode(400, 3, 1, False, "an evaluator cannot be loaded"),
+    "evaluator_failed": ErrorCode(422, 9, 8, False, "an evaluator raised, timed out or returned no finite score"),
+    "model_unsupported": ErrorCode(400, 3, 1, False, "a model's format or architecture is not supported"),
+    "context_length_exceeded": ErrorCode(400, 11, 2, False, "a request is longer than the model's context"),
+    "unauthenticated": ErrorCode(401, 16, 4, False, "the token is missing or wrong"),
+    "permission_denied": ErrorCode(403, 7, 4, False, "the token, the Host or the Origin does not allow this"),
+    "not_found": ErrorCode(404, 5, 3, False, "no such thing"),
+    "already_exists": ErrorCode(409, 6, 5, False, "the name is taken by something different"),
+    "failed_precondition": ErrorCode(409, 9, 5, False, "the state of something forbids this now"),
+    "gate_not_met": ErrorCode(409, 9, 5, False, "the comparison does not allow this deployment"),
+    "payload_too_large": ErrorCode(413, 11, 2, False, "a body or file is over the limit"),
+    "resource_exhausted": ErrorCode(429, 8, 6, True, "a queue, a budget or a disk is full"),
+    "cancelled": ErrorCode(499, 1, 8, False, "it was cancelled"),
+    "internal": ErrorCode(500, 13, 1, False, "a bug in fw; the log has the traceback"),
+    "unimplemented": ErrorCode(501, 12, 1, False, "this version cannot do that"),
+    "unavailable": ErrorCode(503, 14, 9, True, "a process does not answer"),
+    "port_in_use": ErrorCode(503, 14, 9, False, "another process listens on the port"),
+    "deadline_exceeded": ErrorCode(504, 4, 7, True, "the wait ended before the work did"),
+    "worker_lost": ErrorCode(500, 14, 8, True, "a job's process died without saying why"),
+    "out_of_memory": ErrorCode(507, 8, 8, False, "a process used more memory than there is"),
+    "training_diverged": ErrorCode(422, 9, 8, False, "the loss is no longer finite"),
+    "job_failed": ErrorCode(422, 9, 8, False, "a job ended without its result"),
+}
+
+
+class FwError(Exception):
+    """What happened, what was not done, what to do next.
+
+    Args:
+        code: a key of ``CODES``.
+        message: what happened, one sentence, with the offending value.
+        not_done: what was not done because of it ("nothing was trained").
+        hint: the next command or call that helps.
+        param: the argument or field that is wrong, if one is.
+        request_id: set at the surface that reports the error.
+        details: structured facts (line numbers, log tail); JSON values only.
+        retryable: overrides the table's value for the code.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        not_done: str = "",
+        hint: str = "",
+        param: str | None = None,
+        request_id: str | None = None,
+        details: dict[str, Any] | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code if code in CODES else "internal"
+        self.message = message
+        self.not_done = not_done
+        self.hint = hint
+        self.param = param
+        self.request_id = request_id
+        self.details = details or {}
+        self.retryable = CODES[self.code].retryable if retryable is None else retryable
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of the code."""
+        return CODES[self.code].http
+
+    @property
+    def exit_code(self) -> int:
+        """The CLI's exit status of the code."""
+        return CODES[self.code].exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that every surface shows (camelCase, absent when empty)."""
+        fields: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "notDone": self.not_done,
+            "hint": self.hint,
+            "retryable": self.retryable,
+            "param": self.param,
+            "requestId": self.request_id,
+            "details": self.details,
+        }
+        return {key: value for key, value in fields.items() if value not in ("", None, {})}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> FwError:
+        """Inverse of ``to_dict``; unknown codes become ``internal`` and keep their message."""
+        return cls(
+            str(fields.get("code", "internal")),
+            str(fields.get("message", "")),
+            not_done=str(fields.get("notDone", "")),
+            hint=str(fields.get("hint", "")),
+            param=fields.get("param"),
+            request_id=fields.get("requestId"),
+            details=fields.get("details") or {},
+            retryable=fields.get("retryable"),
+        )
+
+    def control_plane_body(self) -> dict[str, Any]:
+        """The control plane's envelope: ``{code: <grpc int>, message, details: [fields]}``."""
+        return {"code": CODES[self.code].grpc, "message": self.message, "details": [self.to_dict()]}
+
+    def openai_body(self) -> dict[str, Any]:
+        """The OpenAI envelope, with our fields beside its own."""
+        kind = "invalid_request_error" if self.http_status < 500 else "server_error"
+        return {"error": {**self.to_dict(), "type": kind, "param": self.param, "code": self.code}}
+
+    def text(self) -> str:
+        """One paragraph for a terminal or a tool result."""
+        parts = [
+            self.message,
+            self.not_done and f"Not done: {self.not_done}",
+            self.hint and f"Next: {self.hint}",
+        ]
+        return " ".join(part if part.endswith((".", "?", "!", ")")) else f"{part}." for part in parts if part)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` was probably meant to be, or None."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def not_found(noun: str, name: str, known: Iterable[str], hint: str) -> FwError:
+    """A ``not_found`` error that names the nearest known name, or else some that exist."""
+    names = sorted(known)
+    near = nearest(name, names)
+    if near:
+        found = f"Did you mean '{near}'?"
+    else:
+        found = f"Known: {', '.join(names[:8])}." if names else f"There is no {noun} yet."
+    return FwError("not_found", f"No {noun} '{name}'. {found}", hint=hint, param=noun)

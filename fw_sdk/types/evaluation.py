@@ -1,0 +1,181 @@
+"""Evaluators, evaluations and comparisons: every score has an n and an interval."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from fw_sdk.types.base import RequestBody, Resource, Wire
+from fw_sdk.types.datasets import Split
+from fw_sdk.types.jobs import Job
+
+
+class Evaluator(Resource):
+    """Code that scores one row, versioned by the digest of its source."""
+
+    state: str = "ACTIVE"
+    digest: str
+    entry_file: str = "evaluator.py"
+    entry_function: str = "evaluate"
+    description: str | None = None
+
+
+class CreateEvaluator(RequestBody):
+    """Body of ``POST /evaluatorsV2``: one Python file."""
+
+    evaluator_id: str
+    source: str
+    entry_function: str = "evaluate"
+    display_name: str | None = None
+    description: str | None = None
+
+
+class RowScore(Wire):
+    """The score of one row. ``error`` says why there is none; ``details`` holds what the evaluator returned."""
+
+    index: int
+    line: int
+    score: float | None = None
+    output: str = ""
+    error: str | None = None
+    finish_reason: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class CheckEvaluator(RequestBody):
+    """Body of ``POST /evaluators/{id}:check``: score given answers, or the rows' own last assistant messages."""
+
+    dataset: str | None = None
+    rows: list[dict[str, Any]] | None = None
+    answers: list[str] | None = None
+    limit: int = Field(default=5, ge=1, le=50)
+
+
+class InferenceParameters(RequestBody):
+    """How a model is sampled in an evaluation. Temperature 0 is greedy."""
+
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+
+
+class FewShot(RequestBody):
+    """Examples put before each prompt, drawn from a dataset by seed."""
+
+    dataset: str
+    split: Split = Split.ALL
+    count: int = Field(default=4, ge=1, le=32)
+    seed: int = 0
+
+
+class EvaluationFields(RequestBody):
+    """The ``evaluationJob`` part of a create request."""
+
+    evaluator: str
+    input_dataset: str
+    model: str
+    input_split: Split = Split.ALL
+    inference_parameters: InferenceParameters = Field(default_factory=InferenceParameters)
+    few_shot: FewShot | None = None
+    limit: int | None = Field(default=None, ge=1)
+    display_name: str | None = None
+
+
+class CreateEvaluation(RequestBody):
+    """Body of ``POST /evaluationJobs``."""
+
+    evaluation_job_id: str | None = None
+    evaluation_job: EvaluationFields
+
+
+class Interval(Wire):
+    """A two-sided interval with its level, e.g. 0.95."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class ScoreSummary(Wire):
+    """The mean score over n rows with its interval. Rows without a score count as 0 and are told apart here."""
+
+    n: int
+    mean: float
+    ci: Interval
+    failed_rows: int = 0
+    truncated_rows: int = 0
+    binary: bool = False
+    extra: dict[str, float] = Field(default_factory=dict, description="means of the evaluator's other numbers")
+
+
+class ServedConfiguration(Wire):
+    """What exactly was scored; two evaluations with equal keys measured the same thing."""
+
+    model: str
+    model_digest: str
+    base_digest: str
+    dtype: str
+    numerics: str = "fast"
+    template_digest: str
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    few_shot: dict[str, Any] | None = None
+
+
+class Evaluation(Job):
+    """(model, dataset split, evaluator) with one stored score per row."""
+
+    evaluator: str | None = None
+    evaluator_digest: str | None = None
+    input_dataset: str | None = None
+    dataset_digest: str | None = None
+    input_split: Split = Split.ALL
+    model: str | None = None
+    configuration: ServedConfiguration | None = None
+    summary: ScoreSummary | None = None
+    tokens_generated: int = 0
+    tokens_prompt: int = 0
+    seconds: float = 0.0
+
+
+class Verdict(StrEnum):
+    """What a comparison says."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Comparison(Resource):
+    """Two evaluations, paired by row.
+
+    ``delta`` is candidate minus baseline. ``p_value`` is McNemar's exact test for binary scores, else absent.
+    ``rows_needed`` estimates how many rows in all would decide an inconclusive result.
+    """
+
+    baseline: str
+    candidate: str
+    baseline_model: str | None = None
+    candidate_model: str | None = None
+    baseline_mean: float
+    candidate_mean: float
+    delta: float
+    ci: Interval
+    n: int
+    wins: int
+    losses: int
+    ties: int
+    p_value: float | None = None
+    verdict: Verdict
+    rows_needed: int | None = None
+    cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of both sides")
+
+
+class CreateComparison(RequestBody):
+    """Body of ``POST /comparisons``: two evaluation jobs."""
+
+    baseline: str
+    candidate: str
+    comparison_id: str | None = None

@@ -1,0 +1,69 @@
+"""Models as clients see them: base weights, adapters, and where they came from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from fw_sdk.types.base import RequestBody, Resource, Wire
+
+
+class ModelState(StrEnum):
+    """UPLOADING while a pull or a training writes it; READY when its digest is known."""
+
+    UPLOADING = "UPLOADING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+class ModelKind(StrEnum):
+    """Base weights or a LoRA adapter, as the hosted API names them."""
+
+    BASE = "HF_BASE_MODEL"
+    ADAPTER = "HF_PEFT_ADDON"
+
+
+class PeftDetails(Wire):
+    """What an adapter changes."""
+
+    base_model: str
+    r: int
+    alpha: float
+    target_modules: list[str]
+
+
+class Lineage(Wire):
+    """What a tuned model was made from."""
+
+    base_model: str
+    base_digest: str
+    dataset: str | None = None
+    dataset_digest: str | None = None
+    job: str | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class Model(Resource):
+    """Base weights or an adapter, by name."""
+
+    kind: ModelKind
+    state: ModelState = ModelState.UPLOADING
+    digest: str | None = None
+    path: str | None = None
+    bytes: int = 0
+    parameters: int | None = None
+    context_length: int | None = None
+    source: str | None = None
+    licence: str | None = None
+    peft_details: PeftDetails | None = None
+    lineage: Lineage | None = None
+    job: str | None = None
+
+
+class PullModel(RequestBody):
+    """Body of ``POST /models:pull``. ``source`` is a starter's name, or a folder or GGUF file on this machine."""
+
+    source: str
+    model_id: str | None = None

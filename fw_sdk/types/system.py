@@ -1,0 +1,40 @@
+"""What the server says about itself: health, the machine, and an overview."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fw_sdk.types.base import Wire
+
+
+class Health(Wire):
+    """Reply of ``GET /v1/health``; needs no token and tells nothing private."""
+
+    status: str = "ok"
+    version: str
+    pid: int
+    evaluator_isolation: str = Field(description="limits | none: how evaluator code is confined here")
+
+
+class Device(Wire):
+    """Where models run on this machine."""
+
+    kind: str = Field(description="cpu | cuda")
+    name: str
+    cores: int
+    memory_bytes: int
+    memory_available_bytes: int
+    bf16: bool
+
+
+class Overview(Wire):
+    """The state of everything in one reply, newest first, each list at most 20 long."""
+
+    version: str
+    device: Device
+    models: list[dict[str, object]] = Field(default_factory=list)
+    datasets: list[dict[str, object]] = Field(default_factory=list)
+    evaluators: list[dict[str, object]] = Field(default_factory=list)
+    jobs: list[dict[str, object]] = Field(default_factory=list)
+    deployments: list[dict[str, object]] = Field(default_factory=list)
+    next: str = Field(default="", description="the most useful next call")
