@@ -1,1 +1,24 @@
-"""models."""
+"""Models as plain tensors and functional operators: loading, running, and applying adapters."""
+
+from engine.models.adapter_files import load_adapter, save_adapter
+from engine.models.adapters import Adapter, Adapters, MixedAdapters, SingleAdapter, new_adapter
+from engine.models.attention import Attention, PackedCausalAttention
+from engine.models.dtype import pick_device, pick_dtype
+from engine.models.llama import CausalLM
+from engine.models.loading import load_model
+
+__all__ = [
+    "Adapter",
+    "Adapters",
+    "Attention",
+    "CausalLM",
+    "MixedAdapters",
+    "PackedCausalAttention",
+    "SingleAdapter",
+    "load_adapter",
+    "load_model",
+    "new_adapter",
+    "pick_device",
+    "pick_dtype",
+    "save_adapter",
+]

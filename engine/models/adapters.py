@@ -1,0 +1,146 @@
+"""Low-rank adapters, applied beside frozen weights and never merged into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.catalog import TARGETS, ModelConfig
+from fw_sdk.types import FwError
+
+
+class Adapters(Protocol):
+    """What a model calls after each projection that an adapter may change."""
+
+    def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """inputs: [T, in] of projection ``target``, outputs: [T, out] of it -> [T, out] with the update added."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One LoRA adapter: each changed projection gets ``alpha / rank * B @ A`` added.
+
+    Attributes:
+        rank: inner dimension.
+        alpha: scale times rank.
+        targets: names out of ``engine.catalog.TARGETS``.
+        weights: (layer, target) -> (A [rank, in], B [out, rank]).
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    weights: dict[tuple[int, str], tuple[Tensor, Tensor]]
+
+    @property
+    def scale(self) -> float:
+        """Factor on the update."""
+        return self.alpha / self.rank
+
+    def parameters(self) -> list[Tensor]:
+        """Every A and B, in a fixed order."""
+        return [tensor for pair in self.weights.values() for tensor in pair]
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Adapter:
+        """The same adapter in another format or place, detached from any gradient."""
+        weights = {
+            key: (down.detach().to(device, dtype), up.detach().to(device, dtype))
+            for key, (down, up) in self.weights.items()
+        }
+        return Adapter(self.rank, self.alpha, self.targets, weights)
+
+
+def new_adapter(config: ModelConfig, rank: int, alpha: float, targets: Sequence[str], seed: int) -> Adapter:
+    """An adapter that changes nothing yet: A uniform as PEFT initialises it, B zero; float32, on the CPU, trainable.
+
+    Raises:
+        FwError: ``invalid_argument`` for an unknown target or a rank below 1.
+    """
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown or not targets or rank < 1:
+        raise FwError(
+            "invalid_argument",
+            f"Unknown target '{unknown[0]}'." if unknown else "An adapter needs a target and a rank of at least 1.",
+            not_done="No adapter was made.",
+            hint=f"targets are {', '.join(TARGETS)}",
+            param="targets",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    ordered = tuple(target for target in TARGETS if target in targets)
+    weights = {}
+    for layer in range(config.layers):
+        for target in ordered:
+            inputs, outputs = config.target_shape(target)
+            bound = 1 / math.sqrt(inputs)
+            down = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+            weights[layer, target] = (down.requires_grad_(), torch.zeros(outputs, rank, requires_grad=True))
+    return Adapter(rank, alpha, ordered, weights)
+
+
+def _update(adapter: Adapter, pair: tuple[Tensor, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
+    """[T, in], [T, out] -> [T, out]: the one formula, for training and serving alike."""
+    down, up = pair
+    low = functional.linear(inputs, down.to(inputs.dtype))
+    return torch.add(outputs, functional.linear(low, up.to(inputs.dtype)), alpha=adapter.scale)
+
+
+class SingleAdapter:
+    """One adapter for every row; differentiable in the adapter's weights and in the inputs."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+
+    def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """As ``Adapters.apply``."""
+        pair = self.adapter.weights.get((layer, target))
+        return outputs if pair is None else _update(self.adapter, pair, inputs, outputs)
+
+
+class MixedAdapters:
+    """Rows of several adapters and of the base in one batch; for inference.
+
+    Rows are grouped by adapter once, so that the number of operators grows with the adapters and not with the requests.
+
+    Args:
+        segments: (number of rows, their adapter or None for the base), in batch order.
+        device: where the batch is.
+    """
+
+    def __init__(self, segments: Iterable[tuple[int, Adapter | None]], device: torch.device | str = "cpu") -> None:
+        rows: dict[int, list[int]] = {}
+        adapters: dict[int, Adapter] = {}
+        start = 0
+        for count, adapter in segments:
+            if adapter is not None:
+                rows.setdefault(id(adapter), []).extend(range(start, start + count))
+                adapters[id(adapter)] = adapter
+            start += count
+        self.tokens = start
+        self._groups = [(adapters[key], _rows(numbers, device)) for key, numbers in rows.items() if numbers]
+
+    def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
+        for adapter, rows in self._groups:
+            pair = adapter.weights.get((layer, target))
+            if pair is None:
+                continue
+            if isinstance(rows, slice):
+                outputs[rows] = _update(adapter, pair, inputs[rows], outputs[rows])
+            else:
+                chosen = _update(adapter, pair, inputs.index_select(0, rows), outputs.index_select(0, rows))
+                outputs.index_copy_(0, rows, chosen)
+        return outputs
+
+
+def _rows(numbers: list[int], device: torch.device | str) -> slice | Tensor:
+    """A slice when the rows are neighbours, else their indices."""
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return slice(numbers[0], numbers[-1] + 1)
+    return torch.tensor(numbers, device=device)

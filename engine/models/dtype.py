@@ -1,0 +1,58 @@
+"""Which device and which number format to compute with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fw_sdk.types import FwError
+
+DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp32": torch.float32, "float32": torch.float32}
+
+
+def pick_device(requested: str = "auto") -> torch.device:
+    """The device to compute on: ``auto`` takes a GPU if torch sees one.
+
+    Raises:
+        FwError: ``invalid_argument`` for an unknown name, ``failed_precondition`` for a GPU that is not there.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise FwError(
+            "invalid_argument", f"Unknown device '{requested}'.", hint="use auto, cpu or cuda", param="device"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FwError(
+            "failed_precondition",
+            "torch sees no GPU here.",
+            hint="use --device cpu, or install a CUDA build of torch",
+            param="device",
+        )
+    return device
+
+
+def pick_dtype(device: torch.device | str, requested: str = "auto") -> torch.dtype:
+    """The format of weights and activations: ``auto`` takes bfloat16 where the device multiplies it natively.
+
+    Raises:
+        FwError: ``invalid_argument`` for an unknown name.
+    """
+    if requested == "auto":
+        return torch.bfloat16 if _has_bfloat16(torch.device(device)) else torch.float32
+    if requested not in DTYPES:
+        raise FwError(
+            "invalid_argument", f"Unknown dtype '{requested}'.", hint="use auto, bfloat16 or float32", param="dtype"
+        )
+    return DTYPES[requested]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,134 @@
+"""Where a model's tensors come from, one at a time, under Hugging Face's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.catalog import GgufFile, ModelConfig
+from fw_sdk.types import FwError
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+GGUF_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+class Weights(Protocol):
+    """A source of tensors."""
+
+    def get(self, name: str) -> Tensor:
+        """The tensor of that Hugging Face name, on the CPU, in the file's format or float32; FwError if missing."""
+        ...
+
+
+class SafetensorsWeights:
+    """Tensors of one or several safetensors files.
+
+    Raises:
+        FwError: ``model_unsupported`` if a file is damaged.
+    """
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        try:
+            self._files = [safe_open(path, framework="pt") for path in paths]
+        except (SafetensorError, OSError) as error:
+            raise damaged(f"its safetensors cannot be read: {error}") from error
+        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118  not a dict
+
+    def get(self, name: str) -> Tensor:
+        """As ``Weights.get``."""
+        if name not in self._file_of:
+            raise damaged(f"the tensor {name} is missing")
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        if tensor.dtype not in FLOATS:
+            raise damaged(f"the tensor {name} is {tensor.dtype}; supported are bfloat16, float16 and float32")
+        return tensor
+
+
+class GgufWeights:
+    """Tensors of a GGUF file, dequantised to float32 one by one; query and key rows in Hugging Face's order."""
+
+    def __init__(self, file: GgufFile, config: ModelConfig) -> None:
+        self._file = file
+        self._bytes = np.memmap(file.path, dtype=np.uint8, mode="r")
+        self._heads = {"attn_q": config.heads, "attn_k": config.kv_heads}
+
+    def get(self, name: str) -> Tensor:
+        """As ``Weights.get``."""
+        stored = _gguf_name(name)
+        tensor = self.stored(stored)
+        part = stored.split(".")[-2]
+        return _unpermuted(tensor, self._heads[part]) if part in self._heads else tensor
+
+    def stored(self, name: str) -> Tensor:
+        """The tensor of that GGUF name, as it is stored, in float32."""
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+        entry = self._file.tensors.get(name)
+        if entry is None:
+            raise damaged(f"the tensor {name} is missing")
+        kind = GGMLQuantizationType(entry.type)
+        raw = self._bytes[entry.offset : entry.offset + entry.nbytes]
+        if kind == GGMLQuantizationType.F32:
+            return torch.from_numpy(raw.view(np.float32).reshape(entry.shape).copy())
+        if kind == GGMLQuantizationType.F16:
+            return torch.from_numpy(raw.view(np.float16).astype(np.float32).reshape(entry.shape))
+        try:
+            blocks = raw.reshape(quant_shape_to_byte_shape(entry.shape, kind))
+            return torch.from_numpy(np.ascontiguousarray(dequantize(blocks, kind), dtype=np.float32))
+        except NotImplementedError as error:
+            raise damaged(f"the tensor {name} has the type {kind.name}, which cannot be dequantised") from error
+
+
+def layer_parts(index: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each buffer of a ``Layer`` with the tensors that are stacked in it, without ``.weight`` or ``.bias``."""
+    prefix = f"model.layers.{index}."
+    attention, mlp = prefix + "self_attn.", prefix + "mlp."
+    yield "qkv", (attention + "q_proj", attention + "k_proj", attention + "v_proj")
+    yield "output", (attention + "o_proj",)
+    yield "gate_up", (mlp + "gate_proj", mlp + "up_proj")
+    yield "down", (mlp + "down_proj",)
+    yield "input_norm", (prefix + "input_layernorm",)
+    yield "post_norm", (prefix + "post_attention_layernorm",)
+
+
+def damaged(reason: str) -> FwError:
+    """The error for weights that do not make the model that the configuration promises."""
+    return FwError(
+        "model_unsupported",
+        f"This model cannot be loaded: {reason}.",
+        not_done="No model was loaded.",
+        hint="pull the model again, or use another conversion of it",
+    )
+
+
+def _gguf_name(name: str) -> str:
+    if name in GGUF_NAMES:
+        return GGUF_NAMES[name]
+    _, _, layer, rest = name.split(".", 3)
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}"
+
+
+def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
+    """From llama.cpp's row order (rotated pairs are neighbours) to half-split: [rows, …] -> [rows, …]."""
+    return tensor.view(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)

@@ -1,0 +1,5 @@
+"""Causal attention of packed sequences, differentiable: what training and plain recomputation use."""
+
+from kernels.causal_attention.cpu import causal_attention
+
+__all__ = ["causal_attention"]

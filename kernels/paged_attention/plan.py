@@ -1,0 +1,168 @@
+"""What a step's attention needs to know, worked out once per step and used by every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALL_CONTEXT_PAGES = 16
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Sequences with one new token each whose contexts are of similar length, padded to the longest.
+
+    Attributes:
+        rows: [R] i64, their rows in the flat batch; None when they are exactly rows ``0..R-1`` of a batch of R rows.
+        pages: [R * P] i64, the page of each block of each sequence; padding repeats page 0 of the table.
+        mask: [R, 1, P * page_size] f32, 0 where a key is in the context, -inf where it is not.
+    """
+
+    rows: Tensor | None
+    pages: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """Consecutive new tokens of one sequence.
+
+    Attributes:
+        start: first row in the flat batch.
+        length: number of rows.
+        context: tokens in the sequence's cache once this chunk is written, the chunk included.
+        pages: [P] i64, the pages that hold the context.
+    """
+
+    start: int
+    length: int
+    context: int
+    pages: Tensor
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the flat rows of a step map to sequences and pages.
+
+    Attributes:
+        tokens: rows in the flat batch.
+        slots: [tokens] i64, where each row's key and value go: ``page * page_size + offset``.
+        positions: [tokens] i64, each row's position in its sequence.
+        decode: groups of sequences with one new token.
+        prefill: chunks of sequences with several.
+    """
+
+    tokens: int
+    slots: Tensor
+    positions: Tensor
+    decode: tuple[DecodeGroup, ...]
+    prefill: tuple[PrefillChunk, ...]
+
+
+def new_pages(
+    layers: int,
+    page_count: int,
+    page_size: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """An empty cache [layers, 2, kv_heads, page_count, page_size, head_dim]; zeros, so that padding stays finite."""
+    return torch.zeros((layers, 2, kv_heads, page_count, page_size, head_dim), dtype=dtype, device=device)
+
+
+def plan_batch(
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    page_tables: Sequence[Sequence[int]],
+    page_size: int,
+    device: torch.device | str = "cpu",
+) -> BatchPlan:
+    """Plan a step over sequences whose new tokens lie one after another in the flat batch.
+
+    Args:
+        query_lengths: new tokens of each sequence, at least 1.
+        context_lengths: tokens of each sequence once the new ones are written (cached before + new).
+        page_tables: pages of each sequence, in order; at least ``ceil(context / page_size)`` each.
+        page_size: tokens per page.
+        device: where the cache is.
+    """
+    starts = [0]
+    for length in query_lengths:
+        starts.append(starts[-1] + length)
+    slots, positions = _slots(query_lengths, context_lengths, page_tables, page_size)
+    single = [i for i, length in enumerate(query_lengths) if length == 1]
+    prefill = tuple(
+        PrefillChunk(starts[i], length, context, _table(page_tables[i], context, page_size).to(device))
+        for i, (length, context) in enumerate(zip(query_lengths, context_lengths, strict=True))
+        if length > 1
+    )
+    groups = _similar(single, context_lengths, page_size)
+    whole = len(groups) == 1 and not prefill
+    decode = tuple(
+        _decode_group(
+            None if whole else [starts[i] for i in group],
+            [context_lengths[i] for i in group],
+            [page_tables[i] for i in group],
+            page_size,
+            device,
+        )
+        for group in groups
+    )
+    return BatchPlan(starts[-1], slots.to(device), positions.to(device), decode, prefill)
+
+
+def _slots(
+    query_lengths: Sequence[int], context_lengths: Sequence[int], page_tables: Sequence[Sequence[int]], page_size: int
+) -> tuple[Tensor, Tensor]:
+    slots: list[int] = []
+    positions: list[int] = []
+    for length, context, table in zip(query_lengths, context_lengths, page_tables, strict=True):
+        for position in range(context - length, context):
+            page, offset = divmod(position, page_size)
+            slots.append(table[page] * page_size + offset)
+            positions.append(position)
+    return torch.tensor(slots, dtype=torch.int64), torch.tensor(positions, dtype=torch.int64)
+
+
+def _table(table: Sequence[int], context: int, page_size: int) -> Tensor:
+    return torch.tensor(table[: -(-context // page_size)], dtype=torch.int64)
+
+
+def _similar(sequences: list[int], context_lengths: Sequence[int], page_size: int) -> list[list[int]]:
+    """Group sequences so that padding at most doubles the work, in few groups: each halves the longest before it.
+
+    The groups of equal shape keep the sequences' order.
+    """
+    remaining, groups = list(sequences), []
+    while remaining:
+        longest = max(context_lengths[i] for i in remaining)
+        floor = 0 if longest <= SMALL_CONTEXT_PAGES * page_size else longest // 2
+        groups.append([i for i in remaining if context_lengths[i] > floor])
+        remaining = [i for i in remaining if context_lengths[i] <= floor]
+    return groups
+
+
+def _decode_group(
+    rows: list[int] | None,
+    contexts: list[int],
+    tables: list[Sequence[int]],
+    page_size: int,
+    device: torch.device | str,
+) -> DecodeGroup:
+    width = -(-max(contexts) // page_size)
+    pages: list[int] = []
+    for context, table in zip(contexts, tables, strict=True):
+        used = list(table[: -(-context // page_size)])
+        pages += used + [used[0]] * (width - len(used))
+    inside = torch.arange(width * page_size) < torch.tensor(contexts).unsqueeze(1)
+    mask = torch.zeros(inside.shape).masked_fill_(~inside, float("-inf")).unsqueeze(1)
+    return DecodeGroup(
+        None if rows is None else torch.tensor(rows, device=device),
+        torch.tensor(pages, device=device),
+        mask.to(device),
+    )

@@ -1,0 +1,32 @@
+"""The truth: each new token attends, in float64, to the keys of its own sequence up to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def paged_attention_reference(
+    query: Tensor,
+    pages: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    page_tables: Sequence[Sequence[int]],
+    scale: float | None = None,
+) -> Tensor:
+    """query: [tokens, heads, D], pages: [2, kv_heads, page_count, page_size, D] -> [tokens, heads, D] float64."""
+    kv_heads, page_size = pages.shape[1], pages.shape[3]
+    heads, width = query.shape[1:]
+    scale = width**-0.5 if scale is None else scale
+    out, row = [], 0
+    for length, context, table in zip(query_lengths, context_lengths, page_tables, strict=True):
+        for position in range(context - length, context):
+            where = [(table[p // page_size], p % page_size) for p in range(position + 1)]
+            held = torch.stack([pages[:, :, page, offset] for page, offset in where], 2).double()
+            key, value = held.repeat_interleave(heads // kv_heads, 1)
+            scores = torch.einsum("hkd,hd->hk", key, query[row].double()) * scale
+            out.append(torch.einsum("hk,hkd->hd", scores.softmax(-1), value))
+            row += 1
+    return torch.stack(out)

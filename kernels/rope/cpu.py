@@ -1,0 +1,33 @@
+"""Rotary embedding in four torch operators: the rotated half is the vector rolled by half, the sign is in the sine.
+
+No fused multiply-add: so the float32 result is transformers' own, bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_tables(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine of each position's angles.
+
+    Args:
+        positions: [T] i64.
+        frequencies: [head_dim / 2] f32, radians per position.
+        dtype: of the result.
+
+    Returns:
+        Two tensors [T, 1, head_dim]; the sine's first half is negated.
+    """
+    angles = positions.to(frequencies.dtype).unsqueeze(1) * frequencies
+    cosine, sine = angles.cos(), angles.sin()
+    return (
+        torch.cat((cosine, cosine), 1).to(dtype).unsqueeze(1),
+        torch.cat((-sine, sine), 1).to(dtype).unsqueeze(1),
+    )
+
+
+def apply_rope(heads: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
+    """heads: [T, H, head_dim], tables from ``rope_tables`` -> [T, H, head_dim] rotated; differentiable."""
+    return heads * cosine + heads.roll(heads.shape[-1] // 2, -1) * signed_sine
