@@ -1,0 +1,41 @@
+"""The sizes an engine runs with, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fw_sdk.types import FwError
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How much an engine may hold and how much it does in one step.
+
+    Attributes:
+        page_size: tokens per page of the key-value cache.
+        kv_bytes: budget of the key-value cache; None takes a quarter of the memory that is free, at most 512 MiB on a
+            CPU and three quarters of the free memory on a GPU.
+        max_batched_tokens: tokens computed in one step, over all requests; None takes 512 on a CPU, 8192 on a GPU.
+        max_running: requests that hold pages at the same time.
+        prefix_cache: whether requests share the pages of equal beginnings.
+    """
+
+    page_size: int = 16
+    kv_bytes: int | None = None
+    max_batched_tokens: int | None = None
+    max_running: int = 64
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("page_size", "kv_bytes", "max_batched_tokens", "max_running"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FwError("invalid_argument", f"{name} must be at least 1, got {value}", param=name)
+        if self.max_batched_tokens is not None and self.max_batched_tokens < self.max_running:
+            raise FwError(
+                "invalid_argument",
+                f"max_batched_tokens ({self.max_batched_tokens}) is below max_running ({self.max_running}): "
+                "every running request must get at least one token per step",
+                param="max_batched_tokens",
+                hint="raise max_batched_tokens or lower max_running",
+            )

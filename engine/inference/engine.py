@@ -1,0 +1,378 @@
+"""The engine: requests in, one step at a time, outputs out. Not thread-safe; ``EngineLoop`` gives it a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from engine.inference.config import EngineConfig
+from engine.inference.memory import account
+from engine.inference.pages import PagePool
+from engine.inference.prefix import PrefixIndex
+from engine.inference.request import Completion, FinishReason, Output, Request, SamplingParams, TokenLogprob, Usage
+from engine.inference.sampler import Drawn, draw
+from engine.inference.scheduler import Scheduler, StepPlan
+from engine.inference.sequence import Sequence
+from engine.inference.step import PagedAttention, StepBuilder, StepInputs
+from engine.models import Adapter, CausalLM, load_adapter, load_model, pick_device, pick_dtype
+from engine.text import Renderer, StopMatcher, StreamDecoder
+from fw_sdk.types import FwError, not_found
+from kernels.paged_attention import new_pages
+
+Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter under its name. ``identity`` is never given twice; ``source`` says which files it came from."""
+
+    identity: int
+    weights: Adapter
+    source: str
+
+
+@dataclass
+class _Live:
+    """A request in the engine with what turns its tokens into text. It keeps its adapter even if that is unloaded."""
+
+    sequence: Sequence
+    adapter: LoadedAdapter | None
+    stop_ids: frozenset[int]
+    decoder: StreamDecoder | None
+    matcher: StopMatcher
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters for metrics. Gauges: running, waiting, kv_usage (share of pages in use); the rest only grow."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+    prompt_tokens: int
+    generation_tokens: int
+    prefix_queries: int
+    prefix_hits: int
+    preemptions: int
+
+
+class Engine:
+    """Continuous batching over one model and any number of adapters.
+
+    Args:
+        model: the base model.
+        renderer: its tokenizer and chat template; without one, outputs have no text and prompts must be token ids.
+        config: sizes.
+
+    Attributes:
+        memory: the account of weights and cache.
+        context: tokens that a request may have at most, prompt and answer together.
+        adapters: what is loaded, by name.
+    """
+
+    def __init__(self, model: CausalLM, renderer: Renderer | None = None, config: EngineConfig | None = None) -> None:
+        config = config or EngineConfig()
+        shape, self.device = model.config, torch.device(model.device)
+        self.model, self.renderer = model, renderer
+        weight_bytes = sum(
+            tensor.nbytes for tensor in {tensor.data_ptr(): tensor for tensor in model.buffers()}.values()
+        )
+        self.memory = account(shape, config, weight_bytes=weight_bytes, dtype=model.dtype, device=self.device)
+        size, pages = config.page_size, self.memory.pages
+        self._pages = new_pages(shape.layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
+        self.context = min(shape.max_context, self.memory.tokens)
+        self._prefix = PrefixIndex(PagePool(pages), size, enabled=config.prefix_cache)
+        batched = config.max_batched_tokens or max(config.max_running, 8192 if self.device.type == "cuda" else 512)
+        self._scheduler = Scheduler(self._prefix, max_running=config.max_running, max_batched_tokens=batched)
+        self._builder = StepBuilder(size, self.device)
+        self._live: dict[str, _Live] = {}
+        self.adapters: dict[str, LoadedAdapter] = {}
+        self._arrivals, self._identities = count(), count(1)
+        self._prompt_tokens = self._generation_tokens = 0
+        self._end_ids = frozenset(renderer.stop_ids if renderer else shape.eos_ids)
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, dtype: str = "auto", device: str = "auto", config: EngineConfig | None = None
+    ) -> Engine:
+        """Load the model at ``path`` (a folder or a .gguf file) with its tokenizer.
+
+        Raises:
+            FwError: ``not_found``, ``model_unsupported``, ``out_of_memory``.
+        """
+        where = pick_device(device)
+        renderer = Renderer.load(Path(path))
+        model = load_model(Path(path), dtype=pick_dtype(where, dtype), device=where)
+        return cls(model, renderer, config)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._live)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What the metrics show; may be read from another thread."""
+        scheduler, prefix = self._scheduler, self._prefix
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_usage=prefix.used / prefix.pool.total,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            prefix_queries=prefix.queries,
+            prefix_hits=prefix.hits,
+            preemptions=scheduler.preemptions,
+        )
+
+    def check(self, request: Request) -> None:
+        """Raise what ``add`` would raise for this request; may be called from another thread.
+
+        Raises:
+            FwError: ``invalid_argument`` for an empty prompt or an unknown token, ``context_length_exceeded``,
+                ``not_found`` for an adapter that is not loaded, ``already_exists`` for an id in use.
+        """
+        nothing = "nothing was generated"
+        length, vocabulary = len(request.prompt), self.model.config.vocab_size
+        if length == 0:
+            raise FwError("invalid_argument", "the prompt is empty", not_done=nothing, param="prompt")
+        if length >= self.context:
+            raise FwError(
+                "context_length_exceeded",
+                f"the prompt has {length} tokens; the context has room for {self.context}, the answer included",
+                not_done=nothing,
+                hint="shorten the prompt",
+                param="prompt",
+            )
+        if min(request.prompt) < 0 or max(request.prompt) >= vocabulary:
+            raise FwError(
+                "invalid_argument",
+                f"the prompt has a token id outside 0 to {vocabulary - 1}",
+                not_done=nothing,
+                param="prompt",
+            )
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise not_found("adapter", request.adapter, self.adapters, "load it first")
+        if request.id in self._live:
+            raise FwError("already_exists", f"request '{request.id}' is running", not_done=nothing, param="id")
+
+    def add(self, request: Request) -> None:
+        """Queue a request; raises as ``check`` and then changes nothing."""
+        self.check(request)
+        sampling = request.sampling
+        adapter = self.adapters[request.adapter] if request.adapter is not None else None
+        sequence = Sequence(
+            request,
+            arrival=next(self._arrivals),
+            limit=min(len(request.prompt) + sampling.max_tokens, self.context),
+            adapter_id=adapter.identity if adapter else 0,
+        )
+        ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self._end_ids)
+        decoder = StreamDecoder(self.renderer.tokenizer) if self.renderer else None
+        self._live[request.id] = _Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop))
+        self._scheduler.add(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request and give its pages back; unknown and finished ones are ignored."""
+        live = self._live.pop(request_id, None)
+        if live is not None:
+            self._scheduler.remove(live.sequence)
+
+    def step(self) -> list[Output]:
+        """Compute one step; returns what is new, one output for each request that got a token.
+
+        If the computation itself fails, all requests are dropped and the error is raised: what is in the pages cannot
+        be trusted any more.
+        """
+        plan = self._scheduler.schedule()
+        if not plan.slices:
+            return []
+        try:
+            inputs, drawn = self._compute(plan)
+        except BaseException:
+            self._drop_everything()
+            raise
+        self._scheduler.advance(plan)
+        rows = zip(inputs.drawing, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
+        return [self._accept(self._live[sequence.id], token, found, valid) for sequence, token, found, valid in rows]
+
+    def load_adapter(self, name: str, path: Path | str) -> None:
+        """Load the adapter in the folder ``path`` under ``name``. Loading the same files again changes nothing.
+
+        Raises:
+            FwError: ``already_exists`` if the name has other weights, and what reading the files raises.
+        """
+        self.install_adapter(name, *self.read_adapter(path))
+
+    def read_adapter(self, path: Path | str) -> tuple[Adapter, str]:
+        """The weights in a folder and what identifies its files; touches nothing, may run in any thread."""
+        folder = Path(path).resolve()
+        weights = load_adapter(folder, self.model.config, self.model.dtype, self.device)
+        stamp = (folder / "adapter_model.safetensors").stat()
+        return weights, f"{folder}:{stamp.st_size}:{stamp.st_mtime_ns}"
+
+    def install_adapter(self, name: str, weights: Adapter, source: str) -> None:
+        """Second half of ``load_adapter``."""
+        present = self.adapters.get(name)
+        if present is None:
+            self.adapters[name] = LoadedAdapter(next(self._identities), weights, source)
+        elif present.source != source:
+            raise FwError(
+                "already_exists",
+                f"adapter '{name}' is loaded with other weights",
+                not_done="nothing was loaded",
+                hint="unload it first, or choose another name",
+                param="lora_name",
+            )
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests that use it already are finished with it; new ones are refused.
+
+        Raises:
+            FwError: ``not_found``.
+        """
+        if name not in self.adapters:
+            raise not_found("adapter", name, self.adapters, "list what is loaded with GET /v1/models")
+        del self.adapters[name]
+
+    def generate(
+        self, prompts: Items[Prompt], sampling: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> list[Completion]:
+        """Continue every prompt and return the completions in the order of the prompts.
+
+        Args:
+            prompts: texts, token ids, conversations, or whole requests (which bring their own parameters).
+            sampling: for prompts that are no requests.
+            adapter: for prompts that are no requests.
+
+        Raises:
+            FwError: for the first prompt that cannot be run, before any of them is.
+        """
+        params = sampling or SamplingParams()
+        requests = [self._request(index, prompt, params, adapter) for index, prompt in enumerate(prompts)]
+        collected: dict[str, list[Output]] = {request.id: [] for request in requests}
+        if len(collected) < len(requests):
+            raise FwError("invalid_argument", "two requests have the same id", not_done="nothing was generated")
+        for request in requests:
+            self.check(request)
+        for request in requests:
+            self.add(request)
+        while any(request.id in self._live for request in requests):
+            for output in self.step():
+                if output.request_id in collected:
+                    collected[output.request_id].append(output)
+        return [_completion(collected[request.id]) for request in requests]
+
+    def check_integrity(self) -> None:
+        """Raise unless every page and every request is accounted for."""
+        self._scheduler.check_integrity()
+        queued = {*self._scheduler.running, *self._scheduler.waiting}
+        if queued != set(self._live):
+            raise RuntimeError(f"requests {sorted(queued ^ set(self._live))} are known to one side only")
+
+    def _request(self, index: int, prompt: Prompt, sampling: SamplingParams, adapter: str | None) -> Request:
+        if isinstance(prompt, Request):
+            return prompt
+        if isinstance(prompt, str):
+            ids = self._text_side().tokenizer.encode(prompt)
+        elif prompt and isinstance(prompt[0], Mapping):
+            ids = self._text_side().render(cast(Items[Mapping[str, Any]], prompt))
+        else:
+            ids = [int(token) for token in cast(Items[int], prompt)]
+        return Request(f"generate-{index}", tuple(ids), sampling, adapter)
+
+    def _text_side(self) -> Renderer:
+        if self.renderer is None:
+            raise FwError("invalid_argument", "this engine has no tokenizer: prompts must be token ids", param="prompt")
+        return self.renderer
+
+    @torch.inference_mode()
+    def _compute(self, plan: StepPlan) -> tuple[StepInputs, Drawn]:
+        adapters = {
+            live.adapter.identity: live.adapter.weights
+            for live in (self._live[item.sequence.id] for item in plan.slices)
+            if live.adapter is not None
+        }
+        inputs = self._builder.build(plan, adapters)
+        attention = PagedAttention(self._pages, inputs.batch)
+        hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
+        if not inputs.drawing:
+            return inputs, Drawn([], [], [])
+        logits = self.model.logits(hidden if inputs.draw_rows is None else hidden[inputs.draw_rows])
+        params = [sequence.request.sampling for sequence in inputs.drawing]
+        return inputs, draw(logits, params, [sequence.known for sequence in inputs.drawing])
+
+    def _accept(self, live: _Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
+        """Make a drawn token known, and end the request if it is its last."""
+        sequence = live.sequence
+        if not valid:
+            self._clean(sequence)
+            self.cancel(sequence.id)
+            error = FwError(
+                "internal",
+                f"the model's output for request '{sequence.id}' is not a finite number",
+                not_done="the answer is incomplete",
+                hint="check the weights of the model and of the adapter",
+            )
+            return Output(sequence.id, (), "", (), None, _usage(sequence), error)
+        if sequence.generated == 0:
+            self._prompt_tokens += sequence.known
+        self._generation_tokens += 1
+        sequence.append(token)
+        text, reason = _text_and_end(live, token)
+        if reason is not None:
+            self.cancel(sequence.id)
+        logprobs = () if logprob is None else (logprob,)
+        return Output(sequence.id, (token,), text, logprobs, reason, _usage(sequence))
+
+    def _clean(self, sequence: Sequence) -> None:
+        """Take what is not finite out of a failed sequence's pages: their next owner reads masked slots too."""
+        index = torch.tensor(sequence.pages, dtype=torch.int64, device=self.device)
+        self._pages[:, :, :, index] = torch.nan_to_num(self._pages[:, :, :, index], nan=0.0, posinf=0.0, neginf=0.0)
+        self._scheduler.forget_prefixes()
+
+    def _drop_everything(self) -> None:
+        for request_id in list(self._live):
+            self.cancel(request_id)
+        self._prefix.clear()
+
+
+def _text_and_end(live: _Live, token: int) -> tuple[str, FinishReason | None]:
+    """The text that a new token brings, and why the request ends with it, if it does."""
+    sequence, matcher, decoder = live.sequence, live.matcher, live.decoder
+    ends = token in live.stop_ids
+    full = sequence.known >= sequence.limit
+    text = decoder.push(token) if decoder is not None and not ends else ""
+    if decoder is not None and (ends or full):
+        text += decoder.flush()
+    shown, hit = matcher.push(text)
+    if hit:
+        return shown, "stop"
+    if ends or full:
+        return shown + matcher.flush(), "stop" if ends else "length"
+    return shown, None
+
+
+def _usage(sequence: Sequence) -> Usage:
+    return Usage(len(sequence.request.prompt), sequence.generated, sequence.cached)
+
+
+def _completion(outputs: list[Output]) -> Completion:
+    last = outputs[-1]
+    if last.error is not None:
+        raise last.error
+    assert last.finish_reason is not None
+    return Completion(
+        last.request_id,
+        tuple(token for output in outputs for token in output.token_ids),
+        "".join(output.text for output in outputs),
+        tuple(item for output in outputs for item in output.logprobs),
+        last.finish_reason,
+        last.usage,
+    )

@@ -1,0 +1,105 @@
+"""How much memory the key-value cache gets, and the account of it that is shown at load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.catalog import ModelConfig
+from engine.inference.config import EngineConfig
+from fw_sdk.types import FwError
+
+MIB = 1 << 20
+CPU_KV_BYTES = 512 * MIB
+
+
+@dataclass(frozen=True)
+class MemoryAccount:
+    """Where the engine's memory goes.
+
+    Attributes:
+        weight_bytes: the model's parameters.
+        page_bytes: keys and values of one page, all layers.
+        pages: pages in the cache.
+        page_size: tokens per page.
+        available_bytes: what was free on the device when the cache was sized.
+    """
+
+    weight_bytes: int
+    page_bytes: int
+    pages: int
+    page_size: int
+    available_bytes: int
+
+    @property
+    def kv_bytes(self) -> int:
+        """The whole cache."""
+        return self.pages * self.page_bytes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the cache has room for."""
+        return self.pages * self.page_size
+
+    def text(self) -> str:
+        """One line for a person."""
+        return (
+            f"memory: weights {self.weight_bytes / MIB:.0f} MiB, key-value cache {self.kv_bytes / MIB:.0f} MiB "
+            f"({self.tokens} tokens in {self.pages} pages of {self.page_size}), "
+            f"{self.available_bytes / MIB:.0f} MiB were free"
+        )
+
+
+def account(
+    model: ModelConfig, config: EngineConfig, *, weight_bytes: int, dtype: torch.dtype, device: torch.device
+) -> MemoryAccount:
+    """Size the cache: the budget, but never more than ``max_running`` requests of full length could use.
+
+    Raises:
+        FwError: ``out_of_memory`` if the budget does not hold a single page.
+    """
+    page_bytes = 2 * model.layers * model.kv_size * config.page_size * dtype.itemsize
+    available = available_bytes(device)
+    useful = config.max_running * -(-model.max_context // config.page_size)
+    pages = min((config.kv_bytes or _default_budget(available, device)) // page_bytes, useful)
+    if pages < 1:
+        raise FwError(
+            "out_of_memory",
+            f"A page of the key-value cache takes {page_bytes} bytes, more than its budget.",
+            not_done="the model was not loaded for inference",
+            hint="raise kv_bytes or free memory",
+        )
+    return MemoryAccount(weight_bytes, page_bytes, pages, config.page_size, available)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on the device, the limit of the control group included."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_meminfo_available(), _cgroup_available()]
+    return min(limit for limit in limits if limit is not None) if any(limits) else CPU_KV_BYTES * 4
+
+
+def _default_budget(available: int, device: torch.device) -> int:
+    return available * 3 // 4 if device.type == "cuda" else min(CPU_KV_BYTES, available // 4)
+
+
+def _meminfo_available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return found[0] * 1024 if found else None
+
+
+def _cgroup_available() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = (group / "memory.current").read_text().strip()
+    except OSError:
+        return None
+    return max(0, int(limit) - int(used)) if limit.isdigit() else None

@@ -1,0 +1,176 @@
+"""Sharing of equal beginnings: full pages found again by content, kept until their room is needed.
+
+A page's key is a hash over its parent's key and its own tokens; the first parent is the adapter. A hit counts only if
+the stored tokens are the wanted ones, so that a collision of hashes costs a computation and never a wrong answer.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.inference.pages import PagePool
+
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Chain:
+    """How far a sequence's pages are in the index.
+
+    Attributes:
+        key: key of the last of its pages that is in the index, or the adapter's root.
+        length: how many of its pages are; None once one of them was already there as another page, since from then on
+            its pages have no registered parent.
+    """
+
+    key: bytes
+    length: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    page: int
+    parent: bytes
+    tokens: bytes
+
+
+class PrefixIndex:
+    """Full pages by content, on top of a pool.
+
+    The index itself holds one reference to each page it knows. A page that nobody else holds can be evicted; the one
+    unused for longest goes first. A sequence that holds a page holds its parents too and gives the children back
+    first, so a child always goes before its parent, and every known page has its whole chain.
+
+    With ``enabled=False`` nothing is ever kept and the pool is used as it is.
+    """
+
+    def __init__(self, pool: PagePool, page_size: int, *, enabled: bool = True) -> None:
+        self.pool = pool
+        self.page_size = page_size
+        self.enabled = enabled
+        self.queries = 0
+        self.hits = 0
+        self._entries: dict[bytes, _Entry] = {}
+        self._keys: dict[int, bytes] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def available(self) -> int:
+        """Pages that ``take`` could hand out now: free ones and those that can be evicted."""
+        return self.pool.free + len(self._idle)
+
+    @property
+    def used(self) -> int:
+        """Pages that some sequence holds."""
+        return self.pool.total - self.available
+
+    def match(self, tokens: Tokens, adapter_id: int) -> tuple[array[int], Chain]:
+        """Hold the pages of the longest known beginning of ``tokens`` and return them; full pages only.
+
+        Args:
+            tokens: ``[n]`` int32.
+            adapter_id: whose keys and values are wanted.
+        """
+        chain = Chain(_root(adapter_id))
+        pages: array[int] = array("i")
+        if self.enabled:
+            for content in self._contents(tokens):
+                key = _key(chain.key, content)
+                entry = self._entries.get(key)
+                if entry is None or entry.tokens != content or entry.parent != chain.key:
+                    break
+                self.pool.hold(entry.page)
+                self._idle.pop(entry.page, None)
+                pages.append(entry.page)
+                chain.key = key
+            chain.length = len(pages)
+        return pages, chain
+
+    def count(self, queries: int, hits: int) -> None:
+        """Add to the statistics: prompt tokens looked up and found."""
+        self.queries += queries
+        self.hits += hits
+
+    def register(self, tokens: Tokens, pages: array[int], chain: Chain) -> None:
+        """Make known the full pages of ``tokens`` that are not yet, and advance ``chain``.
+
+        Args:
+            tokens: ``[n]`` int32, the tokens whose keys and values stand (or will, at the end of this step) in
+                ``pages``.
+            pages: the sequence's pages.
+            chain: its place in the index, as ``match`` gave it.
+        """
+        if not self.enabled or chain.length is None:
+            return
+        for content in self._contents(tokens[chain.length * self.page_size :]):
+            page, key = pages[chain.length], _key(chain.key, content)
+            if key in self._entries:
+                chain.length = None
+                return
+            self.pool.hold(page)
+            self._entries[key] = _Entry(page, chain.key, content)
+            self._keys[page] = key
+            chain.key = key
+            chain.length += 1
+
+    def take(self, count: int) -> array[int]:
+        """``count`` pages with one reference each, evicting what must go. The caller has checked ``available``."""
+        while self.pool.free < count:
+            page, _ = self._idle.popitem(last=False)
+            self._forget(page)
+        return array("i", (self.pool.take() for _ in range(count)))
+
+    def release(self, pages: array[int]) -> None:
+        """Give back a sequence's pages, children first."""
+        for page in reversed(pages):
+            if self.pool.release(page) == 1 and page in self._keys:
+                self._idle[page] = None
+
+    def clear(self) -> None:
+        """Forget every page, held or not: what is in them cannot be trusted any more."""
+        self._idle.clear()
+        for page in list(self._keys):
+            self._forget(page)
+
+    def known_pages(self) -> Iterable[int]:
+        """The pages the index holds."""
+        return self._keys.keys()
+
+    def check_integrity(self) -> None:
+        """Raise unless the entries form whole chains and exactly the pages held by nobody else can be evicted."""
+        idle = {page for page in self._keys if self.pool.references(page) == 1}
+        if idle != set(self._idle):
+            raise RuntimeError(f"evictable pages {sorted(self._idle)} should be {sorted(idle)}")
+        if {entry.page: key for key, entry in self._entries.items()} != self._keys:
+            raise RuntimeError("the index by key and the index by page differ")
+        for entry in self._entries.values():
+            if entry.parent not in self._entries and len(entry.parent) != _ROOT_BYTES:
+                raise RuntimeError(f"page {entry.page} is known but its parent is not")
+
+    def _forget(self, page: int) -> None:
+        del self._entries[self._keys.pop(page)]
+        self.pool.release(page)
+
+    def _contents(self, tokens: Tokens) -> Iterator[bytes]:
+        size = self.page_size
+        for start in range(0, len(tokens) - size + 1, size):
+            yield tokens[start : start + size].tobytes()
+
+
+_ROOT_BYTES = 8
+
+
+def _root(adapter_id: int) -> bytes:
+    """The parent of first pages; shorter than any key, so that it cannot be one."""
+    return adapter_id.to_bytes(_ROOT_BYTES, "little")
+
+
+def _key(parent: bytes, tokens: bytes) -> bytes:
+    return blake2b(parent + tokens, digest_size=16).digest()

@@ -1,0 +1,161 @@
+"""What goes into the engine and what comes out: requests, sampling parameters, outputs. All of it immutable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fw_sdk.types import FwError
+
+FinishReason = Literal["stop", "length"]
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+
+_SEED_LIMIT = 1 << 63
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda v: _whole(v) and v >= 1, "a whole number of at least 1"),
+    "temperature": (lambda v: _number(v) and 0 <= v <= 100, "a number from 0 to 100"),
+    "top_k": (lambda v: _whole(v) and v >= 0, "a whole number of at least 0 (0 keeps all tokens)"),
+    "top_p": (lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
+    "min_p": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "seed": (lambda v: _whole(v) and -_SEED_LIMIT <= v < _SEED_LIMIT, "a whole number of 64 bits"),
+    "logprobs": (lambda v: v is None or (_whole(v) and 0 <= v <= MAX_LOGPROBS), f"0 to {MAX_LOGPROBS}, or None"),
+    "stop": (
+        lambda v: isinstance(v, tuple) and len(v) <= MAX_STOPS and all(isinstance(s, str) and s for s in v),
+        f"at most {MAX_STOPS} strings that are not empty",
+    ),
+    "stop_token_ids": (lambda v: isinstance(v, tuple) and all(map(_whole, v)), "token ids"),
+}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the tokens of one request are drawn and when it ends.
+
+    The draw at a position depends on the seed, that position and the distribution there, on nothing else: two requests
+    with one seed and one prompt give one answer, whatever else is in the batch. Whoever wants several different
+    samples of one prompt gives several seeds.
+
+    Attributes:
+        max_tokens: tokens to generate at most.
+        temperature: 0 takes the most likely token, 1 the model's own distribution.
+        top_k: keep only the k most likely tokens (0: all).
+        top_p: then keep the smallest set of most likely tokens with at least this probability.
+        min_p: then keep the tokens with at least this share of the most likely token's probability.
+        seed: names the stream of random numbers.
+        stop: strings that end the answer and are not part of it.
+        stop_token_ids: tokens that end the answer, besides the model's own end of turn.
+        logprobs: None for none, else with this many alternatives per token. They are those of the model's own
+            distribution, before temperature and truncation.
+        ignore_eos: do not end at the model's own end-of-turn tokens.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (holds, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise FwError(
+                    "invalid_argument",
+                    f"{name} must be {wanted}, got {value!r:.80}",
+                    not_done="nothing was generated",
+                    param=name,
+                )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue.
+
+    Attributes:
+        id: unique among the requests in the engine.
+        prompt: token ids, at least one.
+        sampling: how to draw and when to stop.
+        adapter: name of a loaded adapter; None is the base model.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its natural-log probability and the most likely tokens at its place, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts. ``cached_tokens`` of the prompt were not computed for this request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step brought for one request.
+
+    Attributes:
+        request_id: whose it is.
+        token_ids: new tokens, the one that ended the answer included.
+        text: new text; it lags behind the tokens while a character or a stop string may be incomplete.
+        logprobs: one per new token, if asked for.
+        finish_reason: None until the request is over; None as well if ``error`` is set.
+        usage: counts up to here.
+        error: why the request failed; nothing comes after it.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason | None
+    usage: Usage
+    error: FwError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the request's last output."""
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All outputs of one request together."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason
+    usage: Usage

@@ -1,0 +1,189 @@
+"""Drawing the next token of every row at once: greedy, temperature, top-k, top-p, min-p, and log-probabilities.
+
+Each row takes one uniform number from (seed, position) and inverts its own distribution with it, so that neither the
+other rows nor the order of rows can change what is drawn. There is no loop over rows that touches the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.inference.philox import uniform
+from engine.inference.request import SamplingParams, TokenLogprob
+
+# Rows that cut their distribution are first judged by a few of their most likely tokens. A row for which these do not
+# suffice, by its own parameters and distribution, is judged again by more, at last by all.
+LADDER = (128, 2048)
+BLOCK = 32
+SUM_BLOCK = 256
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are zero: dividing by them could overflow."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn, in the order of the rows.
+
+    Attributes:
+        tokens: one per row.
+        logprobs: one per row, None for rows that did not ask.
+        valid: False for rows whose logits hold a NaN or an infinity; their token means nothing.
+    """
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob | None]
+    valid: list[bool]
+
+
+def draw(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> Drawn:
+    """Draw one token per row.
+
+    Args:
+        logits: ``[n, vocabulary]`` float32.
+        params: how to draw, per row.
+        positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
+    """
+    largest, tokens = logits.max(-1)
+    random = [row for row, item in enumerate(params) if item.temperature >= GREEDY_BELOW]
+    if random:
+        chosen = _draw_random(logits, [params[row] for row in random], [positions[row] for row in random], random)
+        tokens[torch.tensor(random, device=tokens.device)] = chosen
+    # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
+    valid = torch.isfinite(largest).tolist()
+    return Drawn(tokens.tolist(), _logprobs(logits, tokens, params), valid)
+
+
+def _draw_random(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int], rows: Rows[int]) -> Tensor:
+    """Tokens ``[len(rows)]`` of the rows with a temperature; ``params`` and ``positions`` are theirs."""
+    device = logits.device
+    seeds = np.array([item.seed for item in params], np.int64)
+    draws = torch.from_numpy(uniform(seeds, np.array(positions, np.int64))).to(device)
+    temperatures = torch.tensor([item.temperature for item in params], device=device)
+    shares = torch.softmax(_rows(logits, rows) / temperatures.unsqueeze(1), -1)
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
+    whole = [row for row, item in enumerate(params) if item.top_k == 0 and item.top_p >= 1]
+    cut = [row for row, item in enumerate(params) if item.top_k > 0 or item.top_p < 1]
+    if whole:
+        chosen = _draw_whole(_rows(shares, whole), [params[row].min_p for row in whole], draws[whole])
+        tokens[torch.tensor(whole, device=device)] = chosen
+    for count in (*(step for step in LADDER if step < shares.shape[1]), shares.shape[1]):
+        if cut:
+            chosen, enough = _draw_cut(_rows(shares, cut), [params[row] for row in cut], draws[cut], count)
+            tokens[torch.tensor(cut, device=device)] = chosen
+            cut = [row for row, fine in zip(cut, enough, strict=True) if not fine]
+    return tokens
+
+
+def _rows(matrix: Tensor, rows: Rows[int]) -> Tensor:
+    """Some of the rows, in ascending order; without a copy if that is all of them."""
+    if len(rows) == len(matrix):
+        return matrix
+    return matrix.index_select(0, torch.tensor(rows, device=matrix.device))
+
+
+def _draw_whole(shares: Tensor, min_p: Rows[float], draws: Tensor) -> Tensor:
+    """Tokens ``[n]`` of rows that keep the whole vocabulary, but for what min-p takes away."""
+    if any(min_p):
+        floors = torch.tensor(min_p, device=shares.device).unsqueeze(1) * shares.amax(-1, keepdim=True)
+        shares = shares * (shares >= floors)
+    return _invert(shares, draws)
+
+
+def _draw_cut(shares: Tensor, params: Rows[SamplingParams], draws: Tensor, count: int) -> tuple[Tensor, list[bool]]:
+    """Tokens of rows that keep some of the most likely tokens, judged by the ``count`` most likely ones.
+
+    Returns:
+        tokens ``[n]``, and per row whether ``count`` candidates were enough to know.
+    """
+    width, device = shares.shape[1], shares.device
+    values, ids = _best(shares, count)
+    weights = values.double()
+    top_k = torch.tensor([item.top_k or width for item in params], device=device).unsqueeze(1)
+    top_p, min_p = (
+        torch.tensor([getattr(item, name) for item in params], dtype=torch.float64, device=device).unsqueeze(1)
+        for name in ("top_p", "min_p")
+    )
+    kept = torch.arange(count, device=device).unsqueeze(0) < top_k
+    mass = torch.where(top_k < width, (weights * kept).sum(-1, keepdim=True), 1.0)
+    below = weights.cumsum(-1) - weights
+    kept &= (below < top_p * mass) & (weights >= min_p * weights[:, :1])
+    kept[:, 0] = True
+    enough = (top_k <= count) | (weights.sum(-1, keepdim=True) >= top_p * mass) | (count == width)
+    places = _invert(weights * kept, draws)
+    return ids.gather(1, places.unsqueeze(1)).squeeze(1), enough.squeeze(1).tolist()
+
+
+def _best(shares: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest per row, largest first, the lower token id first among equals: values and ids."""
+    rows, width = shares.shape
+    if count * BLOCK >= width:
+        values, ids = shares.topk(count, sorted=False)
+    else:
+        # The best ``count`` tokens are in the ``count`` blocks with the best maxima. Block b holds the tokens b,
+        # b + blocks, b + 2 * blocks …, so that the maxima are taken over long runs of memory.
+        blocks = _padded(shares, BLOCK).view(rows, BLOCK, -1)
+        best = blocks.amax(1).topk(count, sorted=False).indices.unsqueeze(1).expand(-1, BLOCK, -1)
+        inside = blocks.gather(2, best)
+        all_ids = best + torch.arange(BLOCK, device=shares.device).view(1, -1, 1) * blocks.shape[2]
+        values, places = inside.flatten(1).topk(count, sorted=False)
+        ids = all_ids.flatten(1).gather(1, places)
+    ids, order = ids.sort(-1)
+    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def _padded(rows: Tensor, multiple: int) -> Tensor:
+    missing = -rows.shape[1] % multiple
+    return functional.pad(rows, (0, missing)) if missing else rows
+
+
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """First places ``[n]`` where the running sum of ``weights [n, m]`` passes the shares ``draws [n]`` of the total.
+
+    In two stages: first the sums of blocks, then the places inside one block per row.
+    """
+    blocks = _padded(weights, SUM_BLOCK).view(len(weights), -1, SUM_BLOCK)
+    sums = blocks.sum(-1).double()
+    ends = sums.cumsum(-1)
+    block, targets = _passes(ends, draws * ends[:, -1])
+    index = block.unsqueeze(1)
+    before = (ends.gather(1, index) - sums.gather(1, index)).squeeze(1)
+    inside = blocks.gather(1, index.unsqueeze(2).expand(-1, -1, SUM_BLOCK)).squeeze(1)
+    place, _ = _passes(inside.double().cumsum(-1), targets - before)
+    return (block * SUM_BLOCK + place).clamp_max(weights.shape[1] - 1)
+
+
+def _passes(ends: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sums ``ends [n, m]`` first exceed ``targets [n]``, and the targets.
+
+    These are kept below the last sum, against rounding, so that no place behind the last weight is found.
+    """
+    last = ends[:, -1]
+    targets = torch.minimum(targets, torch.nextafter(last, torch.zeros_like(last)))
+    places = torch.searchsorted(ends, targets.unsqueeze(1), right=True).squeeze(1)
+    return places.clamp_max(ends.shape[1] - 1), targets  # the clamp matters for rows of NaN only
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, params: Rows[SamplingParams]) -> list[TokenLogprob | None]:
+    """Log-probabilities of the model's own distribution for the rows that ask."""
+    found: list[TokenLogprob | None] = [None] * len(params)
+    wanted = {row: item.logprobs for row, item in enumerate(params) if item.logprobs is not None}
+    if not wanted:
+        return found
+    index = torch.tensor(list(wanted), device=logits.device)
+    rows = _rows(logits, list(wanted))
+    normaliser = rows.logsumexp(-1)
+    chosen = (rows.gather(1, tokens[index].unsqueeze(1)).squeeze(1) - normaliser).tolist()
+    most = min(max(wanted.values()), rows.shape[1])
+    values, ids = rows.topk(most) if most else (rows[:, :0], tokens[index].unsqueeze(1)[:, :0])
+    best = list(zip(ids.tolist(), (values - normaliser.unsqueeze(1)).tolist(), strict=True))
+    for place, (row, count) in enumerate(wanted.items()):
+        top = tuple(zip(best[place][0][:count], best[place][1][:count], strict=True))
+        found[row] = TokenLogprob(int(tokens[row]), chosen[place], top)
+    return found

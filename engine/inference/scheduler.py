@@ -1,0 +1,170 @@
+"""Which tokens are computed next: a pure decision over sequences and pages, without torch and without phases.
+
+Each step brings computed tokens closer to known tokens under a budget. Sequences with one token to go (those that
+generate) come first and get one each; what is left goes to longer runs of tokens, oldest first, in chunks. Order is
+first come, first served, everywhere: a younger sequence never overtakes an older one that waits for room. When pages
+run out, the youngest gives up its pages and is computed again later; the oldest is never asked to, so it always
+advances, and so in turn does everyone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from engine.inference.prefix import PrefixIndex
+from engine.inference.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Compute the tokens ``start … start+count`` of a sequence; draw the next token if they are its last known."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    draws: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step computes. The slices are in no particular order; no sequence has two."""
+
+    slices: tuple[Slice, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(item.count for item in self.slices)
+
+
+class Scheduler:
+    """Sequences that wait and sequences that run, and the pages that the latter hold.
+
+    Args:
+        prefix: the pages.
+        max_running: sequences that may hold pages at the same time.
+        max_batched_tokens: tokens per step, at least ``max_running``.
+    """
+
+    def __init__(self, prefix: PrefixIndex, *, max_running: int, max_batched_tokens: int) -> None:
+        self.prefix = prefix
+        self.max_running = max_running
+        self.max_batched_tokens = max_batched_tokens
+        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.running: OrderedDict[str, Sequence] = OrderedDict()
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Its ``limit`` must fit into the pool."""
+        self.waiting[sequence.id] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Drop a sequence that is finished or cancelled; its pages are given back."""
+        if self.running.pop(sequence.id, None) is not None:
+            self._give_back(sequence)
+        else:
+            self.waiting.pop(sequence.id, None)
+
+    def schedule(self) -> StepPlan:
+        """Decide the next step. Afterwards ``advance`` must be called with the plan once it is computed."""
+        slices: list[Slice] = []
+        preemptions = self.preemptions
+        for sequence in tuple(self.running.values()):
+            if sequence.pending == 1 and sequence.id in self.running and self._make_room(sequence):
+                slices.append(self._slice(sequence, 1))
+        budget = self.max_batched_tokens - len(slices)
+        for sequence in self.running.values():
+            if budget > 0 and sequence.pending > 1:
+                slices.append(self._slice(sequence, min(sequence.pending, budget)))
+                budget -= slices[-1].count
+        while budget > 0 and preemptions == self.preemptions and (admitted := self._admit()) is not None:
+            slices.append(self._slice(admitted, min(admitted.pending, budget)))
+            budget -= slices[-1].count
+        return StepPlan(tuple(slices))
+
+    def advance(self, plan: StepPlan) -> None:
+        """Record that the plan's tokens are computed."""
+        for item in plan.slices:
+            item.sequence.computed = item.start + item.count
+
+    def forget_prefixes(self) -> None:
+        """Stop sharing what is in the pages now, because some of it may be wrong."""
+        self.prefix.clear()
+        for sequence in self.running.values():
+            if sequence.chain is not None:
+                sequence.chain.length = None
+
+    def check_integrity(self) -> None:
+        """Raise unless every page is accounted for and the order of arrival holds."""
+        held = [page for sequence in self.running.values() for page in sequence.pages]
+        self.prefix.pool.check_integrity([*held, *self.prefix.known_pages()])
+        self.prefix.check_integrity()
+        arrivals = [sequence.arrival for sequence in (*self.running.values(), *self.waiting.values())]
+        if arrivals != sorted(arrivals):
+            raise RuntimeError(f"sequences are out of order: {arrivals}")
+        for sequence in self.running.values():
+            if len(sequence.pages) * self.prefix.page_size < sequence.computed:
+                raise RuntimeError(f"{sequence.id} computed {sequence.computed} tokens in {len(sequence.pages)} pages")
+        if any(sequence.pages or sequence.computed for sequence in self.waiting.values()):
+            raise RuntimeError("a waiting sequence holds pages")
+
+    def _slice(self, sequence: Sequence, count: int) -> Slice:
+        end = sequence.computed + count
+        # Known before it is computed: a later slice of the same step may read these pages, because every layer writes
+        # all keys and values of a step before any of them is read.
+        if sequence.chain is not None:
+            self.prefix.register(sequence.tokens[:end], sequence.pages, sequence.chain)
+        return Slice(sequence, sequence.computed, count, draws=end == sequence.known)
+
+    def _missing(self, sequence: Sequence, held: int) -> int:
+        return max(0, -(-sequence.known // self.prefix.page_size) - held)
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Get the page for one more token, preempting from the youngest on; False if that was ``sequence``."""
+        missing = self._missing(sequence, len(sequence.pages))
+        while self.prefix.available < missing:
+            victim = next(reversed(self.running.values()))
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.pages.extend(self.prefix.take(missing))
+        return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        del self.running[victim.id]
+        self._give_back(victim)
+        victim.preemptions += 1
+        self.preemptions += 1
+        self.waiting[victim.id] = victim
+        self.waiting.move_to_end(victim.id, last=False)
+
+    def _admit(self) -> Sequence | None:
+        """Move the oldest waiting sequence to the running ones, with pages for all it knows; None if there is no room.
+
+        One page per running sequence is left over, so that what was just admitted is not preempted at once.
+        """
+        if not self.waiting or len(self.running) >= self.max_running:
+            return None
+        sequence = next(iter(self.waiting.values()))
+        # The last known token is always computed: its output is needed.
+        pages, chain = self.prefix.match(sequence.tokens[: sequence.known - 1], sequence.adapter_id)
+        missing = self._missing(sequence, len(pages))
+        if self.prefix.available < missing + len(self.running):
+            self.prefix.release(pages)
+            return None
+        pages.extend(self.prefix.take(missing))
+        sequence.pages, sequence.chain = pages, chain
+        sequence.computed = (chain.length or 0) * self.prefix.page_size
+        if sequence.preemptions == 0:
+            sequence.cached = sequence.computed
+            self.prefix.count(sequence.known, sequence.cached)
+        del self.waiting[sequence.id]
+        self.running[sequence.id] = sequence
+        return sequence
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self.prefix.release(sequence.pages)
+        del sequence.pages[:]
+        sequence.chain = None
+        sequence.computed = 0

@@ -1,0 +1,80 @@
+"""A request on its way through the engine: the tokens known so far and how many of them are computed."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.inference.prefix import Chain
+from engine.inference.request import Request
+
+
+class Sequence:
+    """The state that changes while a request runs. Only the scheduler and the engine write it.
+
+    There is no prefill and no decoding here: a sequence has ``known`` tokens of which ``computed`` have keys and
+    values, and each step brings the second number closer to the first. When they meet, a token is drawn and becomes
+    known.
+
+    Attributes:
+        request: what was asked.
+        arrival: order of arrival, smaller is older.
+        adapter_id: identity of the adapter's weights (0 is the base), part of what makes pages shareable.
+        tokens: ``[limit]`` int32; the first ``known`` are set.
+        limit: tokens at which the sequence ends at the latest.
+        pages: page numbers, int32, in the order of positions.
+        chain: where the sequence stands in the prefix index.
+        cached: prompt tokens found in the prefix index at the first admission.
+        preemptions: how often its pages were taken away.
+    """
+
+    __slots__ = (
+        "adapter_id",
+        "arrival",
+        "cached",
+        "chain",
+        "computed",
+        "known",
+        "limit",
+        "pages",
+        "preemptions",
+        "request",
+        "tokens",
+    )
+
+    def __init__(self, request: Request, *, arrival: int, limit: int, adapter_id: int = 0) -> None:
+        prompt = len(request.prompt)
+        self.request = request
+        self.arrival = arrival
+        self.adapter_id = adapter_id
+        self.limit = limit
+        self.tokens: npt.NDArray[np.int32] = np.empty(limit, np.int32)
+        self.tokens[:prompt] = request.prompt
+        self.known = prompt
+        self.computed = 0
+        self.pages: array[int] = array("i")
+        self.chain: Chain | None = None
+        self.cached = 0
+        self.preemptions = 0
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.request.id
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that are not computed yet."""
+        return self.known - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens drawn so far."""
+        return self.known - len(self.request.prompt)
+
+    def append(self, token: int) -> None:
+        """Make a drawn token known."""
+        self.tokens[self.known] = token
+        self.known += 1

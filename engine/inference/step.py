@@ -1,0 +1,96 @@
+"""From a plan to tensors: one step's flat tokens, where they stand, whose adapter they use, and which rows draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.inference.scheduler import Slice, StepPlan
+from engine.inference.sequence import Sequence
+from engine.models import Adapter, MixedAdapters
+from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, write_pages
+
+
+class PagedAttention:
+    """The model's attention for one step: store the new keys and values of a layer, then read all of them.
+
+    Args:
+        pages: the whole cache, ``[layers, 2, kv_heads, pages, page_size, head_dim]``; changed in place.
+        plan: of this step.
+    """
+
+    def __init__(self, pages: Tensor, plan: BatchPlan) -> None:
+        self._pages = pages
+        self._plan = plan
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q: ``[T, heads, head_dim]``, k and v: ``[T, kv_heads, head_dim]``, q and k rotated; returns like q."""
+        write_pages(self._pages[layer], k, v, self._plan)
+        return paged_attention(q, self._pages[layer], self._plan)
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What the model and the sampler get.
+
+    Attributes:
+        token_ids: ``[T]`` int64, the slices one after another, those with one adapter together.
+        batch: positions and pages of the rows.
+        adapters: the low-rank updates of the rows; None if all of them use the base.
+        draw_rows: ``[N]`` int64, rows after which a token is drawn; None if that is every row.
+        drawing: the sequences of ``draw_rows``, in that order.
+    """
+
+    token_ids: Tensor
+    batch: BatchPlan
+    adapters: MixedAdapters | None
+    draw_rows: Tensor | None
+    drawing: tuple[Sequence, ...]
+
+
+class StepBuilder:
+    """Builds the tensors of each step.
+
+    Args:
+        page_size: tokens per page.
+        device: where the model is.
+    """
+
+    def __init__(self, page_size: int, device: torch.device) -> None:
+        self._page_size = page_size
+        self._device = device
+
+    def build(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
+        """Tensors for ``plan``; ``adapters`` has the weights of its sequences' adapter ids, but for the base (0)."""
+        slices = sorted(plan.slices, key=lambda item: item.sequence.adapter_id)
+        lengths = [item.count for item in slices]
+        ends = [item.start + item.count for item in slices]
+        tokens = np.concatenate(
+            [item.sequence.tokens[item.start : end] for item, end in zip(slices, ends, strict=True)]
+        )
+        tables = [item.sequence.pages for item in slices]
+        last_rows = np.cumsum(lengths) - 1
+        draws = [row for row, item in zip(last_rows.tolist(), slices, strict=True) if item.draws]
+        return StepInputs(
+            token_ids=torch.from_numpy(tokens.astype(np.int64)).to(self._device),
+            batch=plan_batch(lengths, ends, tables, self._page_size, self._device),
+            adapters=_mixed(slices, adapters, self._device),
+            draw_rows=None
+            if len(draws) == len(tokens)
+            else torch.tensor(draws, device=self._device, dtype=torch.int64),
+            drawing=tuple(item.sequence for item in slices if item.draws),
+        )
+
+
+def _mixed(slices: list[Slice], adapters: Mapping[int, Adapter], device: torch.device) -> MixedAdapters | None:
+    """The rows of each adapter as one segment; the slices are sorted by adapter."""
+    if not any(item.sequence.adapter_id for item in slices):
+        return None
+    lengths: dict[int, int] = {}
+    for item in slices:
+        lengths[item.sequence.adapter_id] = lengths.get(item.sequence.adapter_id, 0) + item.count
+    return MixedAdapters([(length, adapters.get(identifier)) for identifier, length in lengths.items()], device)

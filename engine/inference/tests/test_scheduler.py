@@ -1,0 +1,183 @@
+"""The scheduler against a model that is a hash: every request ends, with the right tokens, and no page is lost."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.inference.pages import PagePool
+from engine.inference.prefix import PrefixIndex
+from engine.inference.request import Request, SamplingParams
+from engine.inference.scheduler import Scheduler
+from engine.inference.sequence import Sequence
+
+
+def next_token(adapter, known):
+    return hash((adapter, *known)) % 3
+
+
+class Simulation:
+    """A scheduler with a cache that remembers for which beginning each slot was computed."""
+
+    def __init__(self, pages=8, page_size=2, max_running=4, budget=5, prefix_cache=True):
+        self.page_size = page_size
+        self.prefix = PrefixIndex(PagePool(pages), page_size, enabled=prefix_cache)
+        self.scheduler = Scheduler(self.prefix, max_running=max_running, max_batched_tokens=budget)
+        self.slots = {}
+        self.live = {}
+        self.finished = {}
+        self.arrivals = 0
+        self.progress = Counter()
+
+    def add(self, prompt, new_tokens, adapter=0):
+        identifier = f"r{self.arrivals}"
+        limit = min(len(prompt) + new_tokens, self.prefix.pool.total * self.page_size)
+        request = Request(identifier, tuple(prompt), SamplingParams(max_tokens=new_tokens))
+        sequence = Sequence(request, arrival=self.arrivals, limit=limit, adapter_id=adapter)
+        self.arrivals += 1
+        self.live[identifier] = sequence
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self):
+        plan = self.scheduler.schedule()
+        assert plan.tokens <= self.scheduler.max_batched_tokens
+        assert len({item.sequence.id for item in plan.slices}) == len(plan.slices)
+        assert len(self.scheduler.running) <= self.scheduler.max_running
+        assert plan.slices or not self.live
+        for item in plan.slices:
+            self._write(item)
+        for item in plan.slices:
+            self._read(item)
+        self.scheduler.advance(plan)
+        for item in plan.slices:
+            sequence = item.sequence
+            assert item.draws == (sequence.computed == sequence.known)
+            if item.draws:
+                sequence.append(next_token(sequence.adapter_id, sequence.tokens[: sequence.known].tolist()))
+                if sequence.known == sequence.limit:
+                    self.scheduler.remove(sequence)
+                    self.finished[sequence.id] = self.live.pop(sequence.id)
+        self.check()
+        return plan
+
+    def _beginning(self, sequence, position):
+        return (sequence.adapter_id, *sequence.tokens[: position + 1].tolist())
+
+    def _slot(self, sequence, position):
+        return sequence.pages[position // self.page_size], position % self.page_size
+
+    def _write(self, item):
+        for position in range(item.start, item.start + item.count):
+            self.slots[self._slot(item.sequence, position)] = self._beginning(item.sequence, position)
+
+    def _read(self, item):
+        for position in range(item.start + item.count):
+            assert self.slots[self._slot(item.sequence, position)] == self._beginning(item.sequence, position)
+
+    def check(self):
+        self.scheduler.check_integrity()
+
+    def drain(self):
+        bound = 4 * sum(sequence.limit for sequence in self.live.values()) ** 2 + 4
+        steps = 0
+        while self.live:
+            self.step()
+            steps += 1
+            assert steps <= bound, "livelock"
+        self.prefix.clear()
+        assert self.prefix.pool.free == self.prefix.pool.total
+        for sequence in self.finished.values():
+            known = list(sequence.request.prompt)
+            while len(known) < sequence.limit:
+                known.append(next_token(sequence.adapter_id, known))
+            assert sequence.tokens.tolist() == known
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Random arrivals, cancels and steps over pools so small that preemption is common."""
+
+    @initialize(
+        pages=st.integers(2, 12),
+        page_size=st.integers(1, 4),
+        max_running=st.integers(1, 4),
+        more=st.integers(0, 6),
+        prefix_cache=st.booleans(),
+    )
+    def start(self, pages, page_size, max_running, more, prefix_cache):
+        self.sim = Simulation(pages, page_size, max_running, max_running + more, prefix_cache)
+
+    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=14), new=st.integers(1, 8), adapter=st.integers(0, 1))
+    def arrive(self, prompt, new, adapter):
+        room = self.sim.prefix.pool.total * self.sim.page_size
+        self.sim.add(prompt[: room - 1], new, adapter)
+
+    @precondition(lambda self: self.sim.live)
+    @rule(pick=st.integers(0, 99))
+    def cancel(self, pick):
+        identifier = list(self.sim.live)[pick % len(self.sim.live)]
+        self.sim.scheduler.remove(self.sim.live.pop(identifier))
+
+    @rule(times=st.integers(1, 3))
+    def step(self, times):
+        for _ in range(times):
+            self.sim.step()
+
+    @invariant()
+    def nothing_leaks(self):
+        if hasattr(self, "sim"):
+            self.sim.check()
+
+    def teardown(self):
+        if hasattr(self, "sim"):
+            self.sim.drain()
+
+
+SchedulerMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestScheduler = SchedulerMachine.TestCase
+
+
+def test_long_prompts_are_chunked_and_do_not_stop_those_that_generate():
+    sim = Simulation(pages=40, page_size=4, max_running=4, budget=8)
+    short = sim.add([1, 2], 20)
+    sim.step()
+    sim.add(range(50), 2)
+    while short.id in sim.live:
+        before = short.known
+        plan = sim.step()
+        assert short.known == before + 1
+        assert plan.tokens <= 8
+    sim.drain()
+
+
+def test_equal_prompts_of_one_step_are_computed_once():
+    sim = Simulation(pages=40, page_size=4, max_running=8, budget=64)
+    sequences = [sim.add(range(33), 4) for _ in range(6)]
+    plan = sim.step()
+    assert plan.tokens == 33 + 5
+    assert [sequence.cached for sequence in sequences] == [0, 32, 32, 32, 32, 32]
+    sim.drain()
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_when_pages_run_out_the_youngest_waits_and_the_oldest_never_does(prefix_cache):
+    sim = Simulation(pages=6, page_size=2, max_running=4, budget=16, prefix_cache=prefix_cache)
+    sequences = [sim.add([i, i], 9) for i in range(3)]
+    sim.drain()
+    assert sequences[0].preemptions == 0
+    assert sim.scheduler.preemptions > 0
+    assert list(sim.finished) == ["r0", "r1", "r2"]
+
+
+def test_nobody_overtakes_a_waiting_request():
+    sim = Simulation(pages=8, page_size=2, max_running=8, budget=32)
+    sim.add([1] * 6, 6)
+    sim.step()
+    large = sim.add([2] * 12, 2)
+    small = sim.add([3], 1)
+    sim.step()
+    assert list(sim.scheduler.waiting) == [large.id, small.id]
+    sim.drain()
+    assert next(iter(sim.finished)) == "r0"

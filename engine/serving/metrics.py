@@ -1,0 +1,101 @@
+"""What Prometheus sees, under the names that dashboards for vLLM read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.inference.engine import EngineStats
+from engine.inference.loop import OutputStream
+from engine.inference.request import Output
+
+GAUGES = {
+    "vllm:num_requests_running": ("running", "Requests that hold pages."),
+    "vllm:num_requests_waiting": ("waiting", "Requests that wait for pages."),
+    "vllm:kv_cache_usage_perc": ("kv_usage", "Share of the key-value cache in use, 1 is all of it."),
+}
+COUNTERS = {
+    "vllm:prompt_tokens": ("prompt_tokens", "Prompt tokens of requests that got a first token."),
+    "vllm:generation_tokens": ("generation_tokens", "Tokens generated."),
+    "vllm:prefix_cache_queries": ("prefix_queries", "Prompt tokens looked up in the prefix cache."),
+    "vllm:prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
+    "vllm:num_preemptions": ("preemptions", "Requests that gave up their pages and were computed again."),
+}
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2.0)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's counters at the time of the scrape."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self._model_name = model_name
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample per metric."""
+        stats = self._stats()
+        for name, (field, text) in GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
+            gauge.add_metric([self._model_name], getattr(stats, field))
+            yield gauge
+        for name, (field, text) in COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["model_name"])
+            counter.add_metric([self._model_name], getattr(stats, field))
+            yield counter
+
+
+class Metrics:
+    """The worker's metrics.
+
+    Args:
+        model_name: label of every sample.
+        stats: reads the engine's counters.
+    """
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(model_name, stats))
+        self._model_name = model_name
+        self._first = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", LATENCY_BUCKETS)
+        self._next = self._histogram("vllm:inter_token_latency_seconds", "One token to the next.", TOKEN_BUCKETS)
+        self._all = self._histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", LATENCY_BUCKETS)
+        self._ends = Counter(
+            "vllm:request_success",
+            "Requests by the way they ended.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._ends.labels(model_name, reason)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)
+
+    async def watch(self, stream: OutputStream) -> AsyncIterator[Output]:
+        """Pass a request's outputs on and measure them; closing this cancels the request if it is not over."""
+        started = last = time.perf_counter()
+        tokens, reason = 0, "abort"
+        try:
+            async with stream:
+                async for output in stream:
+                    now = time.perf_counter()
+                    (self._next if tokens else self._first).observe(now - last)
+                    tokens, last = tokens + 1, now
+                    reason = output.finish_reason or reason
+                    yield output
+        except Exception:
+            reason = "error"
+            raise
+        finally:
+            self._all.observe(time.perf_counter() - started)
+            self._ends.labels(self._model_name, reason).inc()
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        parent = Histogram(name, text, ["model_name"], buckets=buckets, registry=self._registry)
+        return parent.labels(self._model_name)

@@ -1,0 +1,93 @@
+"""The application in this process, where its engine can be broken on purpose."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+import torch
+
+from engine.inference import Engine, EngineLoop, Request, SamplingParams
+from engine.inference.tests.tiny import tiny_adapter, tiny_model
+from engine.models import load_adapter, load_model
+from engine.serving.app import Served, create_app
+from engine.text import Renderer
+
+ASK = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+
+
+@pytest.fixture
+def loop(tmp_path):
+    path = tiny_model(tmp_path / "model")
+    engine = Engine(load_model(path, dtype=torch.float32), Renderer.load(path))
+    broken = load_adapter(tiny_adapter(tmp_path / "nan", path, seed=1), engine.model.config, torch.float32)
+    for _, up in broken.weights.values():
+        up.fill_(torch.nan)
+    engine.install_adapter("broken", broken, "test")
+    loop = EngineLoop(engine, max_requests=2)
+    loop.start()
+    yield loop
+    loop.stop()
+
+
+def ask(loop, *requests, host="127.0.0.1", base="http://127.0.0.1"):
+    """Responses to (method, path, body) in order."""
+    app = create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host=host)
+
+    async def main():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        headers = {"authorization": "Bearer t"}
+        async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+            return [await client.request(method, path, json=body) for method, path, body in requests]
+
+    return asyncio.run(main())
+
+
+def test_a_dead_engine_is_reported(loop):
+    loop.engine._pages = loop.engine._pages[:1]
+    chat = ("POST", "/v1/chat/completions", ASK)
+    before, first, second, after = ask(loop, ("GET", "/health", None), chat, chat, ("GET", "/health", None))
+    assert before.status_code == 200
+    assert first.status_code == second.status_code == after.status_code == 503
+    assert first.json()["error"]["code"] == "unavailable"
+    assert "IndexError" in after.json()["error"]
+
+
+def test_a_full_queue_says_when_to_come_back(loop):
+    async def main():
+        held = loop.submit(Request("held", (1,), SamplingParams(max_tokens=200, ignore_eos=True)))
+        transport = httpx.ASGITransport(create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host="x"))
+        headers = {"authorization": "Bearer t"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
+            answers = [await client.post("/v1/chat/completions", json={**ASK, "n": n}) for n in (2, 3)]
+        await held.aclose()
+        return answers
+
+    full, never = asyncio.run(main())
+    assert full.status_code == 429
+    assert full.headers["retry-after"] == "1"
+    assert full.headers["x-should-retry"] == "true"
+    assert never.status_code == 400
+
+
+def test_an_answer_that_fails_on_its_way_is_an_error(loop):
+    body = {**ASK, "model": "broken"}
+    whole, streamed, healthy = ask(
+        loop,
+        ("POST", "/v1/chat/completions", body),
+        ("POST", "/v1/chat/completions", {**body, "stream": True}),
+        ("POST", "/v1/chat/completions", ASK),
+    )
+    assert whole.status_code == 500
+    assert whole.json()["error"]["code"] == "internal"
+    events = [line.removeprefix("data: ") for line in streamed.text.splitlines() if line]
+    assert json.loads(events[-1])["error"]["code"] == "internal"
+    assert "[DONE]" not in events
+    assert healthy.status_code == 200
+
+
+def test_a_worker_on_every_address_lets_every_host_in(loop):
+    models = ("GET", "/v1/models", None)
+    assert ask(loop, models, host="0.0.0.0", base="http://gpu-box:9000")[0].status_code == 200
+    assert ask(loop, models, host="10.0.0.5", base="http://10.0.0.5:9000")[0].status_code == 200
+    assert ask(loop, models, host="10.0.0.5", base="http://gpu-box:9000")[0].status_code == 403

@@ -1,0 +1,180 @@
+"""The worker process: load a model, listen, say that it is ready, serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fw_sdk.types import FwError
+
+TOKEN_VARIABLE = "FW_WORKER_TOKEN"
+SHUTDOWN_GRACE_S = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line. ``adapters`` maps names to folders; port 0 takes a free one."""
+
+    model: Path
+    name: str
+    adapters: dict[str, str]
+    host: str
+    port: int
+    ready_file: Path | None
+    dtype: str
+    device: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker; returns the exit status: 0 after SIGTERM or SIGINT, else that of the error on stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        options = _parse(argv)
+        _run(options, _token())
+    except FwError as error:
+        print(f"error: {error.text()}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="fw serve", description="Serve a model and its adapters over HTTP.")
+    parser.add_argument("--model", type=Path, required=True, help="a model's folder or a .gguf file")
+    parser.add_argument("--name", help="the base model's name in requests; default: the folder's name")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=PATH", help="may be repeated")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--ready-file", type=Path, help="written once requests are answered")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    given = parser.parse_args(argv)
+    name = given.name or given.model.name.removesuffix(".gguf")
+    adapters: dict[str, str] = {}
+    for item in given.adapter:
+        adapter, separator, path = item.partition("=")
+        if not (adapter and separator and path) or adapter in adapters or adapter == name:
+            raise FwError(
+                "invalid_argument",
+                f"'{item}' is not NAME=PATH with a name of its own",
+                not_done="no worker was started",
+                param="--adapter",
+            )
+        adapters[adapter] = path
+    return Options(given.model, name, adapters, given.host, given.port, given.ready_file, given.dtype, given.device)
+
+
+def _token() -> str:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token:
+        raise FwError(
+            "invalid_argument",
+            f"the environment variable {TOKEN_VARIABLE} is not set",
+            not_done="no worker was started",
+            hint=f"set {TOKEN_VARIABLE} to a secret of your choice and send it as the bearer token",
+        )
+    return token
+
+
+def _run(options: Options, token: str) -> None:
+    from engine.catalog import digest_model, read_config
+
+    listener = _bind(options.host, options.port)
+    read_config(options.model)  # a wrong path or format is said before torch is imported, which takes seconds
+
+    import torch
+
+    from engine.inference.engine import Engine
+    from engine.inference.loop import EngineLoop
+    from engine.inference.request import Request, SamplingParams
+    from engine.serving.app import Served, create_app
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    engine = Engine.load(options.model, dtype=options.dtype, device=options.device)
+    for name, path in options.adapters.items():
+        engine.load_adapter(name, path)
+    engine.generate([Request("warm-up", (0, 0), SamplingParams(max_tokens=2, temperature=0, ignore_eos=True))])
+    print(engine.memory.text(), file=sys.stderr, flush=True)
+    assert engine.renderer is not None
+    facts = {
+        "modelDigest": digest_model(options.model),
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "device": str(engine.device),
+        "numerics": "fast",
+        "templateDigest": engine.renderer.template_digest,
+    }
+    loop = EngineLoop(engine)
+    app = create_app(Served.of(options.name, loop, engine.renderer), token=token, host=options.host)
+    loop.start()
+    try:
+        _serve(app, listener, lambda: _announce(options, listener, facts))
+    finally:
+        loop.stop()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet.
+
+    Raises:
+        FwError: ``port_in_use``, or ``invalid_argument`` for an address that is not ours.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from error
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> FwError:
+    not_done = "no worker was started"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        message = f"port {port} on {host} is in use"
+        return FwError("port_in_use", message, not_done=not_done, hint="choose another --port, or 0 for a free one")
+    return FwError("invalid_argument", f"cannot listen on {host} port {port}: {error}", not_done=not_done)
+
+
+def _serve(app: Any, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; requests in flight get a few seconds to end."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce()
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_GRACE_S
+    )
+    # uvicorn raises the signal again after its shutdown; by then it has done what it was for.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    host, port = listener.getsockname()[:2]
+    try:
+        asyncio.run(Server(config).serve(sockets=[listener]))
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _announce(options: Options, listener: socket.socket, facts: dict[str, str]) -> None:
+    from engine.jobs.files import write_json
+    from engine.jobs.process import ProcessId
+
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    own = ProcessId.of(os.getpid())
+    assert own is not None
+    if options.ready_file is not None:
+        write_json(options.ready_file, {"url": url, **own.to_json(), **facts})
+    print(f"serving {options.name} at {url}", file=sys.stderr, flush=True)
