@@ -1,0 +1,102 @@
+"""What a fine-tune will take on this machine, from the model's shape and the rows' lengths alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.catalog import TARGETS, ModelConfig
+from engine.training.packing import PASS_TOKENS, plan_steps
+from fw_sdk.types import Estimate, TrainingConfig
+
+FLOPS_PER_CORE = {"amx_bf16": 600e9, "avx512_bf16": 140e9, "avx512f": 45e9, "avx2": 30e9}
+FLOPS_PER_CORE_OTHERWISE = 8e9
+STEP_OVERHEAD_S = 0.05
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+RUNTIME_BYTES = 450 << 20
+FEW_STEPS = 10
+FEW_TRAINED_SHARE = 0.02
+
+
+def estimate(
+    config: ModelConfig, row_lengths: Sequence[int], trained_lengths: Sequence[int], training: TrainingConfig
+) -> Estimate:
+    """Tokens and steps exactly; time and memory for this machine's CPU, within about a third.
+
+    Args:
+        config: of the base model.
+        row_lengths: tokens of each row.
+        trained_lengths: of those, the ones that the loss counts.
+        training: the request.
+    """
+    steps = plan_steps(row_lengths, batch_size=training.batch_size, epochs=training.epochs, seed=training.seed)
+    tokens, trained = sum(row_lengths), sum(trained_lengths)
+    has_gpu = Path("/dev/nvidia0").exists()
+    flops = training.epochs * _epoch_flops(config, row_lengths, trained, training.lora_rank)
+    seconds = None if has_gpu else flops / _cpu_flops() + STEP_OVERHEAD_S * len(steps)
+    return Estimate(
+        rows=len(row_lengths),
+        tokens_per_epoch=tokens,
+        trained_tokens_per_epoch=trained,
+        steps=len(steps),
+        seconds=seconds,
+        peak_memory_bytes=_peak_memory_bytes(config, row_lengths, training),
+        warnings=_warnings(config, row_lengths, trained_lengths, training, len(steps)),
+    )
+
+
+def _epoch_flops(config: ModelConfig, row_lengths: Sequence[int], trained: int, rank: int) -> float:
+    """Forward and the gradient of activations through the frozen weights; the adapter's own weights' too."""
+    shapes = [config.target_shape(target) for target in TARGETS]
+    frozen = config.layers * sum(inputs * outputs for inputs, outputs in shapes)
+    adapted = config.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
+    head = config.vocab_size * config.hidden_size
+    attention = 6 * config.layers * config.heads * config.head_dim * sum(length * length for length in row_lengths)
+    return float(sum(row_lengths) * (4 * frozen + 6 * adapted) + 4 * trained * head + attention)
+
+
+def _cpu_flops() -> float:
+    """Matrix throughput that training reaches here, from the CPU's flags and the cores this process may use."""
+    flags = _cpu_flags()
+    per_core = next((rate for flag, rate in FLOPS_PER_CORE.items() if flag in flags), FLOPS_PER_CORE_OTHERWISE)
+    return per_core * len(os.sched_getaffinity(0))
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _peak_memory_bytes(config: ModelConfig, row_lengths: Sequence[int], training: TrainingConfig) -> int:
+    """Weights, adapter with its optimiser, and what one pass keeps for backward."""
+    item = 2 if _cpu_flags() & set(BF16_FLAGS) else 4
+    shapes = [config.target_shape(target) for target in TARGETS]
+    adapter = config.layers * training.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
+    pass_tokens = max(min(PASS_TOKENS, training.batch_size), max(row_lengths, default=0))
+    kept = 5 * config.hidden_size + config.query_size * 2 + 2 * config.kv_size + 3 * config.ffn_size
+    activations = config.layers * pass_tokens * kept * item
+    return RUNTIME_BYTES + config.parameters * item + adapter * (16 + item) + activations
+
+
+def _warnings(
+    config: ModelConfig,
+    row_lengths: Sequence[int],
+    trained_lengths: Sequence[int],
+    training: TrainingConfig,
+    steps: int,
+) -> list[str]:
+    limit = min(config.max_context, training.max_context_length or config.max_context)
+    too_long = sum(length > limit for length in row_lengths)
+    untrained = sum(count == 0 for count in trained_lengths)
+    trained, tokens = sum(trained_lengths), sum(row_lengths)
+    found = {
+        f"{too_long} rows are longer than {limit} tokens; training will refuse them": too_long,
+        "no row has a token to train on; training will refuse": not trained,
+        f"{untrained} rows have no trained token and will be left out": untrained and trained,
+        f"only {steps} steps: lower batchSize or raise epochs": trained and steps < FEW_STEPS,
+        f"only {trained} of {tokens} tokens are trained": trained and trained < FEW_TRAINED_SHARE * tokens,
+        "the warm-up is as long as the training": training.learning_rate_warmup_steps >= steps > 0,
+    }
+    return [text for text, holds in found.items() if holds]
