@@ -1,0 +1,1 @@
+"""Tests of evaluators, evaluations and their statistics."""
