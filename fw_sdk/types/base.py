@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from inspect import isclass
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -69,12 +70,22 @@ def parse_request(kind: type[R], body: Any, *, not_done: str) -> R:
 def _problem(kind: type[BaseModel], item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known = {info.alias or key for key, info in kind.model_fields.items()}
-        near = nearest(str(item["loc"][-1]), known) if len(item["loc"]) == 1 else None
+        fields = _model_at(kind, item["loc"][:-1]).model_fields
+        near = nearest(str(item["loc"][-1]), {info.alias or key for key, info in fields.items()})
         return f"unknown field '{path}'" + (f" (did you mean '{near}'?)" if near else "")
     if item["type"] == "missing":
         return f"'{path}' is missing"
     return f"'{path}': {item['msg'].lower()}, got {item['input']!r:.80}"
+
+
+def _model_at(kind: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:
+    """The model of the field at ``path``; where a field is no model, the last one on the way."""
+    for part in path:
+        for name, info in kind.model_fields.items():
+            inner = next((t for t in (info.annotation, *get_args(info.annotation)) if isclass(t)), None)
+            if part in (name, info.alias) and inner is not None and issubclass(inner, BaseModel):
+                kind = inner
+    return kind
 
 
 def resource_name(collection: str, identifier: str) -> str:

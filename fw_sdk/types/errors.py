@@ -134,7 +134,7 @@ class FwError(Exception):
         """One paragraph for a terminal or a tool result."""
         parts = [
             self.message,
-            self.not_done and f"Not done: {self.not_done}",
+            self.not_done[:1].upper() + self.not_done[1:],
             self.hint and f"Next: {self.hint}",
         ]
         return " ".join(part if part.endswith((".", "?", "!", ")")) else f"{part}." for part in parts if part)

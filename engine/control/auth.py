@@ -1,0 +1,81 @@
+"""Who may talk to the daemon: the owner's token, a loopback Host, and no foreign web page."""
+
+from __future__ import annotations
+
+import hmac
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fw_sdk.types import FwError
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+OPEN_PATHS = frozenset({"/v1/health"})
+
+
+class AccessMiddleware:
+    """Refuses requests before any route sees them.
+
+    The Host check stops DNS rebinding, the Origin check stops web pages; the token is compared in constant time.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through or raise."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] == "http":
+            headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
+            check_host([value for name, value in headers if name == b"host"])
+            check_origin([value for name, value in headers if name == b"origin"])
+            if scope["path"] not in OPEN_PATHS:
+                self._check_token([value for name, value in headers if name == b"authorization"])
+        await self._app(scope, receive, send)
+
+    def _check_token(self, values: list[bytes]) -> None:
+        if not values:
+            raise _unauthenticated("The request has no token.")
+        scheme, _, token = values[0].partition(b" ")
+        given = b"Bearer " + token.strip() if scheme.lower() == b"bearer" else b""
+        if len(values) > 1 or not hmac.compare_digest(given, self._expected):
+            raise _unauthenticated("The token is wrong.")
+
+
+def check_host(values: list[bytes]) -> None:
+    """Raise ``permission_denied`` unless there is exactly one Host and it is this machine."""
+    if len(values) != 1 or _hostname(values[0]) not in LOOPBACK:
+        shown = values[0].decode("latin-1")[:80] if values else ""
+        raise FwError(
+            "permission_denied", f"The Host '{shown}' is not this machine.", hint="use 127.0.0.1 or localhost"
+        )
+
+
+def check_origin(values: list[bytes]) -> None:
+    """Raise ``permission_denied`` if a web page of another host sent the request."""
+    for value in values:
+        scheme, separator, rest = value.partition(b"://")
+        if not (separator and scheme in (b"http", b"https") and _hostname(rest) in LOOPBACK):
+            shown = value.decode("latin-1")[:80]
+            raise FwError("permission_denied", f"Requests from pages of '{shown}' are not allowed.")
+
+
+def _hostname(netloc: bytes) -> str | None:
+    """The host of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; None if it is anything else."""
+    try:
+        parts = urlsplit(f"//{netloc.decode('ascii')}")
+        parts.port  # noqa: B018  raises if it is no number
+    except ValueError:
+        return None
+    return parts.hostname if not (parts.path or parts.query or parts.fragment or parts.username) else None
+
+
+def _unauthenticated(message: str) -> FwError:
+    return FwError(
+        "unauthenticated",
+        message,
+        hint="send 'Authorization: Bearer <token>' with the token in FW_HOME/token; clients read FW_API_KEY",
+    )

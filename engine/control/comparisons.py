@@ -1,0 +1,86 @@
+"""Comparisons: two completed evaluations of the same rows, paired line by line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from engine.control.evaluations import all_scores
+from engine.control.services import Services
+from engine.evals.statistics import compare, scores_by_line
+from fw_sdk.types import (
+    Comparison,
+    CreateComparison,
+    Evaluation,
+    FwError,
+    JobState,
+    resource_id,
+    resource_name,
+)
+
+NOT_DONE = "nothing was compared"
+
+
+def create(services: Services, request: CreateComparison, key: str | None) -> Comparison:
+    """Compare two evaluations.
+
+    Raises:
+        FwError: ``failed_precondition`` unless both are completed and scored the same rows by the same evaluator.
+    """
+    wanted = resource_id(request.comparison_id, "comparisons") if request.comparison_id else None
+    existing = services.store.comparisons.replayed(request, key, wanted)
+    if existing is not None:
+        return existing
+    baseline, candidate = _completed(services, request.baseline), _completed(services, request.candidate)
+    _check_same_rows(baseline, candidate)
+    before = scores_by_line(all_scores(services, baseline.id))
+    after = scores_by_line(all_scores(services, candidate.id))
+    if set(before) != set(after):
+        raise _different("rows", f"{len(before)} lines", f"{len(after)} lines", "give both evaluations the same limit")
+    numbers = compare(before, after)
+    model = (candidate.model or "model").rsplit("/", 1)[-1]
+    comparison = Comparison(
+        name=resource_name("comparisons", wanted or services.store.next_id(f"cmp-{model}")),
+        baseline=baseline.name,
+        candidate=candidate.name,
+        baseline_model=baseline.model,
+        candidate_model=candidate.model,
+        cost=_cost("baseline", baseline) | _cost("candidate", candidate),
+        **asdict(numbers),
+    )
+    return services.store.comparisons.create(comparison, request=request, key=key)
+
+
+def _completed(services: Services, name: str) -> Evaluation:
+    evaluation = services.store.jobs.get(resource_id(name, "evaluationJobs"), Evaluation)
+    if evaluation.state is not JobState.COMPLETED:
+        word = evaluation.state.removeprefix("JOB_STATE_").lower()
+        raise FwError(
+            "failed_precondition",
+            f"Evaluation '{evaluation.id}' is {word}, not completed.",
+            not_done=NOT_DONE,
+            hint=f"wait for it: GET /v1/accounts/local/jobs/{evaluation.id}:wait",
+        )
+    return evaluation
+
+
+def _check_same_rows(one: Evaluation, two: Evaluation) -> None:
+    fields = {"dataset digest": "dataset_digest", "split": "input_split", "evaluator digest": "evaluator_digest"}
+    for words, field in fields.items():
+        if getattr(one, field) != getattr(two, field):
+            hint = "evaluate both on the same dataset, split and evaluator"
+            raise _different(words, str(getattr(one, field)), str(getattr(two, field)), hint)
+
+
+def _different(what: str, one: str, two: str, hint: str) -> FwError:
+    message = f"The evaluations cannot be paired: their {what} differ ({one} and {two})."
+    return FwError("failed_precondition", message, not_done=NOT_DONE, hint=hint)
+
+
+def _cost(side: str, evaluation: Evaluation) -> dict[str, float]:
+    prompt, generated = evaluation.tokens_prompt, evaluation.tokens_generated
+    return {
+        f"{side}_tokens": float(prompt + generated),
+        f"{side}_prompt_tokens": float(prompt),
+        f"{side}_generated_tokens": float(generated),
+        f"{side}_seconds": evaluation.seconds,
+    }

@@ -1,0 +1,151 @@
+"""Gates: whether a comparison allows a model to be deployed. Pure functions of stored facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fw_sdk.types import Comparison, FwError, Gate, GateKind, ServedConfiguration, Verdict, resource_id
+
+COST_KEYS = ("tokens", "seconds")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The model that wants to be served: its full name and the digest of its weights."""
+
+    name: str
+    digest: str
+
+    @property
+    def id(self) -> str:
+        """The model's bare id."""
+        return resource_id(self.name, "models")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a gate says, in one sentence, and what would help when it does not hold."""
+
+    holds: bool
+    reason: str
+    hint: str = ""
+
+
+def decide(
+    gate: Gate, comparison: Comparison | None, evaluated: ServedConfiguration | None, candidate: Candidate
+) -> Decision:
+    """Whether ``comparison`` lets ``candidate`` through ``gate``.
+
+    Args:
+        gate: the condition.
+        comparison: the paired result that is to justify the deployment, if there is one.
+        evaluated: what the comparison's candidate evaluation really scored.
+        candidate: what would be served.
+    """
+    if comparison is None:
+        return Decision(
+            False,
+            f"no comparison says anything about '{candidate.id}'",
+            "evaluate it and a baseline on the same rows, compare them, and pass the comparison",
+        )
+    mismatch = _mismatch(comparison, evaluated, candidate)
+    if mismatch:
+        return Decision(False, mismatch, "compare an evaluation of exactly the model that is to be deployed")
+    return _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
+
+
+def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candidate: Candidate) -> FwError:
+    """The ``gate_not_met`` error of a decision that does not hold: what was compared, its numbers, how to force."""
+    details: dict[str, object] = {"gate": gate.to_wire()}
+    if comparison is not None:
+        details |= {
+            "comparison": comparison.name,
+            "verdict": str(comparison.verdict),
+            "delta": comparison.delta,
+            "ci": comparison.ci.to_wire(),
+            "n": comparison.n,
+            "rowsNeeded": comparison.rows_needed,
+        }
+    hint = f"{decision.hint}; or deploy it anyway with force" if decision.hint else "deploy it anyway with force"
+    return FwError(
+        "gate_not_met",
+        f"The gate '{gate.kind}' is not met: {decision.reason}.",
+        not_done=f"'{candidate.id}' was not deployed; what was served before still is.",
+        hint=hint,
+        param="comparison",
+        details=details,
+    )
+
+
+def numbers(comparison: Comparison) -> str:
+    """A comparison in one clause: verdict, delta, interval, n."""
+    ci = comparison.ci
+    return (
+        f"comparison '{comparison.id}' says {comparison.verdict}: delta {comparison.delta:+.3f}, "
+        f"{ci.level:.0%} interval [{ci.low:+.3f}, {ci.high:+.3f}], n={comparison.n}"
+    )
+
+
+def _mismatch(comparison: Comparison, evaluated: ServedConfiguration | None, candidate: Candidate) -> str:
+    if comparison.candidate_model and resource_id(comparison.candidate_model, "models") != candidate.id:
+        return (
+            f"comparison '{comparison.id}' is about '{resource_id(comparison.candidate_model, 'models')}', "
+            f"not about '{candidate.id}'"
+        )
+    if evaluated is None:
+        return f"the candidate evaluation '{comparison.candidate}' of '{comparison.id}' has no recorded configuration"
+    if evaluated.model_digest != candidate.digest:
+        return (
+            f"comparison '{comparison.id}' scored weights {evaluated.model_digest[:19]}, "
+            f"but '{candidate.id}' is now {candidate.digest[:19]}"
+        )
+    if evaluated.few_shot:
+        return f"comparison '{comparison.id}' scored '{candidate.id}' with examples in its prompt, served without them"
+    return ""
+
+
+def _better(comparison: Comparison) -> Decision:
+    if comparison.verdict is Verdict.BETTER:
+        return Decision(True, numbers(comparison))
+    needed = comparison.rows_needed
+    more = (
+        f"about {needed} held-out rows would decide it"
+        if comparison.verdict is Verdict.INCONCLUSIVE and needed and needed > comparison.n
+        else "change the data or the training"
+    )
+    return Decision(False, numbers(comparison), more)
+
+
+def _not_worse(comparison: Comparison, margin: float) -> Decision:
+    if comparison.ci.low < -margin:
+        return Decision(
+            False,
+            f"{numbers(comparison)}; a loss of more than the margin {margin:g} cannot be ruled out",
+            "score more rows, or declare a larger margin",
+        )
+    savings = [key for key in COST_KEYS if _no_higher(comparison, key)]
+    if not savings:
+        return Decision(
+            False,
+            f"{numbers(comparison)}; it is neither cheaper nor faster than the baseline ({_costs(comparison)})",
+            "a model that is only not worse must cost no more",
+        )
+    return Decision(True, f"{numbers(comparison)}; within the margin {margin:g}, no more {' nor '.join(savings)}")
+
+
+def _no_higher(comparison: Comparison, key: str) -> bool:
+    baseline, candidate = _pair(comparison, key)
+    return baseline is not None and candidate is not None and candidate <= baseline
+
+
+def _pair(comparison: Comparison, key: str) -> tuple[float | None, float | None]:
+    return comparison.cost.get(f"baseline_{key}"), comparison.cost.get(f"candidate_{key}")
+
+
+def _costs(comparison: Comparison) -> str:
+    parts = []
+    for key in COST_KEYS:
+        baseline, candidate = _pair(comparison, key)
+        if baseline is not None and candidate is not None:
+            parts.append(f"{candidate:.6g} {key} against {baseline:.6g}")
+    return ", ".join(parts) or "no cost was recorded"

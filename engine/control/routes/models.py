@@ -1,0 +1,40 @@
+"""``/v1/accounts/local/models``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse
+
+from engine.control import pulls
+from engine.control.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.services import Provided
+from fw_sdk.types import PullModel, parse_request, resource_id
+
+ROOT = "/v1/accounts/local/models"
+
+router = APIRouter()
+
+
+@router.post(ROOT + ":pull")
+def pull(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+    """Start to bring a base model in."""
+    return reply(pulls.pull(services, parse_request(PullModel, body, not_done=pulls.NOT_DONE), key))
+
+
+@router.get(ROOT)
+def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
+    """Base models and adapters, newest first."""
+    return reply_page("models", services.store.models.list(size, token))
+
+
+@router.get(ROOT + "/{model}")
+def get(model: str, services: Provided) -> JSONResponse:
+    """One model."""
+    return reply(services.store.models.get(resource_id(model, "models")))
+
+
+@router.delete(ROOT + "/{model}")
+def delete(model: str, services: Provided) -> JSONResponse:
+    """Remove a model that nothing uses."""
+    pulls.delete_model(services, resource_id(model, "models"))
+    return JSONResponse({})

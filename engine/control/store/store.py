@@ -1,0 +1,51 @@
+"""The store: the collections, the job table and the counters of one database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from engine.control.store.collection import Collection
+from engine.control.store.database import Database
+from engine.control.store.job_table import JobTable
+from engine.control.store.tables import counter
+from fw_sdk.types import Comparison, Dataset, Deployment, Evaluator, Model
+
+
+class Store:
+    """Everything the daemon remembers. Safe to use from several threads.
+
+    Attributes:
+        datasets, models, evaluators, comparisons, deployments: collections by id.
+        jobs: pulls, fine-tunes, evaluations and pipelines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the database, creating or migrating it; a newer or unreadable one is ``failed_precondition``."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._database = Database(path)
+        self.datasets = Collection(self._database, "datasets", Dataset, "dataset")
+        self.models = Collection(self._database, "models", Model, "model")
+        self.evaluators = Collection(self._database, "evaluators", Evaluator, "evaluator")
+        self.comparisons = Collection(self._database, "comparisons", Comparison, "comparison")
+        self.deployments = Collection(self._database, "deployments", Deployment, "deployment")
+        self.jobs = JobTable(self._database)
+
+    def next_number(self, name: str) -> int:
+        """The next number of a counter, from 1; never given twice."""
+        with self._database.write() as connection:
+            query = insert(counter).values(name=name, value=1)
+            query = query.on_conflict_do_update(index_elements=["name"], set_={"value": counter.c.value + 1})
+            connection.execute(query)
+            return int(connection.execute(select(counter.c.value).where(counter.c.name == name)).scalar_one())
+
+    def next_id(self, prefix: str) -> str:
+        """A fresh readable id such as ``ft-smollm2-135m-0001``; the prefix is shortened to fit 63 characters."""
+        prefix = prefix[:58].rstrip("-._")
+        return f"{prefix}-{self.next_number(f'id:{prefix}'):04d}"
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()

@@ -1,0 +1,122 @@
+"""Gates against the sentences they implement."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.control.gates import Candidate, decide, refusal
+from fw_sdk.types import Comparison, Gate, GateKind, Interval, ServedConfiguration, Verdict
+
+TUNED = Candidate("accounts/local/models/tuned", "sha256:" + "a" * 64)
+BETTER, NOT_WORSE = Gate(), Gate(kind=GateKind.NOT_WORSE, margin=0.05)
+
+
+def comparison(**changes) -> Comparison:
+    fields = {
+        "name": "accounts/local/comparisons/c",
+        "baseline": "accounts/local/evaluationJobs/base",
+        "candidate": "accounts/local/evaluationJobs/tuned",
+        "candidate_model": TUNED.name,
+        "baseline_mean": 0.1,
+        "candidate_mean": 0.5,
+        "delta": 0.4,
+        "ci": Interval(low=0.3, high=0.5),
+        "n": 100,
+        "wins": 40,
+        "losses": 0,
+        "ties": 60,
+        "verdict": Verdict.BETTER,
+        "cost": {
+            "baseline_tokens": 900.0,
+            "candidate_tokens": 300.0,
+            "baseline_seconds": 5.0,
+            "candidate_seconds": 9.0,
+        },
+    }
+    return Comparison(**{**fields, **changes})
+
+
+def scored(**changes) -> ServedConfiguration:
+    fields = {
+        "model": "tuned",
+        "model_digest": TUNED.digest,
+        "base_digest": "sha256:b",
+        "dtype": "float32",
+        "template_digest": "t",
+    }
+    return ServedConfiguration(**{**fields, **changes})
+
+
+def test_better_passes_on_the_verdict_better_and_says_why() -> None:
+    decision = decide(BETTER, comparison(), scored(), TUNED)
+    assert decision.holds
+    assert "better" in decision.reason and "+0.400" in decision.reason and "[+0.300, +0.500]" in decision.reason
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.INCONCLUSIVE])
+def test_better_refuses_every_other_verdict(verdict: Verdict) -> None:
+    assert not decide(BETTER, comparison(verdict=verdict), scored(), TUNED).holds
+
+
+def test_an_inconclusive_refusal_says_how_many_rows_would_decide() -> None:
+    decision = decide(BETTER, comparison(verdict=Verdict.INCONCLUSIVE, rows_needed=450), scored(), TUNED)
+    assert "450" in decision.hint
+
+
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE])
+@pytest.mark.parametrize(
+    ("changed", "evaluated", "said"),
+    [
+        ({"candidate_model": "accounts/local/models/other"}, scored(), "is about 'other'"),
+        ({}, scored(model_digest="sha256:" + "c" * 64), "sha256:cccc"),
+        ({}, scored(few_shot={"count": 4}), "examples in its prompt"),
+        ({}, None, "no recorded configuration"),
+    ],
+)
+def test_a_comparison_of_anything_else_never_passes(gate, changed, evaluated, said) -> None:
+    decision = decide(gate, comparison(**changed), evaluated, TUNED)
+    assert not decision.holds
+    assert said in decision.reason
+
+
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE])
+def test_no_comparison_never_passes(gate) -> None:
+    assert not decide(gate, None, None, TUNED).holds
+
+
+@given(
+    low=st.floats(-1, 1),
+    margin=st.floats(0, 1),
+    tokens=st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)),
+    seconds=st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)),
+    verdict=st.sampled_from(Verdict),
+)
+def test_not_worse_is_the_margin_and_a_saving(low, margin, tokens, seconds, verdict) -> None:
+    cost = dict(
+        zip(
+            ("baseline_tokens", "candidate_tokens", "baseline_seconds", "candidate_seconds"),
+            (*tokens, *seconds),
+            strict=True,
+        )
+    )
+    given_ = comparison(ci=Interval(low=low, high=low + 0.1), cost=cost, verdict=verdict)
+    decision = decide(Gate(kind=GateKind.NOT_WORSE, margin=margin), given_, scored(), TUNED)
+    saves = tokens[1] <= tokens[0] or seconds[1] <= seconds[0]
+    assert decision.holds == (low >= -margin and saves)
+
+
+def test_not_worse_without_a_recorded_cost_is_refused() -> None:
+    decision = decide(NOT_WORSE, comparison(cost={}), scored(), TUNED)
+    assert not decision.holds and "no cost was recorded" in decision.reason
+
+
+def test_a_refusal_names_the_comparison_its_numbers_and_how_to_force() -> None:
+    worse = comparison(verdict=Verdict.WORSE, delta=-0.2, ci=Interval(low=-0.3, high=-0.1))
+    error = refusal(decide(BETTER, worse, scored(), TUNED), BETTER, worse, TUNED)
+    assert error.code == "gate_not_met" and error.http_status == 409
+    for part in ("'c'", "worse", "-0.200", "[-0.300, -0.100]"):
+        assert part in error.message
+    assert "force" in error.hint and "not deployed" in error.not_done
+    assert error.details["verdict"] == "worse" and error.details["ci"]["low"] == -0.3

@@ -1,0 +1,256 @@
+"""The HTTP surface: who is let in, what bad requests are told, and how lists are paged."""
+
+import json
+
+import httpx
+import pytest
+
+from engine.control.tests.support import ROOT, error_of, running_app, upload, write_rows
+from fw_sdk.types import CODES
+from fw_sdk.types.home import Home
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("http") / "home").prepare()
+    with running_app(home, max_json_bytes=20_000, max_upload_bytes=50_000) as (client, app):
+        yield client, app.state.services
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": ""}, 401),
+        ({"authorization": "Basic {token}"}, 401),
+        ({"authorization": "{token}"}, 401),
+        ({"authorization": "bearer {token}"}, 200),
+        ({"authorization": "Bearer {token}x"}, 401),
+        ({"host": "evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8642"}, 403),
+        ({"host": "localhost:8642"}, 200),
+        ({"host": "[::1]:8642"}, 200),
+        ({"host": "127.0.0.1@evil.example"}, 403),
+        ({"host": "[::1"}, 403),
+        ({"host": "localhost:x"}, 403),
+        ({"origin": "http://localhost:3000"}, 200),
+        ({"origin": "https://127.0.0.1"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "file://localhost"}, 403),
+        ({"origin": "http://localhost.evil.example"}, 403),
+        ({"host": "evil.example", "authorization": "Bearer wrong"}, 403),
+    ],
+)
+def test_only_the_owner_on_this_machine_is_let_in(shared, headers, status):
+    client, services = shared
+    token = services.home.token()
+    response = client.get(f"{ROOT}/datasets", headers={k: v.format(token=token) for k, v in headers.items()})
+    assert response.status_code == status
+    if status != 200:
+        assert error_of(response)["code"] == {401: "unauthenticated", 403: "permission_denied"}[status]
+        assert token not in response.text
+
+
+def test_health_needs_no_token_but_a_local_host(shared):
+    client, _ = shared
+    bare = httpx.Client(base_url=client.base_url, trust_env=False)
+    assert bare.get("/v1/health").json()["status"] == "ok"
+    assert bare.get("/v1/health", headers={"host": "evil.example"}).status_code == 403
+    assert bare.get(f"{ROOT}/overview").status_code == 401
+    assert bare.get("/v1/models").json()["error"]["code"] == "unauthenticated"
+    twice = [("authorization", "Bearer x"), ("authorization", client.headers["authorization"])]
+    assert bare.get(f"{ROOT}/overview", headers=twice).status_code == 401
+
+
+BAD_BODIES = [
+    ({"content": b"{", "headers": JSON}, "invalid_argument", "line 1, column 2"),
+    ({"content": b"\xff", "headers": JSON}, "invalid_argument", "UTF-8"),
+    ({"content": b'{"datasetId": NaN}', "headers": JSON}, "invalid_argument", "NaN"),
+    ({"content": b"[" * 9000, "headers": JSON}, "invalid_argument", "JSON"),
+    ({"content": b"{}", "headers": {"content-type": "text/plain"}}, "invalid_argument", "text/plain"),
+    ({"content": b"x" * 20_001, "headers": JSON}, "payload_too_large", "MiB"),
+    ({"content": iter([b"x" * 15_000, b"x" * 15_000]), "headers": JSON}, "payload_too_large", "MiB"),
+    ({"json": [1]}, "invalid_argument", "valid dictionary"),
+    ({"json": {}}, "invalid_argument", "'datasetId' is missing"),
+    ({"json": {"datasetId": "x", "dataSet": {}}}, "invalid_argument", "did you mean 'dataset'?"),
+    (
+        {"json": {"datasetId": "x", "dataset": {"heldoutFractoin": 0.2}}},
+        "invalid_argument",
+        "did you mean 'heldoutFraction'?",
+    ),
+    ({"json": {"datasetId": "x", "dataset": {"heldoutFraction": 0.9}}}, "invalid_argument", "0.5, got 0.9"),
+    ({"json": {"datasetId": "../etc"}}, "invalid_argument", "../etc"),
+    ({"json": {"datasetId": "x", "dataset": {"format": "RL"}}}, "unimplemented", "'RL'"),
+]
+
+
+@pytest.mark.parametrize(("request_", "code", "words"), BAD_BODIES, ids=range(len(BAD_BODIES)))
+def test_a_bad_body_is_told_what_is_wrong_and_stores_nothing(shared, request_, code, words):
+    client, services = shared
+    before = services.store.datasets.ids()
+    response = client.post(f"{ROOT}/datasets", **request_)
+    found = error_of(response)
+    assert found["code"] == code and words in found["message"] and response.status_code == CODES[code].http
+    assert services.store.datasets.ids() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", f"{ROOT}/dataset", f"did you mean {ROOT}/datasets?"),
+        ("POST", f"{ROOT}/overview", "this path takes GET"),
+        ("GET", "/v2/nothing/at/all/like/this", None),
+        ("POST", f"{ROOT}/datasets/d:uplaod", "this path takes"),
+    ],
+)
+def test_unknown_paths_say_where_to_go(shared, method, path, words):
+    response = shared[0].request(method, path)
+    body = response.json()
+    fields = body["details"][0] if "details" in body else body["error"]
+    assert response.status_code == 404 and fields["code"] == "not_found" and (words or "") in fields.get("hint", "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/datasets?pageSize=x", "/datasets?pageSize=-1", "/datasets?pageToken=zz", "/jobs/x:wait?timeoutS=-1"]
+)
+def test_wrong_query_parameters_are_named(shared, path):
+    found = error_of(shared[0].get(ROOT + path))
+    assert found["code"] == "invalid_argument" and found["param"] in path
+
+
+def test_an_error_of_ours_is_internal_with_the_traceback_only_in_the_log(shared, monkeypatch, caplog):
+    client, services = shared
+    monkeypatch.setattr(type(services.store.datasets), "list", lambda *_: 1 / 0)
+    response = client.get(f"{ROOT}/datasets")
+    found = error_of(response)
+    assert response.status_code == 500 and found["code"] == "internal" and "division" not in response.text
+    assert "ZeroDivisionError: division by zero" in caplog.text and found["requestId"] in caplog.text
+
+
+def test_lists_are_paged_and_keys_make_creates_harmless(shared):
+    client, _ = shared
+    for number in range(5):
+        client.post(f"{ROOT}/datasets", json={"datasetId": f"page-{number}"}).raise_for_status()
+    seen, token = [], ""
+    while True:
+        body = client.get(f"{ROOT}/datasets", params={"pageSize": 2, "pageToken": token}).json()
+        assert len(body["datasets"]) <= 2 and body["totalSize"] >= 5
+        seen += [item["name"].rsplit("/", 1)[-1] for item in body["datasets"]]
+        token = body["nextPageToken"]
+        if not token:
+            break
+    assert [name for name in seen if name.startswith("page-")] == [f"page-{n}" for n in (4, 3, 2, 1, 0)]
+    same = [
+        client.post(f"{ROOT}/datasets", json={"datasetId": "once"}, headers={"Idempotency-Key": "k1"}).json()
+        for _ in range(2)
+    ]
+    assert same[0] == same[1]
+    other = client.post(f"{ROOT}/datasets", json={"datasetId": "twice"}, headers={"Idempotency-Key": "k1"})
+    assert error_of(other)["code"] == "already_exists" and other.status_code == 409
+
+
+FORM = {"content-type": "multipart/form-data; boundary=B"}
+PART = b'--B\r\nContent-Disposition: form-data; name="%s"; filename="r.jsonl"\r\n\r\n%s\r\n'
+BAD_FORMS = [
+    ({"json": {}}, "invalid_argument", "not a multipart form"),
+    ({"content": b"junk", "headers": FORM}, "invalid_argument", "form"),
+    ({"content": PART % (b"file", b"{}"), "headers": FORM}, "invalid_argument", "ends too early"),
+    ({"content": PART % (b"rows", b"{}") + b"--B--\r\n", "headers": FORM}, "invalid_argument", "no field 'file'"),
+    ({"content": PART % (b"file", b"{}") * 2 + b"--B--\r\n", "headers": FORM}, "invalid_argument", "more than one"),
+    ({"files": {"file": b"x" * 60_000}}, "payload_too_large", "larger than"),
+]
+
+
+@pytest.mark.parametrize(("request_", "code", "words"), BAD_FORMS, ids=range(len(BAD_FORMS)))
+def test_bad_uploads_leave_nothing_behind(shared, request_, code, words):
+    client, services = shared
+    client.post(f"{ROOT}/datasets", json={"datasetId": "up"})
+    found = error_of(client.post(f"{ROOT}/datasets/up:upload", **request_))
+    assert found["code"] == code and words in found["message"]
+    assert services.store.datasets.get("up").state == "UPLOADING"
+    assert not list(services.home.datasets.glob(".upload*"))
+
+
+def test_a_dataset_is_uploaded_read_and_immutable(shared, tmp_path):
+    client, services = shared
+    path = write_rows(tmp_path / "rows.jsonl", 40)
+    ready = upload(client, "life", path, heldoutFraction=0.25).json()
+    assert ready["state"] == "READY" and ready["exampleCount"] == "40" and ready["report"]["problems"] == []
+    kept = services.home.datasets / f"{ready['digest'].removeprefix('sha256:')}.jsonl"
+    assert kept.read_bytes() == path.read_bytes() and kept.stat().st_mode & 0o777 == 0o600
+    sides = {
+        s: client.get(f"{ROOT}/datasets/life:rows", params={"split": s, "limit": 100}).json()
+        for s in ("train", "heldout")
+    }
+    assert sides["train"]["totalSize"] == ready["report"]["trainRows"]
+    assert sorted(sides["train"]["lines"] + sides["heldout"]["lines"]) == list(range(1, 41))
+    lines = path.read_text().splitlines()
+    assert sides["heldout"]["rows"] == [json.loads(lines[n - 1]) for n in sides["heldout"]["lines"]]
+    assert upload(client, "life", path, heldoutFraction=0.25).json() == ready
+    other = client.post(f"{ROOT}/datasets/life:upload", files={"file": write_rows(path, 3).read_bytes()})
+    assert (
+        error_of(other)["code"] == "failed_precondition"
+        and services.store.datasets.get("life").digest == ready["digest"]
+    )
+    overlap = client.get(f"{ROOT}/datasets/life:overlap", params={"other": "life"}).json()
+    assert overlap["shared"] == 0 and overlap["rows"] == ready["report"]["heldoutRows"]
+    assert upload(client, "part", path).json()["state"] == "READY"
+    overlap = client.get(f"{ROOT}/datasets/part:overlap", params={"other": "life"}).json()
+    assert overlap["shared"] == 3 and overlap["examples"] == [[n, n] for n in (1, 2, 3)]
+    assert client.delete(f"{ROOT}/datasets/life").json() == {} and not kept.exists()
+
+
+def test_a_bad_line_leaves_the_dataset_waiting_and_check_stores_nothing(shared, tmp_path):
+    client, services = shared
+    path = write_rows(tmp_path / "rows.jsonl", 2)
+    path.write_text(path.read_text() + '{"messages": [}\n')
+    files = set(services.home.datasets.iterdir())
+    found = error_of(upload(client, "bad", path))
+    assert found["code"] == "dataset_invalid" and "line 3" in found["message"] and "uploaded" not in found["notDone"]
+    assert [p["line"] for p in found["details"]["report"]["problems"]] == [3]
+    report = client.post(f"{ROOT}/datasets:check", files={"file": path.read_bytes()}).json()
+    assert report == found["details"]["report"] and set(services.home.datasets.iterdir()) == files
+    waits = client.get(f"{ROOT}/datasets/bad:rows")
+    assert error_of(waits)["code"] == "failed_precondition" and ":upload" in error_of(waits)["hint"]
+    assert (
+        client.post(f"{ROOT}/datasets/bad:upload", files={"file": write_rows(path, 2).read_bytes()}).status_code == 200
+    )
+
+
+GOOD_SOURCE = (
+    "def evaluate(messages, ground_truth=None, **row):\n    return float(messages[-1]['content'] == ground_truth)\n"
+)
+
+
+def test_an_evaluator_is_checked_stored_and_tried(shared):
+    client, services = shared
+    bad = {"evaluatorId": "e", "source": "def evalute(messages):\n    return 1\n"}
+    assert "did you mean 'evalute'" in error_of(client.post(f"{ROOT}/evaluatorsV2", json=bad))["message"]
+    made = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE}).json()
+    assert (services.home.evaluators / f"{made['digest'][7:]}.py").read_text() == GOOD_SOURCE
+    again = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE + "#"})
+    assert error_of(again)["code"] == "already_exists"
+    rows = [{"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}]
+    check = f"{ROOT}/evaluators/e:check"
+    assert client.post(check, json={"rows": rows}).json()["scores"][0]["score"] == 1.0
+    assert client.post(check, json={"rows": rows, "answers": ["3"]}).json()["scores"][0]["score"] == 0.0
+    assert error_of(client.post(check, json={"rows": rows, "answers": []}))["param"] == "answers"
+    assert error_of(client.post(check, json={}))["code"] == "invalid_argument"
+    assert error_of(client.post(check, json={"rows": [{"messages": []}]}))["param"] == "rows"
+    raising = {"evaluatorId": "r", "source": "def evaluate(messages):\n    raise KeyError('city')\n"}
+    client.post(f"{ROOT}/evaluatorsV2", json=raising).raise_for_status()
+    score = client.post(f"{ROOT}/evaluators/r:check", json={"rows": rows}).json()["scores"][0]
+    assert "score" not in score and "KeyError" in score["error"]
+
+
+def test_the_overview_shows_everything_and_says_what_to_do_next(shared):
+    client, _ = shared
+    body = client.get(f"{ROOT}/overview").json()
+    assert body["device"]["cores"] >= 1 and 0 < body["device"]["memoryAvailableBytes"] <= body["device"]["memoryBytes"]
+    assert "models:pull" in body["next"] and len(body["datasets"]) <= 20
+    stop = client.post(f"{ROOT}/daemon:shutdown", json={"keepjobs": True})
+    assert "did you mean 'keepJobs'" in error_of(stop)["message"]
