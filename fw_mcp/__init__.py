@@ -1,1 +1,1 @@
-"""fw."""
+"""The MCP server of fw: eight workflow tools over the daemon's HTTP API, for coding agents."""

@@ -1,0 +1,161 @@
+"""The documentation pages that ship in the package ``docs``, and a ranked search over their sections."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+_WORD = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
+_COMMON = frozenset(
+    """a about an and are as at be by can do does for from how i in is it its me my no not of on or that the there this
+    to was what when where which who why will with you your""".split()  # noqa: SIM905  a list of words reads as words
+)
+_SATURATION, _LENGTH_WEIGHT = 1.4, 0.6
+_TITLE_WEIGHT = 3
+_PAGE_WEIGHT = 0.6
+_ROW = re.compile(r"^\| `([a-z_]+)` \|")
+MAX_EXCERPT_CHARS = 700
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of a page with the text below it."""
+
+    page: str
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A section that answers a query; a greater ``score`` is a better answer."""
+
+    page: str
+    heading: str
+    excerpt: str
+    score: float
+
+
+@cache
+def pages() -> dict[str, str]:
+    """Page id to markdown, in alphabetical order."""
+    files = [entry for entry in resources.files("docs").iterdir() if entry.name.endswith(".md")]
+    return {entry.name[:-3]: entry.read_text(encoding="utf-8") for entry in sorted(files, key=lambda e: e.name)}
+
+
+def purpose(page: str) -> str:
+    """The sentence at the top of a page that says what it is for."""
+    lines = (line.strip() for line in pages()[page].splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def search(query: str, limit: int = 5) -> list[Hit]:
+    """Sections ranked by BM25 over stemmed words, with a part of their page's own score.
+
+    Words of the heading and of the page's name count threefold. A table row that begins with a name is a section too.
+    """
+    index, whole = _index(), _page_index()
+    words = list(dict.fromkeys(_words(query)))
+    of_page = {section.page: whole.score(number, words) for number, section in enumerate(whole.sections)}
+    scored = [
+        (score + _PAGE_WEIGHT * of_page[section.page], number)
+        for number, section in enumerate(index.sections)
+        if (score := index.score(number, words)) > 0
+    ]
+    best = sorted(scored, key=lambda item: (-item[0], item[1]))[:limit]
+    return [_hit(index.sections[number], words, score) for score, number in best]
+
+
+@dataclass(frozen=True)
+class _Index:
+    sections: list[Section]
+    counts: list[Counter[str]]
+    lengths: list[int]
+    holders: Counter[str]
+
+    def score(self, number: int, words: list[str]) -> float:
+        counts, total = self.counts[number], len(self.sections)
+        relative = self.lengths[number] / (sum(self.lengths) / total)
+        damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * relative)
+        return sum(
+            math.log(1 + (total - self.holders[word] + 0.5) / (self.holders[word] + 0.5))
+            * counts[word]
+            * (_SATURATION + 1)
+            / (counts[word] + damping)
+            for word in words
+            if counts[word]
+        )
+
+
+@cache
+def _index() -> _Index:
+    return _indexed([section for page, text in pages().items() for section in _sections(page, text)])
+
+
+@cache
+def _page_index() -> _Index:
+    return _indexed([Section(page, page, text) for page, text in pages().items()])
+
+
+def _indexed(sections: list[Section]) -> _Index:
+    counts = [
+        Counter(_words(section.text) + _words(f"{section.page} {section.heading}") * _TITLE_WEIGHT)
+        for section in sections
+    ]
+    holders: Counter[str] = Counter()
+    for count in counts:
+        holders.update(count.keys())
+    return _Index(sections, counts, [count.total() for count in counts], holders)
+
+
+def _sections(page: str, text: str) -> list[Section]:
+    found, heading, lines, fenced = [], page, list[str](), False
+    for line in text.splitlines():
+        fenced ^= line.startswith("```")
+        if line.startswith("#") and not fenced:
+            found.append(Section(page, heading, "\n".join(lines).strip()))
+            heading, lines = line.lstrip("# "), []
+        else:
+            lines.append(line)
+            if name := _ROW.match(line):
+                found.append(Section(page, name[1], line))
+    found.append(Section(page, heading, "\n".join(lines).strip()))
+    return [section for section in found if section.text]
+
+
+def _words(text: str) -> list[str]:
+    """Stems of the words that mean something; a name with underscores counts as itself and by its parts."""
+    found = []
+    for name in _WORD.findall(text.lower()):
+        parts = name.split("_")
+        found += [_stem(part) for part in parts if part not in _COMMON] + ([name] if len(parts) > 1 else [])
+    return found
+
+
+def _stem(word: str) -> str:
+    """Folds plurals and the commonest endings, so that 'deploying' and 'deployments' find 'deploy'."""
+    for ending in ("ments", "ment", "ing", "ions", "ion", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 4:
+            return word[: -len(ending)]
+    return word
+
+
+def _hit(section: Section, words: list[str], score: float) -> Hit:
+    return Hit(section.page, section.heading, _excerpt(section.text, words), round(score, 3))
+
+
+def _excerpt(text: str, words: list[str]) -> str:
+    """The whole section, or of a long one the lines that answer best, in their order."""
+    if len(text) <= MAX_EXCERPT_CHARS:
+        return text
+    lines, wanted = text.splitlines(), set(words)
+    ranked = sorted(range(len(lines)), key=lambda number: -len(wanted & set(_words(lines[number]))))
+    chosen: set[int] = set()
+    for number in ranked:
+        if sum(len(lines[other]) + 1 for other in {*chosen, number}) <= MAX_EXCERPT_CHARS:
+            chosen.add(number)
+    return "\n".join(lines[number] for number in sorted(chosen))

@@ -1,0 +1,130 @@
+"""What a tool hands back: text and structured content that say the same, bounded, and with the next call in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mcp.types import CallToolResult, TextContent
+
+from fw_sdk.types import FwError
+
+MAX_RESULT_CHARS = 20_000
+MAX_STRING_CHARS = 4_000
+MAX_UNTRUSTED_CHARS = 2_000
+FENCE_OPEN, FENCE_CLOSE = "<<untrusted", ">>"
+
+_INVISIBLE = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]"  # terminal escapes
+    "|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+    "|[\U000e0000-\U000e007f]"
+)
+
+NEXT_CALL: dict[str, str] = {
+    "dataset_invalid": "correct the named lines in the file, then call dataset(path=...) again",
+    "evaluator_invalid": "docs_search(query='evaluator file') shows the function an evaluator needs",
+    "evaluator_failed": "correct the evaluator so that it returns a finite number for every row, then call again",
+    "model_unsupported": "overview() lists the models and starters that work here",
+    "not_found": "overview() lists every id that exists",
+    "gate_not_met": "compare(...) shows why; deploy(..., force=true) overrides the gate on purpose",
+    "unavailable": "call again in a few seconds; if it stays so, a person must run `fw up --detach` and `fw doctor`",
+    "worker_lost": "job_wait(job_id=...) shows whether it was retried; overview() shows memory and jobs",
+    "resource_exhausted": "overview() shows what runs; stop a deployment or wait for a job, then call again",
+    "out_of_memory": "call again with a smaller base model, or stop a deployment first",
+    "deadline_exceeded": "call job_wait(job_id=...) again",
+}
+
+
+def clean(text: str, limit: int = MAX_STRING_CHARS) -> str:
+    """``text`` without control, terminal and invisible characters, cut at ``limit`` characters with a note."""
+    visible = _INVISIBLE.sub("", text)
+    if len(visible) <= limit:
+        return visible
+    return f"{visible[:limit]}… [{len(visible) - limit} more characters]"
+
+
+def untrusted(text: str, limit: int = MAX_UNTRUSTED_CHARS) -> str:
+    """Text from data, models or logs, fenced so that nobody takes it for an instruction.
+
+    A fence mark inside the text is broken up, so the text cannot close its own fence.
+    """
+    inner = clean(text, limit).replace("<<", "< <").replace(">>", "> >").replace(">>", "> >")
+    return f"{FENCE_OPEN} {inner} {FENCE_CLOSE}"
+
+
+def reply(fields: Mapping[str, Any], next_call: str) -> CallToolResult:
+    """A result: ``fields`` without the empty ones, and ``next``, the call that usually follows."""
+    body = {key: tidy(value) for key, value in fields.items() if value not in (None, [], {}, "")}
+    body["next"] = next_call
+    fitted = _fit(body)
+    return CallToolResult(content=[TextContent(type="text", text=_dump(fitted))], structured_content=fitted)
+
+
+def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult:
+    """An error result: one paragraph and its facts in lines, and the same as fields."""
+    fields: dict[str, Any] = tidy(error.to_dict())
+    fields["tool"] = tool
+    fields["next"] = next_call or _next_call(error)
+    body = _fit(fields)
+    facts = {key: body[key] for key in ("code", "retryable", "param", "requestId", "details") if key in body}
+    text = f"{clean(error.text())}\nnext: {body['next']}\n{_dump(facts)}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=body, is_error=True)
+
+
+def _next_call(error: FwError) -> str:
+    """The error's own hint unless it speaks of the shell, else what usually helps with its code."""
+    hint = clean(error.hint)
+    of_this_surface = not any(mark in hint for mark in ("fw ", "/v1/"))
+    if hint and of_this_surface:
+        return hint
+    return NEXT_CALL.get(error.code) or hint or "overview()"
+
+
+def tidy(value: Any) -> Any:
+    """``value`` as JSON values: strings cleaned and cut, floats rounded to six digits, mappings without None."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {str(key): tidy(item) for key, item in value.items() if item is not None}
+    if isinstance(value, Iterable):
+        return [tidy(item) for item in value]
+    return value
+
+
+def _fit(body: dict[str, Any]) -> dict[str, Any]:
+    """``body`` small enough to send: the longest list loses its end until the whole fits, and a note says so."""
+    cut: dict[str, int] = {}
+    while len(_dump(body)) > MAX_RESULT_CHARS:
+        holder, key = _longest_list(body)
+        if holder is None:
+            return {"note": "the result is too long to show", "next": body.get("next", "")}
+        keep = len(holder[key]) // 2
+        cut[key] = cut.get(key, 0) + len(holder[key]) - keep
+        holder[key] = holder[key][:keep]
+    if cut:
+        body["omitted"] = {key: f"{count} more entries" for key, count in cut.items()}
+    return body
+
+
+def _longest_list(node: Any) -> tuple[Any, Any]:
+    """The mapping and key whose list is longest as text, or (None, None) when no list is left to cut."""
+    best: tuple[int, Any, Any] = (0, None, None)
+    pending = [node]
+    while pending:
+        here = pending.pop()
+        items = here.items() if isinstance(here, dict) else enumerate(here)
+        for key, value in items:
+            if not isinstance(value, (dict, list)):
+                continue
+            pending.append(value)
+            if isinstance(value, list) and isinstance(here, dict) and value and len(_dump(value)) > best[0]:
+                best = (len(_dump(value)), here, key)
+    return best[1], best[2]
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))

@@ -1,0 +1,137 @@
+"""An ``MCPServer`` for agents: unknown arguments are errors, messages teach, schemas carry no noise."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
+from mcp.types import Tool as WireTool
+from pydantic import ValidationError
+
+from fw_mcp.results import refusal
+from fw_sdk.types import FwError, nearest
+
+log = logging.getLogger(__name__)
+NOTHING_RUN = "Nothing was run."
+
+
+def hints(title: str, *, reads: bool = False, destroys: bool = False, opens: bool = False) -> ToolAnnotations:
+    """All four hints of a tool. Every tool here is idempotent; ``opens`` marks text from outside."""
+    return ToolAnnotations(
+        title=title, read_only_hint=reads, destructive_hint=destroys, idempotent_hint=True, open_world_hint=opens
+    )
+
+
+def slim(schema: Any, *, of_properties: bool = False) -> Any:
+    """``schema`` without pydantic's titles and without the ``anyOf [X, null]`` of optional parameters."""
+    if isinstance(schema, list):
+        return [slim(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {
+        key: slim(value, of_properties=key == "properties")
+        for key, value in schema.items()
+        if of_properties or key != "title" or not isinstance(value, str)
+    }
+    choices = kept.get("anyOf")
+    if of_properties or not choices or {"type": "null"} not in choices:
+        return kept
+    others = [choice for choice in choices if choice != {"type": "null"}]
+    if kept.get("default", 0) is None:
+        kept.pop("default")
+    if len(others) == 1:
+        kept.pop("anyOf")
+        return {**others[0], **kept}
+    return {**kept, "anyOf": others}
+
+
+class AgentServer(MCPServer[Any]):
+    """Every tool of it answers with ``CallToolResult``: made by ``results.reply``, or ``results.refusal`` on errors."""
+
+    async def list_tools(self) -> list[WireTool]:
+        """Tools with slim, closed schemas, in the order of their names, so that prompt caches hit."""
+        tools = await super().list_tools()
+        for tool in tools:
+            tool.input_schema = slim(copy.deepcopy(tool.input_schema)) | {"additionalProperties": False}
+        return sorted(tools, key=lambda tool: tool.name)
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Run a tool; every mistake of the caller becomes one error result that says what to do."""
+        tool = self._tool_manager.get_tool(name)
+        if tool is None:
+            return refusal(self._no_such_tool(name), name, next_call="call one of the tools that are listed")
+        unknown = _unknown_arguments(name, arguments, list(tool.parameters.get("properties", {})))
+        if unknown is not None:
+            return refusal(unknown, name, next_call=f"{name}(...) with the arguments that it has")
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            return _explain(name, error)
+
+    def _no_such_tool(self, name: str) -> FwError:
+        known = sorted(tool.name for tool in self._tool_manager.list_tools())
+        near = nearest(name, known)
+        return FwError(
+            "not_found",
+            f"No tool '{name}'." + (f" Did you mean '{near}'?" if near else f" Tools: {', '.join(known)}."),
+            not_done=NOTHING_RUN,
+            param="name",
+        )
+
+
+def _unknown_arguments(tool: str, arguments: dict[str, Any], known: list[str]) -> FwError | None:
+    unknown = [key for key in arguments if key not in known]
+    if not unknown:
+        return None
+    parts = []
+    for key in unknown:
+        near = _meant(key, known)
+        parts.append(f"unknown argument '{key}'" + (f" (did you mean '{near}'?)" if near else ""))
+    return FwError(
+        "invalid_argument",
+        f"{tool}: {'; '.join(parts)}.",
+        not_done=NOTHING_RUN,
+        hint=f"arguments: {', '.join(known)}" if known else f"{tool} takes no arguments",
+        param=unknown[0],
+    )
+
+
+def _meant(word: str, known: list[str]) -> str | None:
+    """The known name that is close to ``word``, or abbreviated by it (``lr``), or a part of which it is."""
+    short = (name for name in known if "".join(part[0] for part in name.split("_")) == word and len(word) > 1)
+    part = (name for name in known if word in name.split("_"))
+    return nearest(word, known) or next(short, None) or next(part, None)
+
+
+def _explain(tool: str, error: ToolError) -> CallToolResult:
+    cause = error.__cause__
+    if isinstance(cause, FwError):
+        return refusal(cause, tool)
+    if isinstance(cause, ValidationError):
+        return refusal(_one_sentence(tool, cause), tool, next_call=f"{tool}(...) with that corrected")
+    log.error("tool %s failed", tool, exc_info=cause or error)
+    kind = type(cause).__name__ if cause else "error"
+    bug = FwError("internal", f"{tool} failed with {kind}.", hint="the MCP server's stderr has the traceback")
+    return refusal(bug, tool, next_call="overview()")
+
+
+def _one_sentence(tool: str, error: ValidationError) -> FwError:
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        got = "" if item["type"] == "missing" else f", got {item['input']!r:.80}"
+        parts.append(f"{where}: {item['msg'].lower()}{got}")
+    first = error.errors()[0]["loc"]
+    return FwError(
+        "invalid_argument",
+        f"{tool}: {'; '.join(parts)}.",
+        not_done=NOTHING_RUN,
+        param=str(first[0]) if first else None,
+    )

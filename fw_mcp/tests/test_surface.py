@@ -1,0 +1,190 @@
+"""What an agent sees before it calls anything, and how mistakes in a call are answered; no daemon is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.types import CallToolResult, ResourceTemplateReference, Tool
+
+from fw_mcp.app import INSTRUCTIONS, build_server
+from fw_mcp.library import pages
+from fw_mcp.workspace import Workspace
+from fw_sdk.client import AsyncClient
+
+ERAS = ["auto", "legacy"]
+NAMES = ["compare", "customize", "dataset", "deploy", "docs_search", "generate", "job_wait", "overview"]
+
+
+async def nowhere() -> AsyncClient:
+    return AsyncClient("http://127.0.0.1:1", "no-token", max_retries=0)
+
+
+def with_client(mode: str, folder: Path, use: Any) -> Any:
+    async def main() -> Any:
+        async with Client(build_server(nowhere, Workspace(folder), patient=True), mode=mode) as client:
+            return await use(client)
+
+    return asyncio.run(main())
+
+
+def tools(mode: str, folder: Path) -> list[Tool]:
+    async def use(client: Client) -> list[Tool]:
+        return list((await client.list_tools()).tools)
+
+    return with_client(mode, folder, use)
+
+
+def call(folder: Path, tool: str, /, **arguments: Any) -> CallToolResult:
+    async def use(client: Client) -> CallToolResult:
+        return await client.call_tool(tool, arguments)
+
+    return with_client("auto", folder, use)
+
+
+def text(result: CallToolResult) -> str:
+    return result.content[0].text
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_tools_are_the_eight_in_a_fixed_order_and_cheap(mode: str, tmp_path: Path) -> None:
+    found = tools(mode, tmp_path)
+    assert [tool.name for tool in found] == NAMES
+    shown = [{"name": t.name, "description": t.description, "inputSchema": t.input_schema} for t in found]
+    assert len(json.dumps(shown)) / 4 <= 2_500
+    for tool in found:
+        assert 0 < len(tool.description or "") < 500, tool.name
+        assert tool.input_schema["additionalProperties"] is False
+        hints = tool.annotations
+        assert hints is not None and None not in (
+            hints.read_only_hint,
+            hints.destructive_hint,
+            hints.idempotent_hint,
+            hints.open_world_hint,
+        )
+
+
+def test_schemas_carry_no_noise(tmp_path: Path) -> None:
+    for tool in tools("auto", tmp_path):
+        schema = json.dumps(tool.input_schema)
+        assert '"title"' not in schema and '"null"' not in schema, tool.name
+        assert not {"anyOf", "oneOf", "allOf", "$ref"} & set(tool.input_schema), tool.name
+    generate = next(tool for tool in tools("auto", tmp_path) if tool.name == "generate")
+    assert generate.input_schema["properties"]["prompts"]["items"] == {"type": "string"}
+    assert generate.input_schema["properties"]["prompts"]["maxItems"] == 16
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_instructions_stand_alone(mode: str, tmp_path: Path) -> None:
+    async def use(client: Client) -> str | None:
+        return client.instructions
+
+    assert with_client(mode, tmp_path, use) == INSTRUCTIONS
+    assert len(INSTRUCTIONS) <= 2_048
+    assert all(name in INSTRUCTIONS for name in ("customize", "job_wait", "generate", "overview", "docs_search"))
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "says"),
+    [
+        (
+            "customize",
+            {"data": "x", "evaluator": "y", "lr": 0.1},
+            "unknown argument 'lr' (did you mean 'learning_rate'?)",
+        ),
+        ("job_wait", {"id": "x"}, "unknown argument 'id' (did you mean 'job_id'?)"),
+        ("overview", {"zzz": 1}, "overview takes no arguments"),
+        ("generate", {"model": "m", "prompts": ["a"], "max_tokens": 0}, "max_tokens: input should be greater"),
+        ("customize", {"data": "x"}, "evaluator: field required"),
+        ("custmize", {}, "No tool 'custmize'. Did you mean 'customize'?"),
+        ("deploy", {"model": "m", "action": "restart"}, "action: input should be 'start' or 'stop', got 'restart'"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_runs_nothing(
+    tool: str, arguments: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    result = call(tmp_path, tool, **arguments)
+    assert result.is_error
+    assert says in text(result) and "Nothing was run." in text(result)
+    assert "pydantic" not in text(result) and "Arguments" not in text(result).split("\n")[0].split("arguments:")[0]
+    assert result.structured_content["code"] in ("invalid_argument", "not_found")
+    assert result.structured_content["next"]
+
+
+def test_an_error_says_the_same_in_text_and_fields(tmp_path: Path) -> None:
+    result = call(tmp_path, "overview")
+    fields = result.structured_content
+    assert result.is_error and fields["code"] == "unavailable" and fields["retryable"] is True
+    assert fields["message"] in text(result) and fields["next"] in text(result) and '"retryable": true' in text(result)
+
+
+def test_stopping_needs_the_id_twice(tmp_path: Path) -> None:
+    for arguments in ({}, {"name": "d"}, {"name": "d", "confirm": "e"}, {"confirm": "d"}):
+        result = call(tmp_path, "deploy", action="stop", **arguments)
+        assert result.is_error and result.structured_content["code"] == "invalid_argument"
+        assert "Nothing was stopped." in text(result)
+
+
+def test_a_path_cannot_leave_the_workspace(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir(), outside.mkdir()
+    (outside / "secret.jsonl").write_text("{}")
+    (inside / "link.jsonl").symlink_to(outside / "secret.jsonl")
+    for path in ("../out/secret.jsonl", str(outside / "secret.jsonl"), "link.jsonl"):
+        for tool, arguments in {
+            "dataset": {"path": path},
+            "customize": {"data": path, "evaluator": "def evaluate(messages, **row): return 0.0"},
+        }.items():
+            result = call(inside, tool, **arguments)
+            assert result.is_error
+            if tool == "dataset":
+                assert result.structured_content["code"] == "permission_denied"
+                assert "copy the file into the workspace" in result.structured_content["next"]
+
+
+def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("{}\n")
+    assert "Did you mean 'data/train.jsonl'?" in text(call(tmp_path, "dataset", path="data/trian.jsonl"))
+    assert "Did you mean 'data/train.jsonl'?" in text(call(tmp_path, "dataset", path="train.jsonl"))
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_pages_are_resources_with_completion(mode: str, tmp_path: Path) -> None:
+    async def use(client: Client) -> None:
+        assert [str(item.uri) for item in (await client.list_resources()).resources] == ["docs://index"]
+        index = (await client.read_resource("docs://index")).contents[0].text
+        assert all(f"docs://{page}: " in index for page in pages())
+        page = (await client.read_resource("docs://quickstart")).contents[0].text
+        assert page == pages()["quickstart"]
+        template = (await client.list_resource_templates()).resource_templates[0]
+        reference = ResourceTemplateReference(type="ref/resource", uri=template.uri_template)
+        done = await client.complete(reference, {"name": "page", "value": "eva"})
+        assert done.completion.values == ["evaluation"]
+        for hostile in ("docs://nothing", "docs://..%2Fpyproject", "docs://../README"):
+            with pytest.raises(Exception, match=r"No docs page|nknown|not found"):
+                await client.read_resource(hostile)
+
+    with_client(mode, tmp_path, use)
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_the_prompt_names_the_tools(mode: str, tmp_path: Path) -> None:
+    async def use(client: Client) -> str:
+        found = await client.get_prompt("customize", {"task": "extract dates", "data": "d.jsonl"})
+        return found.messages[0].content.text
+
+    prompt = with_client(mode, tmp_path, use)
+    assert "extract dates" in prompt and "d.jsonl" in prompt and "dry_run=true" in prompt
+
+
+def test_docs_search_over_the_tool(tmp_path: Path) -> None:
+    fields = call(tmp_path, "docs_search", query="gate not met").structured_content
+    assert fields["results"][0]["page"] == "docs://deployments" or fields["results"][0]["page"] == "docs://errors"
+    assert "docs://" in fields["next"]
+    nothing = call(tmp_path, "docs_search", query="zzzzqqq").structured_content
+    assert nothing["pages"] == list(pages()) and nothing["next"]

@@ -1,0 +1,1 @@
+"""The eight tools, one module each; ``register(server, platform)`` adds a module's tool to a server."""

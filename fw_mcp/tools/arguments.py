@@ -1,0 +1,138 @@
+"""Things an agent names by path, by source text or by id, brought to the daemon under ids that follow from content.
+
+The same content always gets the same id, so a call that is repeated after a lost reply creates nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.tools.job_wait import watch
+from fw_mcp.views import short
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState
+
+DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
+MODEL_SUFFIXES = (".gguf",)
+
+R = TypeVar("R")
+Rows = list[dict[str, Any]]
+
+
+def fingerprint(*parts: Any) -> str:
+    """Eight hex digits that follow from ``parts`` (JSON values or bytes)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:8]
+
+
+def slug(text: str, otherwise: str) -> str:
+    """A readable beginning of an id, at most 40 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or otherwise
+
+
+async def dataset_for(client: AsyncClient, platform: Platform, data: str, param: str, heldout: float) -> Dataset:
+    """The stored dataset that ``data`` names: an id as it is, a path under an id made of its name and content."""
+    if not platform.workspace.looks_like_path(data, *DATA_SUFFIXES):
+        return await _stored_dataset(client, platform, data, param)
+    path = platform.workspace.file(data, param)
+    return await keep_dataset(client, path, slug(path.stem, "data"), heldout)
+
+
+async def keep_dataset(client: AsyncClient, data: Path | Rows, name: str, heldout: float) -> Dataset:
+    """The READY dataset with exactly these rows: ``name``, or when that has others, ``name`` and a content hash."""
+    content = data.read_bytes() if isinstance(data, Path) else _as_jsonl(data)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    for identifier in (name, f"{name[:40]}-{fingerprint(content, heldout)}"):
+        found = await _find(client.datasets.get, identifier)
+        if found is None or found.state is DatasetState.UPLOADING:
+            return await client.datasets.create(data, id=identifier, heldout_fraction=heldout)
+        if found.digest == digest and found.heldout_fraction == heldout:
+            return found
+    raise FwError("already_exists", f"Dataset '{name}' has other rows.", not_done="Nothing was stored.", param="id")
+
+
+def _as_jsonl(rows: Rows) -> bytes:
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+
+
+async def _stored_dataset(client: AsyncClient, platform: Platform, name: str, param: str) -> Dataset:
+    try:
+        dataset = await client.datasets.get(short(name) or name)
+    except FwError as error:
+        if error.code in ("not_found", "invalid_argument") and platform.workspace.root is not None:
+            error.hint = f"give a stored dataset's id, or a path with its ending (for example '{name}.jsonl')"
+            error.param = param
+        raise
+    return dataset
+
+
+async def evaluator_for(client: AsyncClient, platform: Platform, evaluator: str) -> Evaluator:
+    """The stored evaluator that ``evaluator`` names: an id, a path to a Python file, or the source itself."""
+    if "def " in evaluator:
+        source, stem = evaluator.rstrip() + "\n", "evaluator"
+    elif platform.workspace.looks_like_path(evaluator, ".py"):
+        path = platform.workspace.file(evaluator, "evaluator")
+        source, stem = path.read_text(encoding="utf-8", errors="replace"), path.stem
+    else:
+        return await client.evaluators.get(short(evaluator) or evaluator)
+    return await _keep_evaluator(client, source, slug(stem, "evaluator"))
+
+
+async def _keep_evaluator(client: AsyncClient, source: str, name: str) -> Evaluator:
+    digest = f"sha256:{hashlib.sha256(source.encode()).hexdigest()}"
+    for identifier in (name, f"{name[:40]}-{digest[7:15]}"):
+        found = await _find(client.evaluators.get, identifier)
+        if found is None:
+            return await client.evaluators.create(source, id=identifier)
+        if found.digest == digest:
+            return found
+    raise FwError("already_exists", f"Evaluator '{name}' has other code.", not_done="Nothing was stored.")
+
+
+async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> Model | Job:
+    """The READY model called ``name``; a starter or a model file of the workspace is pulled first.
+
+    Returns the pull's job when it needs longer than one call may last.
+    """
+    source, identifier = name, short(name) or name
+    if platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
+        path = platform.workspace.existing(name, "base_model")
+        source, identifier = str(path), slug(path.stem, "model")
+    model = await _find(client.models.get, identifier)
+    if model is not None and source != name and model.source != source:
+        identifier = f"{identifier[:40]}-{fingerprint(source)}"
+        model = await _find(client.models.get, identifier)
+    if model is None or model.state is ModelState.FAILED:
+        model = await client.models.pull(source, id=identifier)
+    if model.state is ModelState.READY:
+        return model
+    if model.job is None:
+        raise FwError("failed_precondition", f"Model '{identifier}' is not ready.", not_done="Nothing was run.")
+    job = await _follow(client, short(model.job) or model.job, platform, ctx)
+    if job.state is JobState.FAILED and job.failure is not None:
+        raise FwError.from_dict(job.failure.to_wire())
+    return await client.models.get(identifier) if job.state is JobState.COMPLETED else job
+
+
+async def _find(get: Callable[[str], Awaitable[R]], identifier: str) -> R | None:
+    try:
+        return await get(identifier)
+    except FwError as error:
+        if error.code != "not_found":
+            raise
+        return None
+
+
+async def _follow(client: AsyncClient, job_id: str, platform: Platform, ctx: ToolContext) -> Job:
+    """Wait for a pull, reporting progress, no longer than one call may last."""
+    reporter = Reporter(ctx)
+    return await watch(client, job_id, min(120.0, platform.longest_wait_s(ctx) - 5), reporter)

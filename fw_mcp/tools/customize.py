@@ -1,0 +1,167 @@
+"""``customize``: the whole loop as one idempotent start, with a plan that can be seen before anything is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from fw_mcp.platform import Platform, ToolContext
+from fw_mcp.results import reply
+from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for
+from fw_mcp.tools.job_wait import describe
+from fw_mcp.views import job_view, report_view
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import Dataset, Evaluator, FwError, Job, JobState, Model, Pipeline, Split
+
+STARTER = "smollm2-135m"
+HELDOUT_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller may choose, in the words of ``CreatePipeline``."""
+
+    training: dict[str, Any]
+    inference_parameters: dict[str, Any]
+    few_shot_count: int
+    evaluation_limit: int | None
+    gate: dict[str, Any]
+    deploy: bool
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the request; absent ones keep the server's default."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a pipeline works on, stored and READY."""
+
+    model: Model
+    data: Dataset
+    heldout: Dataset | None
+    evaluator: Evaluator
+
+    def pipeline_id(self, settings: Settings) -> str:
+        """An id that follows from everything that shapes the result."""
+        names = [self.model.digest, self.data.id, self.heldout and self.heldout.id, self.evaluator.id]
+        return f"{self.data.id[:40].strip('-._')}-{fingerprint(names, settings.fields())}"
+
+
+def register(server: AgentServer, platform: Platform) -> None:
+    """Add ``customize``."""
+
+    @server.tool(annotations=hints("Customize a model"))
+    async def customize(
+        ctx: ToolContext,
+        data: Annotated[str, Field(description="training rows: JSONL path or dataset id")],
+        evaluator: Annotated[str, Field(description="Python file path, its source, or evaluator id")],
+        base_model: Annotated[str, Field(description="starter, model id, or path to weights")] = STARTER,
+        heldout: Annotated[str | None, Field(description="rows to score: path or id; default: 10 % of data")] = None,
+        name: Annotated[str | None, Field(description="job id to use; made from the content by default")] = None,
+        epochs: Annotated[int, Field(ge=1, le=100)] = 2,
+        learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
+        lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
+        max_tokens: Annotated[int, Field(ge=1, description="of each scored answer")] = 256,
+        few_shot: Annotated[int, Field(ge=0, le=32, description="examples in the prompted baseline; 0: none")] = 4,
+        evaluation_limit: Annotated[int | None, Field(ge=1, description="score at most so many rows")] = None,
+        gate: Literal["better", "not_worse"] = "better",
+        deploy: bool = True,
+        seed: int = 0,
+        dry_run: Annotated[bool, Field(description="plan and estimate only")] = False,
+    ) -> CallToolResult:
+        """The whole loop: check data, score the base model (plain and few-shot), LoRA fine-tune, score again, compare
+        on the same rows, deploy if the gate holds. Returns a job_id at once; then job_wait. The same arguments return
+        the same job; a failed or cancelled one goes on. Evaluator: def evaluate(messages, ground_truth=None, **row)
+        -> float, messages ending with the model's answer."""
+        settings = Settings(
+            training={"epochs": epochs, "learning_rate": learning_rate, "lora_rank": lora_rank, "seed": seed},
+            inference_parameters={"max_tokens": max_tokens},
+            few_shot_count=few_shot,
+            evaluation_limit=evaluation_limit,
+            gate={"kind": gate},
+            deploy=deploy,
+        )
+        async with platform.session() as client:
+            found = await _inputs(client, platform, ctx, base_model, data, heldout, evaluator)
+            if isinstance(found, Job):
+                return reply({**job_view(found), "note": "the base model is still coming"}, _pull_next(found))
+            identifier = name or found.pipeline_id(settings)
+            if dry_run:
+                return await _plan(client, found, settings, identifier)
+            return describe(await _start(client, found, settings, identifier))
+
+
+async def _inputs(
+    client: AsyncClient,
+    platform: Platform,
+    ctx: ToolContext,
+    base_model: str,
+    data: str,
+    heldout: str | None,
+    evaluator: str,
+) -> Inputs | Job:
+    """Everything stored, cheapest first, so that a mistake shows before a model is pulled; or the pull's job."""
+    scorer = await evaluator_for(client, platform, evaluator)
+    rows = await dataset_for(client, platform, data, "data", HELDOUT_FRACTION)
+    other = await dataset_for(client, platform, heldout, "heldout", HELDOUT_FRACTION) if heldout else None
+    if other is None and rows.report is not None and not rows.report.heldout_rows:
+        raise FwError(
+            "failed_precondition",
+            f"Dataset '{rows.id}' has no held-out rows, so nothing could be scored.",
+            not_done="Nothing was started.",
+            hint="give heldout=<a JSONL file of rows that are not in data>, or more rows",
+            param="heldout",
+        )
+    model = await model_for(client, platform, base_model, ctx)
+    return model if isinstance(model, Job) else Inputs(model, rows, other, scorer)
+
+
+async def _start(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> Pipeline:
+    """Create the pipeline, or return the one of that id; one that failed or was cancelled goes on."""
+    extra = {"evaluation_dataset": found.heldout.id} if found.heldout else {}
+    pipeline = await client.pipelines.create(
+        found.model.id, found.data.id, found.evaluator.id, id=identifier, **settings.fields(), **extra
+    )
+    if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
+        return await client.pipelines.resume(pipeline.id)
+    return pipeline
+
+
+async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> CallToolResult:
+    split = Split.ALL if found.heldout else Split.TRAIN
+    estimate = await client.finetunes.estimate(found.model.id, found.data.id, split=split, **settings.training)
+    fields: dict[str, Any] = {
+        "would_start": identifier,
+        "base_model": found.model.id,
+        "data": {"id": found.data.id, "report": report_view(found.data.report) if found.data.report else None},
+        "scored_rows": _scored_rows(found, settings),
+        "evaluator": found.evaluator.id,
+        "training": {**settings.training, **estimate.model_dump(exclude_none=True)},
+        "few_shot": settings.few_shot_count,
+        "gate": settings.gate["kind"],
+        "deploy": settings.deploy,
+        "started": False,
+    }
+    other = found.heldout or found.data
+    overlap = await client.datasets.overlap(other.id, found.data.id)
+    fields["overlap"] = {"shared_prompts": overlap.shared, "line_pairs": overlap.examples}
+    if overlap.shared:
+        return reply(fields, "remove the rows whose prompts stand on both sides (line_pairs), then dry_run again")
+    return reply(fields, "customize(...) with the same arguments and without dry_run starts it")
+
+
+def _scored_rows(found: Inputs, settings: Settings) -> int | None:
+    if found.heldout is not None:
+        rows = found.heldout.report.rows if found.heldout.report else None
+    else:
+        rows = found.data.report.heldout_rows if found.data.report else None
+    return min(rows, settings.evaluation_limit) if rows and settings.evaluation_limit else rows
+
+
+def _pull_next(job: Job) -> str:
+    return f"job_wait(job_id='{job.id}'), then customize(...) again with the same arguments"

@@ -1,0 +1,87 @@
+"""``job_wait``: wait for a job within bounds, with progress, and hand back its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from fw_mcp.platform import LONG_WAIT_S, Platform, Reporter, ToolContext
+from fw_mcp.results import reply
+from fw_mcp.server import AgentServer, hints
+from fw_mcp.views import after_job, job_view, pipeline_view, short
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import Job, JobKind, Pipeline, StepState
+
+POLL_S = 1.0
+
+
+def register(server: AgentServer, platform: Platform) -> None:
+    """Add ``job_wait``."""
+
+    @server.tool(annotations=hints("Wait for a job", reads=True))
+    async def job_wait(
+        ctx: ToolContext,
+        job_id: str,
+        timeout_s: Annotated[float, Field(ge=0, le=LONG_WAIT_S, description="0 looks without waiting")] = 45,
+    ) -> CallToolResult:
+        """Wait until a job ends, at most timeout_s seconds (50 over HTTP, 600 on stdio or with progress shown). A job
+        that is still running is no error: call again. Once a customization ended the result has scores, comparison,
+        verdict and deployment; of a failed job the reason, the log's end and the fix."""
+        limit = min(timeout_s, platform.longest_wait_s(ctx))
+        async with platform.session() as client:
+            job = await watch(client, short(job_id) or job_id, limit, Reporter(ctx))
+        return describe(job, waited_s=limit if not job.state.ended else None)
+
+
+def describe(job: Job, **more: Any) -> CallToolResult:
+    """A job of any kind as a result with its next call."""
+    view = pipeline_view(job) if isinstance(job, Pipeline) else job_view(job)
+    return reply({**view, **more}, after_job(job))
+
+
+async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Reporter) -> Job:
+    """Poll until the job ended or ``timeout_s`` passed; progress at once and then every few seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        job = await look(client, job_id)
+        await reporter.report(*await _progress(client, job))
+        left = deadline - time.monotonic()
+        if job.state.ended or left <= 0:
+            return job
+        await asyncio.sleep(min(POLL_S, left))
+
+
+async def look(client: AsyncClient, job_id: str) -> Job:
+    """The job, as a ``Pipeline`` when it is one."""
+    job = await client.jobs.get(job_id)
+    return await client.pipelines.get(job_id) if job.kind is JobKind.PIPELINE else job
+
+
+async def _progress(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:
+    """(done, total, message). A pipeline counts steps, with the running step's own part as a fraction."""
+    if not isinstance(job, Pipeline):
+        return job.progress.done, job.progress.total or None, _line(job)
+    total = len(job.steps) or None
+    done = float(sum(step.state in (StepState.DONE, StepState.SKIPPED, StepState.FAILED) for step in job.steps))
+    running = next((step for step in job.steps if step.state is StepState.RUNNING), None)
+    if running is None:
+        return done, total, _line(job)
+    if running.job is None:
+        return done, total, f"{running.name.value}: {running.message or 'running'}"
+    child = await client.jobs.get(short(running.job) or running.job)
+    part = child.progress.done / child.progress.total if child.progress.total else 0.0
+    return done + min(part, 0.99), total, f"{running.name.value}: {_line(child)}"
+
+
+def _line(job: Job) -> str:
+    progress = job.progress
+    parts = [f"{progress.done}/{progress.total} {progress.unit}" if progress.total else job.state.value[10:].lower()]
+    if progress.message:
+        parts.append(progress.message)
+    if progress.eta_s is not None and not job.state.ended:
+        parts.append(f"about {progress.eta_s:.0f} s left")
+    return ", ".join(parts)

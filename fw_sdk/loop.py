@@ -1,0 +1,205 @@
+"""The whole loop in one call: ``fw.customize(base, data, evaluator)``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from fw_sdk.client import Client
+from fw_sdk.daemon import ensure_daemon
+from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model, find
+from fw_sdk.exceptions import typed
+from fw_sdk.files import Rows
+from fw_sdk.operations.inference import Messages
+from fw_sdk.operations.jobs import raise_if_failed
+from fw_sdk.types import (
+    Comparison,
+    CreatePipeline,
+    FwError,
+    JobEvent,
+    JobState,
+    Pipeline,
+    PipelineResult,
+    TrainingConfig,
+    nearest,
+    parse_request,
+)
+from fw_sdk.types.home import Home
+
+OnEvent = Callable[[JobEvent], object]
+
+TRAINING_FIELDS = frozenset(TrainingConfig.model_fields)
+LOOP_FIELDS = frozenset(
+    {"few_shot_count", "gate", "evaluation_limit", "inference_parameters", "force_deploy", "deployment_id"}
+    | {"output_model"}
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the loop came to.
+
+    Attributes:
+        pipeline: the ended pipeline, with its steps.
+        outcome: its result: models, evaluations, baselines, timings, loss.
+    """
+
+    pipeline: Pipeline
+    outcome: PipelineResult
+    _client: Client = field(repr=False)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The tuned model against the best baseline, row by row, with interval and verdict."""
+        return self.outcome.comparison
+
+    @property
+    def deployment(self) -> str | None:
+        """Id of the deployment; None where the gate did not hold, and ``outcome.deployed_because`` says so."""
+        return self.outcome.deployment and self.outcome.deployment.rsplit("/", 1)[-1]
+
+    @property
+    def model(self) -> str:
+        """Id of the base model."""
+        return self.outcome.model.rsplit("/", 1)[-1]
+
+    @property
+    def adapter(self) -> str | None:
+        """Id of the tuned model: an adapter on the base."""
+        return self.outcome.adapter and self.outcome.adapter.rsplit("/", 1)[-1]
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[False] = False, **sampling: Any) -> str: ...
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], **sampling: Any) -> Iterator[str]: ...
+    def chat(self, messages: Messages, *, stream: bool = False, **sampling: Any) -> str | Iterator[str]:
+        """Ask the deployment; the tuned model itself where nothing was deployed. See ``Client.chat``."""
+        model = self.deployment or self.adapter or self.model
+        if stream:
+            return self._client.chat(model, messages, stream=True, **sampling)
+        return self._client.chat(model, messages, stream=False, **sampling)
+
+
+def customize(
+    base: str | Path,
+    data: str | Path | Rows,
+    evaluator: str | Path,
+    *,
+    heldout: str | Path | Rows | None = None,
+    deploy: bool = True,
+    rerun: bool = False,
+    on_event: OnEvent | None = None,
+    timeout_s: float | None = None,
+    client: Client | None = None,
+    **options: Any,
+) -> Result:
+    """Check, evaluate, fine-tune, evaluate again, compare on the same rows, and deploy if the comparison allows it.
+
+    Everything is keyed by content: the same rows and evaluator are stored once, and the same inputs give the pipeline
+    that already ran (a failed or cancelled one goes on from its first step that is not done). ``rerun=True`` starts
+    afresh once that one has completed.
+
+    Args:
+        base: a model's id, a starter's name (pulled if missing), or a folder or ``.gguf`` file.
+        data: rows to train on: a JSONL file, a list of dicts, or the id of a READY dataset.
+        evaluator: a Python file with ``evaluate(messages, ground_truth=None, **row)``, its source, or the id of one.
+        heldout: rows to score on; without them a tenth of ``data`` is held out.
+        deploy: serve the tuned model if its comparison is *better*.
+        rerun: do not return an equal pipeline that ran before.
+        on_event: called with each event of the pipeline.
+        timeout_s: seconds to wait; the pipeline goes on when they are over.
+        client: a client to use; by default the daemon of ``FW_HOME``, which is started if none runs.
+        options: fields of ``TrainingConfig`` (epochs, learning_rate, lora_rank, seed, …) and of ``CreatePipeline``
+            (few_shot_count, gate, evaluation_limit, inference_parameters, deployment_id, output_model, force_deploy).
+
+    Raises:
+        NotFoundError: no such file, model, dataset or evaluator.
+        DatasetInvalidError, EvaluatorInvalidError: nothing was trained; ``details`` say where.
+        JobFailedError: a step failed; ``details["failure"]`` has its typed reason.
+    """
+    fields = _loop_fields(options)
+    client = client or _connect()
+    pipeline = start_pipeline(
+        client, base, data, evaluator, heldout=heldout, rerun=rerun, fields={**fields, "deploy": deploy}
+    )
+    ended = client.pipelines.wait(pipeline.id, timeout_s=timeout_s, on_event=on_event)
+    raise_if_failed(ended)
+    return result_of(client, ended)
+
+
+def result_of(client: Client, pipeline: Pipeline) -> Result:
+    """The result of a completed pipeline."""
+    if pipeline.outcome is None:
+        raise typed(FwError("internal", f"Pipeline '{pipeline.id}' ended without an outcome", hint="fw logs"))
+    return Result(pipeline, pipeline.outcome, client)
+
+
+def start_pipeline(
+    client: Client,
+    base: str | Path,
+    data: str | Path | Rows,
+    evaluator: str | Path,
+    *,
+    heldout: str | Path | Rows | None = None,
+    rerun: bool = False,
+    fields: dict[str, Any] | None = None,
+) -> Pipeline:
+    """Register what is missing and start, find or resume the pipeline; ``fields`` are those of ``CreatePipeline``."""
+    model = ensure_model(client, base)
+    scored_by = ensure_evaluator(client, evaluator)
+    rows = ensure_dataset(client, data)
+    held = None if heldout is None else ensure_dataset(client, heldout)
+    request = {
+        **(fields or {}),
+        "base_model": model.id,
+        "dataset": rows.id,
+        "evaluator": scored_by.id,
+        "evaluation_dataset": held and held.id,
+    }
+    body = parse_request(CreatePipeline, request, not_done="nothing was started")
+    digests = [model.digest, rows.digest, scored_by.digest, held and held.digest]
+    identifier = _pipeline_id(client, rows.id, _hash([body.to_wire(), digests]), rerun)
+    named = body.model_dump(exclude_none=True, exclude={"base_model", "dataset", "evaluator", "pipeline_id"})
+    pipeline = client.pipelines.create(model.id, rows.id, scored_by.id, id=identifier, **named)
+    if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
+        return client.pipelines.resume(pipeline.id)
+    return pipeline
+
+
+def _connect() -> Client:
+    if not os.environ.get("FW_BASE_URL"):
+        return Client(base_url=ensure_daemon(Home.from_environment()))
+    return Client()
+
+
+def _loop_fields(options: dict[str, Any]) -> dict[str, Any]:
+    known = TRAINING_FIELDS | LOOP_FIELDS
+    for name in sorted(set(options) - known):
+        near = nearest(name, known)
+        hint = f"did you mean '{near}'?" if near else f"known: {', '.join(sorted(known))}"
+        message = f"unknown option '{name}'"
+        raise typed(FwError("invalid_argument", message, not_done="nothing was started", hint=hint, param=name))
+    training = {key: value for key, value in options.items() if key in TRAINING_FIELDS}
+    return {"training": training, **{key: value for key, value in options.items() if key in LOOP_FIELDS}}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _pipeline_id(client: Client, stem: str, key: str, rerun: bool) -> str:
+    """``<dataset>-<hash of the inputs>``; a rerun takes the first number behind it that has not completed yet."""
+    name = f"{stem[:36].rstrip('-._')}-{key}"
+    candidate, number = name, 1
+    while rerun:
+        earlier = find(client.pipelines.get, candidate)
+        if earlier is None or earlier.state is not JobState.COMPLETED:
+            break
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

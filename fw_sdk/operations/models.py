@@ -1,0 +1,50 @@
+"""Models: pulling base weights, and what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fw_sdk.calls import Call, Listing
+from fw_sdk.files import local_path
+from fw_sdk.operations import paths
+from fw_sdk.operations.paths import collection_path
+from fw_sdk.types import Model, PullModel, parse_request
+
+COLLECTION = "models"
+
+
+def pull(source: str | Path, *, id: str | None = None) -> Call[Model]:
+    """Start to bring base weights here; the job in ``.job`` does it.
+
+    Args:
+        source: a starter's name (``smollm2-135m``), or a folder or ``.gguf`` file on this machine.
+        id: the model's id; the source's name by default.
+
+    Raises:
+        NotFoundError: no such starter or path.
+    """
+    not_done = "nothing was pulled"
+    text = str(source)
+    if isinstance(source, Path) or _looks_local(text):
+        text = str(local_path(source, "model", not_done=not_done))
+    body = parse_request(PullModel, paths.present(source=text, model_id=id), not_done=not_done)
+    return Call("POST", f"{collection_path(COLLECTION)}:pull", Model.model_validate, body=body.to_wire())
+
+
+def get(model: str) -> Call[Model]:
+    """One model, base or adapter, by id or full name."""
+    return paths.get(Model, COLLECTION, model)
+
+
+def list_all(*, page_size: int = 50) -> Listing[Model]:
+    """Every model, newest first."""
+    return paths.listing(Model, COLLECTION, page_size)
+
+
+def delete(model: str) -> Call[None]:
+    """Delete a model that nothing uses."""
+    return paths.delete(COLLECTION, model)
+
+
+def _looks_local(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or "/" in source or source.endswith(".gguf") or Path(source).is_dir()

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. Arguments go to pytest.
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
+set +e
+
+failed=()
+
+# stage NAME COMMAND…: run it, say how long it took, and go on even if it failed.
+stage() {
+    local name=$1 began=$SECONDS result=ok
+    shift
+    "$@" || { result=FAILED; failed+=("$name"); }
+    printf '== %s: %s in %d s\n' "$name" "$result" "$((SECONDS - began))"
+}
+
+began=$SECONDS
+(prepare dev) || exit
+printf '== prepare: ok in %d s\n' "$((SECONDS - began))"
+cd "$root" || exit
+PATH=$venv/bin:$PATH
+
+stage 'ruff check' ruff check .
+stage 'ruff format' ruff format --check .
+stage mypy mypy --exclude '/tests/' fw_sdk fw_mcp engine kernels
+stage lint-imports lint-imports
+stage pytest pytest "$@"
+
+if ((${#failed[@]})); then
+    printf 'FAILED: %s\n' "${failed[*]}"
+    exit 1
+fi
+printf 'all stages passed in %d s\n' "$((SECONDS - began))"

@@ -1,0 +1,1 @@
+"""The loop and its faults, through every surface, with real processes and the small real model."""

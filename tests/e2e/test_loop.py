@@ -1,0 +1,158 @@
+"""The same loop through MCP over stdio, MCP over HTTP, the SDK and the CLI, each with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+
+import fw_sdk as fw
+from tests.e2e.place import BASE, Place, check_outcome, check_store
+
+pytestmark = pytest.mark.model
+
+LOOP = {
+    "data": "train.jsonl",
+    "heldout": "heldout.jsonl",
+    "evaluator": "evaluator.py",
+    "base_model": BASE,
+    "epochs": 1,
+    "few_shot": 0,
+    "max_tokens": 64,
+}
+QUESTION = "Function: {}\nQuestion: hello"
+
+
+async def drive(client: Client) -> dict[str, Any]:
+    """The four calls of an agent; the fields of the job that ended."""
+    plan = await call(client, "customize", **LOOP, dry_run=True)
+    assert plan["started"] is False and plan["training"]["steps"] >= 1 and plan["scored_rows"] == 8
+    assert plan["overlap"]["shared_prompts"] == 0
+    started = await call(client, "customize", **LOOP)
+    again = await call(client, "customize", **LOOP)
+    assert again["job_id"] == started["job_id"] == plan["would_start"]
+    assert f"job_wait(job_id='{started['job_id']}')" in started["next"]
+    seen: list[tuple[float, float | None, str | None]] = []
+    ended = await wait_for(client, started["job_id"], seen)
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    assert any("finetune" in (message or "") for _, _, message in seen)
+    return ended
+
+
+async def wait_for(client: Client, job_id: str, seen: list[Any]) -> dict[str, Any]:
+    async def note(done: float, total: float | None, message: str | None) -> None:
+        seen.append((done, total, message))
+
+    for _ in range(8):
+        job = await call(client, "job_wait", job_id=job_id, timeout_s=50, progress=note)
+        if job["state"] not in ("pending", "running"):
+            return job
+    raise AssertionError(f"{job_id} did not end: {job}")
+
+
+async def call(client: Client, tool: str, *, progress: Any = None, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments, progress_callback=progress)
+    assert not result.is_error, result.content[0].text
+    assert result.structured_content["next"]
+    return result.structured_content
+
+
+async def try_out(client: Client, name: str) -> None:
+    """Ask the tuned model, and see it in the overview."""
+    answered = await call(client, "generate", model=name, prompts=[QUESTION, "Say hi."], max_tokens=8)
+    assert len(answered["answers"]) == 2 and all(answer.startswith("<<untrusted") for answer in answered["answers"])
+    overview = await call(client, "overview")
+    assert overview["jobs"] and overview["models"]
+
+
+def check_end(place: Place, ended: dict[str, Any]) -> str:
+    """The stored pipeline is sound and says what the tool said; the name to ask."""
+    with place.client() as client:
+        pipeline = client.pipelines.get(ended["job_id"])
+        name = check_outcome(place, client, pipeline)
+        check_store(place, client)
+    said = ended["outcome"]["comparison"]
+    stored = pipeline.outcome.comparison
+    assert (said["verdict"], said["n"], said["wins"]) == (stored.verdict, stored.n, stored.wins)
+    assert said["delta"] == pytest.approx(stored.delta, abs=1e-4)
+    return name
+
+
+def test_mcp_over_stdio(place: Place, starter_gguf: Path) -> None:
+    """``fw mcp`` starts the daemon by itself, and leaves it running when it ends."""
+    server = StdioServerParameters(
+        command=sys.executable, args=["-m", "fw_sdk.cli", "mcp"], env=place.environment, cwd=place.workspace
+    )
+
+    async def main() -> None:
+        async with Client(server) as client:
+            await call(client, "overview")
+            place.pull(starter_gguf)
+            ended = await drive(client)
+            await try_out(client, check_end(place, ended))
+
+    asyncio.run(main())
+    with place.client() as client:
+        assert client.health().status == "ok"
+
+
+def test_mcp_over_http(place: Place, starter_gguf: Path) -> None:
+    place.up()
+    place.pull(starter_gguf)
+
+    async def main() -> None:
+        headers = {"Authorization": f"Bearer {place.home.token()}"}
+        async with httpx2.AsyncClient(headers=headers, timeout=120) as http:
+            transport = streamable_http_client(f"http://127.0.0.1:{place.port}/mcp", http_client=http)
+            async with Client(transport) as client:
+                ended = await drive(client)
+                await try_out(client, check_end(place, ended))
+
+    asyncio.run(main())
+
+
+def test_sdk(place: Place, starter_gguf: Path) -> None:
+    place.up()
+    place.pull(starter_gguf)
+    events: list[str] = []
+    with place.client() as client:
+        result = fw.customize(
+            BASE,
+            place.workspace / "train.jsonl",
+            place.workspace / "evaluator.py",
+            heldout=place.workspace / "heldout.jsonl",
+            client=client,
+            on_event=lambda event: events.append(event.type),
+            epochs=1,
+            few_shot_count=0,
+            inference_parameters={"max_tokens": 64},
+        )
+        name = check_outcome(place, client, result.pipeline)
+        assert result.comparison is not None and result.deployment in (None, name)
+        assert isinstance(result.chat(QUESTION, max_tokens=8), str)
+        greedy = {"max_tokens": 8, "temperature": 0}
+        assert "".join(client.chat(name, QUESTION, stream=True, **greedy)) == client.chat(name, QUESTION, **greedy)
+        check_store(place, client)
+    assert "state" in events
+
+
+def test_cli(place: Place, starter_gguf: Path) -> None:
+    place.up()
+    place.pull(starter_gguf)
+    arguments = ["train.jsonl", "evaluator.py", "--heldout", "heldout.jsonl", "-t", "epochs=1", "--few-shot-count", "0"]
+    shown = place.fw("pipeline", "start", BASE, *arguments, "--max-tokens", "64", "--wait")
+    with place.client() as client:
+        pipeline = client.pipelines.get(shown["name"])
+        name = check_outcome(place, client, pipeline)
+        check_store(place, client)
+    assert shown["outcome"]["comparison"]["verdict"] == pipeline.outcome.comparison.verdict
+    assert "text" in place.fw("chat", name, QUESTION, "--max-tokens", "8")
+    assert place.run("status").returncode == 0
+    assert place.run("down").returncode == 0
+    assert place.run("status").returncode == 9
