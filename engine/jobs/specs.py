@@ -102,7 +102,7 @@ class EvaluateSpec(RequestBody):
     inference: InferenceParameters = Field(default_factory=InferenceParameters)
     few_shot: FewShotRows | None = None
     limit: int | None = None
-    concurrency: int = 32
+    concurrency: int = 64
     row_timeout_s: float = 10.0
 
 

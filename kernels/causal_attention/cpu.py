@@ -39,7 +39,7 @@ def causal_attention(
     if query.dtype is torch.float32 and not shared_prefix and not wants_gradient:
         return _fused(query, key, value, segment_lengths)
     blocks = list(_blocks(segment_lengths, shared_prefix))
-    result: Tensor = _CausalAttention.apply(query, key, value, blocks, shared_prefix)
+    result: Tensor = _CausalAttention.apply(query, key, value, blocks, shared_prefix)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -22,7 +22,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     Returns:
         [N] float32, differentiable in ``hidden``. At most ``CHUNK_LOGITS`` logits exist at a time.
     """
-    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result
 
 

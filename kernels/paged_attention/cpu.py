@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.paged_attention import native
 from kernels.paged_attention.plan import BatchPlan, DecodeGroup, PrefillChunk
 
 
@@ -51,7 +52,12 @@ def paged_attention(query: Tensor, pages: Tensor, plan: BatchPlan, scale: float 
 
 
 def _decode(query: Tensor, pages: Tensor, group: DecodeGroup, scale: float) -> Tensor:
-    """query: [R, heads, D] -> [R, heads, D]; one batched product over (kv head, sequence)."""
+    """query: [R, heads, D] -> [R, heads, D]; the C kernel, or else one batched product over (kv head, sequence)."""
+    out = native.decode(query, pages, group.pages, group.contexts, scale)
+    return _decode_in_torch(query, pages, group, scale) if out is None else out
+
+
+def _decode_in_torch(query: Tensor, pages: Tensor, group: DecodeGroup, scale: float) -> Tensor:
     rows, heads, width = query.shape
     kv_heads = pages.shape[1]
     held = pages.index_select(2, group.pages).view(2, kv_heads, rows, -1, width)

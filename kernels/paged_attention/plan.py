@@ -18,11 +18,13 @@ class DecodeGroup:
     Attributes:
         rows: [R] i64, their rows in the flat batch; None when they are exactly rows ``0..R-1`` of a batch of R rows.
         pages: [R * P] i64, the page of each block of each sequence; padding repeats page 0 of the table.
+        contexts: [R] i32, tokens of each sequence, its new one included.
         mask: [R, 1, P * page_size] f32, 0 where a key is in the context, -inf where it is not.
     """
 
     rows: Tensor | None
     pages: Tensor
+    contexts: Tensor
     mask: Tensor
 
 
@@ -164,5 +166,6 @@ def _decode_group(
     return DecodeGroup(
         None if rows is None else torch.tensor(rows, device=device),
         torch.tensor(pages, device=device),
+        torch.tensor(contexts, dtype=torch.int32, device=device),
         mask.to(device),
     )

@@ -1,4 +1,4 @@
-"""RMS norm as torch's one operator, which accumulates in float32; its backward is written by hand for a frozen weight."""
+"""RMS norm as torch's operator, which accumulates in float32, with a backward of its own for a frozen weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     Differentiable in ``hidden``; the weight is frozen and gets no gradient.
     """
     if torch.is_grad_enabled() and hidden.requires_grad:
-        result: Tensor = _RmsNorm.apply(hidden, weight, eps)
+        result: Tensor = _RmsNorm.apply(hidden, weight, eps)  # type: ignore[no-untyped-call]
         return result
     return functional.rms_norm(hidden, (hidden.shape[-1],), weight, eps)
 

@@ -39,7 +39,7 @@ class Size:
     max_tokens: int
 
 
-FULL = Size(None, None, 2, 4, 128)
+FULL = Size(None, None, 2, 4, 96)
 SMOKE = Size(24, 12, 1, 1, 48)
 
 
