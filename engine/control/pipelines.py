@@ -139,7 +139,8 @@ class Pipelines:
         except FwError as error:
             self._fail(pipeline, step, failure_of(error, error.details.get("logTail", [])))
             return False
-        self._forward(pipeline, changed)
+        if changed.state is not StepState.RUNNING or changed == step:
+            self._forward(pipeline, changed)
         if changed != step:
             self._record(pipeline, changed)
         return changed.state in (StepState.DONE, StepState.SKIPPED)

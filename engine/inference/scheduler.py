@@ -69,7 +69,6 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Decide the next step. Afterwards ``advance`` must be called with the plan once it is computed."""
         slices: list[Slice] = []
-        preemptions = self.preemptions
         for sequence in tuple(self.running.values()):
             if sequence.pending == 1 and sequence.id in self.running and self._make_room(sequence):
                 slices.append(self._slice(sequence, 1))
@@ -78,7 +77,7 @@ class Scheduler:
             if budget > 0 and sequence.pending > 1:
                 slices.append(self._slice(sequence, min(sequence.pending, budget)))
                 budget -= slices[-1].count
-        while budget > 0 and preemptions == self.preemptions and (admitted := self._admit()) is not None:
+        while budget > 0 and (admitted := self._admit()) is not None:
             slices.append(self._slice(admitted, min(admitted.pending, budget)))
             budget -= slices[-1].count
         return StepPlan(tuple(slices))

@@ -127,6 +127,7 @@ class MixedAdapters:
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
+        assert len(inputs) == self.tokens, "the batch has other rows than the segments"
         for adapter, rows in self._groups:
             pair = adapter.weights.get((layer, target))
             if pair is None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.types import CallToolResult, ResourceTemplateReference, Tool
+from starlette.testclient import TestClient
 
 from fw_mcp.app import INSTRUCTIONS, build_server
+from fw_mcp.http import create_mcp_app
 from fw_mcp.library import pages
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
@@ -188,3 +190,38 @@ def test_docs_search_over_the_tool(tmp_path: Path) -> None:
     assert "docs://" in fields["next"]
     nothing = call(tmp_path, "docs_search", query="zzzzqqq").structured_content
     assert nothing["pages"] == list(pages()) and nothing["next"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({}, 200),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Basic right"}, 401),
+        ({"Host": "evil.example:80"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+    ],
+)
+def test_the_http_app_by_itself_refuses_strangers(changed: dict[str, str], status: int, tmp_path: Path) -> None:
+    app = create_mcp_app(nowhere, lambda: "right", Workspace(tmp_path))
+    headers = {
+        "Authorization": "bearer right",
+        "Host": "127.0.0.1:80",
+        "Accept": "application/json, text/event-stream",
+        **changed,
+    }
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    with TestClient(app) as http:
+        reply = http.post("/mcp", json=body, headers=headers)
+    assert reply.status_code == status
+    assert ("serverInfo" in reply.text) == (status == 200)

@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 
 import fw_sdk as fw
+from fw_sdk.exceptions import BY_CODE
 from fw_sdk.types import FwError, Job, JobState, ModelState
 from tests.e2e.place import BASE, Place, alive, check_store, wait_until
 
 pytestmark = pytest.mark.model
 
-LONG = {"epochs": 12, "batch_size": 512, "checkpoint_interval_steps": 2}
-"""A training of a few dozen steps on 16 rows: long enough to be interrupted."""
+LONG = {"epochs": 2, "batch_size": 16, "checkpoint_interval_steps": 2}
+"""One short row a step: a training that is quick, and long enough to be interrupted."""
 
 
 def fault(action: Callable[[], Any]) -> FwError:
+    """The error of an action that must fail, as the class of its code."""
     with pytest.raises(FwError) as caught:
         action()
-    assert caught.value.message and caught.value.code in fw.CODES if hasattr(fw, "CODES") else True
+    assert caught.value.message and type(caught.value) is BY_CODE[caught.value.code]
     return caught.value
 
 
@@ -76,9 +78,7 @@ def test_an_evaluator_that_fails(shared_place: Place, name: str, source: str, sa
         heldout = client.datasets.create(shared_place.workspace / "heldout.jsonl", id=f"for-{name}")
         client.evaluators.create(source, id=name)
         scores = client.evaluators.check(name, dataset=heldout.id, limit=2)
-        assert all(
-            score.score is None and says in (score.error or "").lower() + (score.error or "") for score in scores
-        )
+        assert scores and all(score.score is None and says in str(score.error) for score in scores)
         job = client.evaluations.create(BASE, heldout.id, name, limit=2, max_tokens=4)
         ended = client.jobs.wait(job.id, timeout_s=120)
         assert ended.state is JobState.FAILED and ended.failure is not None
@@ -109,7 +109,7 @@ def test_a_port_in_use(place: Place) -> None:
 
 def test_a_killed_job_is_tried_again(shared_place: Place) -> None:
     with shared_place.client() as client:
-        rows = client.datasets.create(shared_place.workspace / "train.jsonl", id="for-killed")
+        rows = client.datasets.create(short_rows(), id="for-killed")
         job = client.finetunes.create(BASE, rows.id, id="killed", output_model="after-kill", **LONG)
         first = in_training(shared_place, client, job.id)
         os.kill(first, signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_a_killed_daemon_adopts_its_job(shared_place: Place) -> None:
     """Last of the file: it leaves a daemon behind that is not the one it found."""
     place = shared_place
     with place.client() as client:
-        rows = client.datasets.create(place.workspace / "train.jsonl", id="for-adopted")
+        rows = client.datasets.create(short_rows(), id="for-adopted")
         job = client.finetunes.create(BASE, rows.id, id="adopted", output_model="after-adoption", **LONG)
         program = in_training(place, client, job.id)
         place.kill_daemon()
@@ -139,6 +139,16 @@ def test_a_killed_daemon_adopts_its_job(shared_place: Place) -> None:
         assert client.models.get("after-adoption").state is ModelState.READY
         assert metric_steps(client, ended) == steps_of(ended)
         check_store(place, client)
+
+
+def short_rows() -> list[dict[str, Any]]:
+    words = [
+        f"{tens} {ones}" for tens in ("ten", "twenty", "thirty") for ones in ("one", "two", "three", "four", "five")
+    ]
+    return [
+        {"messages": [{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "content": word}]}
+        for word in words
+    ]
 
 
 def in_training(place: Place, client: fw.Client, job: str) -> int:

@@ -100,3 +100,13 @@ def test_truncated_safetensors_are_refused(tmp_path):
     with pytest.raises(FwError) as caught:
         load_model(tmp_path, dtype=torch.float32)
     assert caught.value.code == "model_unsupported"
+
+
+def test_wanted_rows_alone(tiny_llama_dir):
+    """Asking for some rows gives what asking for all gives there, in the order asked for."""
+    model = load_model(tiny_llama_dir, dtype=torch.float32)
+    ids, rows = torch.tensor([5, 6, 7, 8, 9, 11, 12, 13]), torch.tensor([7, 0, 4])
+    positions, attention = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2]), PackedCausalAttention([5, 3])
+    with torch.inference_mode():
+        everything = model(ids, positions, attention)
+        torch.testing.assert_close(model(ids, positions, attention, None, rows), everything[rows], atol=1e-5, rtol=0)
