@@ -96,6 +96,7 @@ class Steps:
 
     async def _finetune(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
         if step.state is StepState.PENDING:
+            await self._services.workers.sweep(idle_s=0)  # its memory is worth more to the trainer
             job = await asyncio.to_thread(finetunes.create, self._services, plan.finetune(), plan.finetune_id, None)
             return self._begun(step, job)
         done = self._child(step)

@@ -31,7 +31,7 @@ from fw_sdk.types import (
 
 log = logging.getLogger("fw.pipelines")
 
-TICK_S = 0.2
+TICK_S = 0.4
 LEASE_S = 30.0
 KINDS = (JobKind.PIPELINE,)
 

@@ -20,7 +20,7 @@ class Settings:
     """
 
     base_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
-    tick_s: float = 0.25
+    tick_s: float = 0.4
     cancel_grace_s: float = 20.0
     max_json_bytes: int = 64 * 1024**2
     max_upload_bytes: int = 1024**3

@@ -243,15 +243,19 @@ class Workers:
                 async with worker.loading:
                     await self._unload(worker, adapter.digest)
 
-    async def sweep(self) -> None:
-        """Forget workers that died and stop those that nobody needs."""
+    async def sweep(self, idle_s: float | None = None) -> None:
+        """Forget workers that died and stop those that no deployment needs and nobody asked for ``idle_s`` seconds.
+
+        Without ``idle_s`` it is the limit of the settings; 0 frees what can be freed now.
+        """
         now = time.monotonic()
+        idle_s = self._limits.idle_s if idle_s is None else idle_s
         pinned = {identifier for identifier, _ in self._pins.values()}
         for identifier, worker in list(self._workers.items()):
             if not worker.alive:
                 self._forget_dead(worker)
                 continue
-            idle = not worker.in_use.total() and now - worker.last_used > self._limits.idle_s
+            idle = not worker.in_use.total() and now - worker.last_used > idle_s
             if idle and identifier not in pinned and not self._locks[identifier].locked():
                 log.info("worker %s is idle and stops", identifier)
                 async with self._locks[identifier]:

@@ -6,6 +6,8 @@ A job is a directory. Each file in it has one writer:
 file               what                                            written by
 =================  ==============================================  =======================
 ``spec.json``      what to do                                      control, before launch
+``launch.json``    what control must remember between attempts     control
+``lock``           held by the shim while it lives                 shim
 ``run.json``       pids and kernel start times                     shim
 ``beat.json``      heartbeat, every two seconds                    shim
 ``log.txt``        standard output and error                       program, through shim

@@ -40,7 +40,10 @@ def run(context: JobContext[TrainSpec]) -> TrainResult:
     heldout = _heldout(context, renderer, config)
     trainer = _trainer(context, base, config, examples)
     resumed_at = _resume(context, trainer)
-    trainer.run(lambda report: _after_step(context, trainer, report, resumed_at))
+    try:
+        trainer.run(lambda report: _after_step(context, trainer, report, resumed_at))
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
     heldout_loss = trainer.evaluate(heldout) if heldout else None
     return _finish(context, trainer, examples, heldout_loss)
 
@@ -123,8 +126,15 @@ def _after_step(context: JobContext[TrainSpec], trainer: Trainer, report: StepRe
     context.progress(report.step, trainer.total_steps, f"loss {report.loss:.3f}", unit="steps", resumed_at=resumed_at)
     last = report.step == trainer.total_steps
     if last or context.cancelled or report.step % context.spec.config.checkpoint_interval_steps == 0:
-        save_checkpoint(context.dir, trainer.checkpoint(), _fingerprint(context.spec))
+        _save(context, trainer)
     context.check_cancelled()
+
+
+def _save(context: JobContext[TrainSpec], trainer: Trainer) -> None:
+    try:
+        save_checkpoint(context.dir, trainer.checkpoint(), _fingerprint(context.spec))
+    except OSError as error:
+        raise _not_stored("checkpoint", error) from error
 
 
 def _finish(
@@ -166,17 +176,17 @@ def _store(adapters_dir: Path, adapter: Adapter, context: JobContext[TrainSpec])
         if not final.exists():
             temporary.rename(final)
     except OSError as error:
-        raise _not_stored(error) from error
+        raise _not_stored("adapter", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final, digest, sum(file.stat().st_size for file in final.iterdir())
 
 
-def _not_stored(error: OSError) -> FwError:
+def _not_stored(what: str, error: OSError) -> FwError:
     return FwError(
         "resource_exhausted",
-        f"The adapter cannot be written: {error}.",
-        not_done="The adapter is not stored; the job's last checkpoint has it.",
+        f"The {what} cannot be written: {error}.",
+        not_done=f"The {what} is not stored; what an earlier checkpoint holds is kept.",
         hint="free disk space, then resume the job",
     )
 

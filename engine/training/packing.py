@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from engine.training.examples import Example
 
-PASS_TOKENS = 2048
+PASS_TOKENS = 1024
+MIN_PASS_TOKENS = 512
 MIN_SHARED_PREFIX = 8
 
 
@@ -36,9 +37,28 @@ def plan_steps(lengths: Sequence[int], *, batch_size: int, epochs: int, seed: in
     ]
 
 
-def plan_passes(rows: Sequence[int], lengths: Sequence[int], pass_tokens: int = PASS_TOKENS) -> list[tuple[int, ...]]:
-    """Cut one step's rows into forward and backward passes of at most ``pass_tokens``, which bounds memory."""
-    return _fill(rows, lengths, pass_tokens)
+def plan_lanes(threads: int, batch_size: int) -> int:
+    """How many passes of a step run side by side on ``threads`` cores: as many as leave each enough to do."""
+    return max(1, min(threads, batch_size // MIN_PASS_TOKENS))
+
+
+def plan_passes(
+    rows: Sequence[int], lengths: Sequence[int], *, lanes: int = 1, pass_tokens: int = PASS_TOKENS
+) -> list[tuple[int, ...]]:
+    """Cut one step's rows into forward and backward passes of equal work, which bounds memory.
+
+    There are as many as ``pass_tokens`` asks for, rounded up so that all lanes have the same number; a pass exceeds its
+    share by less than its longest row.
+    """
+    total = sum(lengths[row] for row in rows)
+    count = -(-total // (pass_tokens * lanes)) * lanes
+    passes: list[list[int]] = [[] for _ in range(count)]
+    before = 0
+    for row in rows:
+        middle = before + lengths[row] / 2
+        passes[int(middle * count / total)].append(row)
+        before += lengths[row]
+    return [tuple(chosen) for chosen in passes if chosen]
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:

@@ -15,7 +15,6 @@ class TrainableAdapter:
 
     Attributes:
         master: all weights, [n] f32: for each (layer, target) in order, A [rank, in] and then B [out, rank].
-        gradient: the loss gradient of ``master``, [n] f32; backward adds to it.
     """
 
     def __init__(self, adapter: Adapter, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -23,12 +22,10 @@ class TrainableAdapter:
         keys = list(adapter.weights)
         pieces = [piece for key in keys for piece in adapter.weights[key]]
         self.master = torch.cat([piece.detach().float().reshape(-1) for piece in pieces]).to(device)
-        self.gradient = torch.zeros_like(self.master)
         self._compute = torch.empty_like(self.master, dtype=dtype)
         shapes = [piece.shape for piece in pieces]
         masters, copies = _views(self.master, shapes), _views(self._compute, shapes)
-        for leaf, gradient in zip(masters, _views(self.gradient, shapes), strict=True):
-            leaf.requires_grad_().grad = gradient
+        self._leaves = [leaf.requires_grad_() for leaf in masters]
         self._masters = {key: (masters[2 * i], masters[2 * i + 1]) for i, key in enumerate(keys)}
         self._copies = {key: (copies[2 * i], copies[2 * i + 1]) for i, key in enumerate(keys)}
         self.refresh()
@@ -42,8 +39,12 @@ class TrainableAdapter:
         masters = self._masters.get((layer, target))
         if masters is None:
             return y
-        result: Tensor = _LowRankUpdate.apply(x, y, *masters, *self._copies[layer, target], self._adapter.scale)
+        result: Tensor = _LowRankUpdate.apply(x, y, *masters, *self._copies[layer, target], self._adapter.scale)  # type: ignore[no-untyped-call]
         return result
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """The gradient of ``loss`` in ``master``, [n] f32; several threads may ask for it at the same time."""
+        return torch.cat([piece.reshape(-1) for piece in torch.autograd.grad(loss, self._leaves)])
 
     def to_adapter(self) -> Adapter:
         """The adapter with its present master weights, which it shares with this object."""

@@ -14,8 +14,9 @@ from engine.models import CausalLM
 from engine.training.batch import PackedRows, pack
 from engine.training.checkpoints import Checkpoint
 from engine.training.examples import Example
+from engine.training.lanes import Lanes
 from engine.training.optimizer import FlatAdamW, clip_gradient
-from engine.training.packing import plan_passes, plan_steps
+from engine.training.packing import plan_lanes, plan_passes, plan_steps
 from engine.training.schedule import learning_rate
 from engine.training.trainable import TrainableAdapter
 from fw_sdk.types import FwError, TrainingConfig
@@ -64,10 +65,14 @@ class Trainer:
         self.losses: list[tuple[int, float]] = []
         self.seconds = 0.0
         self._model = model
+        self._device = model.device
         self._examples = examples
         self._lengths = [len(example.tokens) for example in examples]
         self._config = config
         self._optimizer = FlatAdamW(adapter.master, weight_decay=config.optimizer_weight_decay)
+        threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._lane_count = plan_lanes(threads, config.batch_size)
+        self._lanes = Lanes(self._lane_count, threads)
         self._plan = plan_steps(self._lengths, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed)
         self.total_steps = len(self._plan)
 
@@ -83,11 +88,9 @@ class Trainer:
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all trained tokens of ``examples``."""
         lengths = [len(example.tokens) for example in examples]
-        total = 0.0
-        with torch.no_grad():
-            for rows in plan_passes(range(len(examples)), lengths):
-                total += float(self._losses(self._pack(examples, rows)).sum())
-        return total / sum(example.trained_tokens for example in examples)
+        passes = plan_passes(range(len(examples)), lengths, lanes=self._lane_count)
+        sums = self._lanes.map(lambda rows: self._loss_sum(pack([examples[row] for row in rows], self._device)), passes)
+        return sum(sums) / sum(example.trained_tokens for example in examples)
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last step; its tensors are this object's own."""
@@ -106,16 +109,24 @@ class Trainer:
         self.losses = list(checkpoint.losses)
         self.seconds = checkpoint.seconds
 
-    def loss_and_gradient(self, rows: Sequence[int]) -> float:
-        """Mean loss of the trained tokens of ``rows``; its gradient is left in ``adapter.gradient``."""
-        self.adapter.gradient.zero_()
+    def loss_and_gradient(self, rows: Sequence[int]) -> tuple[float, Tensor]:
+        """Mean loss of the trained tokens of ``rows``, and its gradient in the adapter's master weights, [n] f32.
+
+        The passes are added in their own order, so the result does not depend on which of them ended first.
+        """
         trained = sum(self._examples[row].trained_tokens for row in rows)
-        total = 0.0
-        for chosen in plan_passes(rows, self._lengths):
-            losses = self._losses(self._pack(self._examples, chosen))
-            total += float(losses.detach().sum())
-            (losses.sum() / trained).backward()  # type: ignore[no-untyped-call]
-        return total / trained
+        passes = plan_passes(rows, self._lengths, lanes=self._lane_count)
+        (loss, gradient), *others = self._lanes.map(lambda chosen: self._pass(chosen, trained), passes)
+        for more_loss, more_gradient in others:
+            loss += more_loss
+            gradient += more_gradient
+        return loss, gradient
+
+    def _pass(self, rows: Sequence[int], trained: int) -> tuple[float, Tensor]:
+        """What ``rows`` contribute to a step's loss over ``trained`` tokens, and to its gradient."""
+        batch = pack([self._examples[row] for row in rows], self._device)
+        loss = self._losses(batch).sum() / trained
+        return float(loss.detach()), self.adapter.gradient(loss)
 
     def _step(self) -> StepReport:
         started = time.perf_counter()
@@ -126,11 +137,11 @@ class Trainer:
             peak=self._config.learning_rate,
             warmup_steps=self._config.learning_rate_warmup_steps,
         )
-        loss = self.loss_and_gradient(rows)
-        norm = clip_gradient(self.adapter.gradient, self._config.max_gradient_norm)
+        loss, gradient = self.loss_and_gradient(rows)
+        norm = clip_gradient(gradient, self._config.max_gradient_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _diverged(self.done_steps + 1, loss, norm, self._config)
-        self._optimizer.step(self.adapter.master, self.adapter.gradient, rate)
+        self._optimizer.step(self.adapter.master, gradient, rate)
         self.adapter.refresh()
         self.done_steps += 1
         self.losses.append((self.done_steps, loss))
@@ -140,8 +151,9 @@ class Trainer:
         trained = sum(self._examples[row].trained_tokens for row in rows)
         return StepReport(self.done_steps, loss, rate, norm, tokens, trained, seconds)
 
-    def _pack(self, examples: Sequence[Example], rows: Sequence[int]) -> PackedRows:
-        return pack([examples[row] for row in rows], self._model.device)
+    @torch.no_grad()
+    def _loss_sum(self, batch: PackedRows) -> float:
+        return float(self._losses(batch).sum())
 
     def _losses(self, batch: PackedRows) -> Tensor:
         """[N] f32: the loss of every trained token."""

@@ -1,8 +1,8 @@
 """The peer of the training benchmark: a plain transformers + PEFT loop over steps that are given as token ids.
 
-It imports nothing of fw, so that it can run in an environment of its own: ``python peft_loop.py PLAN.json``. The plan
-has ``model`` (a Hugging Face folder), ``steps`` (each a list of ``{"tokens", "trained"}``), ``variant`` (``padded``: the
-rows of a step in one padded batch; ``unpadded``: one row at a time, gradients added up), ``dtype``, ``threads``,
+It imports nothing of fw, so that it can run in an environment of its own: ``python peft_loop.py PLAN.json``. In the
+plan: ``model`` (a Hugging Face folder), ``steps`` (each a list of ``{"tokens", "trained"}``), ``variant`` (``padded``:
+the rows of a step in one padded batch; ``unpadded``: one row at a time, gradients added up), ``dtype``, ``threads``,
 ``rank``, ``alpha``, ``learning_rate``, ``max_gradient_norm``. The last line on stdout is the result as JSON.
 """
 

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def run_ours(plan: dict[str, Any]) -> None:
         cpu_times.append(time.process_time())
 
     trainer.run(after_step)
-    cpu_seconds = [after - before for before, after in zip(cpu_times, cpu_times[1:], strict=False)]
+    cpu_seconds = [after - before for before, after in pairwise(cpu_times)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     losses = [loss for _, loss in trainer.losses]
@@ -177,8 +179,26 @@ def summarise(results: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, 
     return table(header, rows), figures
 
 
-def main() -> None:
-    """Measure every side in turn and print the table."""
+def measure(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Run every side in turn, ``repeats`` times; the report and its figures."""
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory(prefix="fw-bench-") as name:
+        folder = Path(name)
+        write_peer_model(options.model, folder)
+        plan = make_plan(options, folder)
+        for _ in range(options.repeats):
+            for side in SIDES:
+                results[side].append(run_side(side, plan, options.peer_python, folder))
+    body, figures = summarise(results)
+    packages = sorted({f"{name} {value}" for item in figures.values() for name, value in item["versions"].items()})
+    tokens, steps = sum(len(row["tokens"]) for step in plan["steps"] for row in step), len(plan["steps"])
+    facts = f"{options.rows} rows, {tokens} tokens, {steps} steps, {options.threads} threads, {options.dtype}"
+    body = f"{body}\n\n{facts}, median of {options.repeats} runs in turn; {', '.join(packages)}."
+    return body, {"date": date.today().isoformat(), "machine": machine(), "facts": facts, "sides": figures}
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="the starter: a folder or its GGUF file")
     parser.add_argument("--rows", type=int, default=96)
@@ -190,28 +210,22 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.plan is None and options.model is None:
+        parser.error("--model is needed")
+    return options
+
+
+def main() -> None:
+    """Measure every side in turn and print the table; with ``--plan``, be fw's side of a measurement."""
+    options = arguments()
     if options.plan:
         run_ours(json.loads(options.plan.read_text()))
         return
-    if options.model is None:
-        parser.error("--model is needed")
-    results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory(prefix="fw-bench-") as name:
-        folder = Path(name)
-        write_peer_model(options.model, folder)
-        plan = make_plan(options, folder)
-        for _ in range(options.repeats):
-            for side in SIDES:
-                results[side].append(run_side(side, plan, options.peer_python, folder))
-    body, figures = summarise(results)
-    packages = sorted({f"{name} {value}" for item in figures.values() for name, value in item["versions"].items()})
-    tokens = sum(len(row["tokens"]) for step in plan["steps"] for row in step)
-    facts = f"{options.rows} rows, {tokens} tokens, {len(plan['steps'])} steps, {options.threads} threads, {options.dtype}"
-    body = f"{body}\n\n{facts}, median of {options.repeats} runs in turn; {', '.join(packages)}."
-    print(f"{machine()}\n\n{body}")
+    body, figures = measure(options)
+    print(f"{figures['date']}, {machine()}\n\n{body}")
     if options.out:
-        options.out.write_text(json.dumps({"machine": machine(), "facts": facts, "sides": figures}, indent=2) + "\n")
-        options.out.with_suffix(".md").write_text(f"{machine()}\n\n{body}\n")
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+        options.out.with_suffix(".md").write_text(f"{figures['date']}, {machine()}\n\n{body}\n")
     if options.write:
         command = f"python -m tests.benchmarks.training --rows {options.rows} --repeats {options.repeats} --write"
         write_section("training", command, ("torch", "transformers", "peft"), body)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.training.examples import Example
-from engine.training.packing import MIN_SHARED_PREFIX, epoch_order, plan_passes, plan_steps, shared_prefix
+from engine.training.packing import MIN_SHARED_PREFIX, epoch_order, plan_lanes, plan_passes, plan_steps, shared_prefix
 from engine.training.schedule import learning_rate
 
 lengths_of_rows = st.lists(st.integers(1, 300), min_size=1, max_size=40)
@@ -36,11 +36,21 @@ def test_the_order_is_a_permutation_that_changes_with_epoch_and_seed(rows, seed,
         assert order != epoch_order(rows, seed + 1, epoch)
 
 
-@given(lengths_of_rows, st.integers(1, 500))
-def test_passes_cut_a_step_without_losing_or_splitting_a_row(lengths, limit):
-    passes = plan_passes(range(len(lengths)), lengths, limit)
+@given(lengths_of_rows, st.integers(1, 500), st.integers(1, 4))
+def test_passes_cut_a_step_evenly_without_losing_or_splitting_a_row(lengths, limit, lanes):
+    passes = plan_passes(range(len(lengths)), lengths, lanes=lanes, pass_tokens=limit)
     assert [row for rows in passes for row in rows] == list(range(len(lengths)))
-    assert all(sum(lengths[row] for row in rows) <= limit or len(rows) == 1 for rows in passes)
+    needed = -(-sum(lengths) // limit)
+    share = sum(lengths) / (-(-needed // lanes) * lanes)
+    assert share <= limit
+    assert all(sum(lengths[row] for row in rows) < share + max(lengths[row] for row in rows) for rows in passes)
+
+
+@given(st.integers(1, 128), st.integers(16, 100_000))
+def test_lanes_are_never_more_than_cores_or_than_passes_worth_having(threads, batch_size):
+    lanes = plan_lanes(threads, batch_size)
+    assert 1 <= lanes <= threads
+    assert lanes == 1 or batch_size / lanes >= 512
 
 
 @st.composite
