@@ -35,12 +35,14 @@ class Size:
     train_rows: int | None
     heldout_rows: int | None
     epochs: int
+    batch_size: int
+    learning_rate: float
     few_shot: int
     max_tokens: int
 
 
-FULL = Size(None, None, 2, 4, 96)
-SMOKE = Size(24, 12, 1, 1, 48)
+FULL = Size(None, None, 1, 1024, 2e-3, 4, 96)
+SMOKE = Size(24, 12, 1, 1024, 2e-3, 1, 48)
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +91,12 @@ def _run_loop(client: Client, size: Size, seed: int, show: Reporter, *, force: b
     _pull(client, show)
     example = load_example(EXAMPLE)
     fields: dict[str, Any] = {
-        "training": {"epochs": size.epochs, "seed": seed},
+        "training": {
+            "epochs": size.epochs,
+            "batch_size": size.batch_size,
+            "learning_rate": size.learning_rate,
+            "seed": seed,
+        },
         "few_shot_count": size.few_shot,
         "inference_parameters": {"max_tokens": size.max_tokens},
         "force_deploy": force,
