@@ -43,8 +43,8 @@ def serve(home: Home, port: int, mounts: Sequence[Mount] = ()) -> None:
         app = create_app(home, Settings(base_url=url), tuple(mounts))
         server = _Server(app)
         app.state.stop = server.ask_to_stop
+        log.info("fw %s listens on %s, home %s, pid %d", version("fw"), url, home.root, os.getpid())
         with _daemon_file(home, url):
-            log.info("fw %s listens on %s, home %s, pid %d", version("fw"), url, home.root, os.getpid())
             server.run(sockets=[listener])
             if not server.started:
                 raise FwError("internal", "The daemon could not start.", hint=f"read {home.logs / 'daemon.log'}")

@@ -108,7 +108,11 @@ def test_interrupting_a_command_ends_it_with_130(home):
     (home / "logs").mkdir(parents=True)
     (home / "logs" / "daemon.log").write_text("first\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "fw_sdk.cli", "logs", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "fw_sdk.cli", "logs", "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "first\n"
     time.sleep(0.1)
