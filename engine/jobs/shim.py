@@ -18,10 +18,15 @@ from engine.jobs.files import write_json
 from engine.jobs.process import ProcessId
 
 BEAT_S = 2.0
-FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+FRUGAL = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_ARENA_MAX": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "LRU_CACHE_CAPACITY": "1",
+}
 """Compute threads that wait for one another sleep: spinning, the default, is several times slower on busy cores.
-All threads take memory from one heap, because what one frees in a heap of its own is lost to the others.
-oneDNN keeps few of the kernels that it makes for each shape: rows differ in length, so a shape seldom comes again."""
+oneDNN, and torch's own cache above it, keep few of the kernels that they make for each shape: rows differ in length, so
+a shape seldom comes again, and a thousand kernels with their buffers hold more memory than the model does."""
 
 
 def run(job_dir: Path, module: str) -> int:
