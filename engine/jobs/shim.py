@@ -20,7 +20,6 @@ from engine.jobs.process import ProcessId
 BEAT_S = 2.0
 FRUGAL = {
     "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_ARENA_MAX": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "LRU_CACHE_CAPACITY": "1",
 }

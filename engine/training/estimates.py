@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.catalog import TARGETS, ModelConfig
-from engine.training.packing import PASS_TOKENS, plan_steps
+from engine.training.packing import PASS_TOKENS, plan_lanes, plan_steps
 from fw_sdk.types import Estimate, TrainingConfig
 
 FLOPS_PER_CORE = {"amx_bf16": 600e9, "avx512_bf16": 140e9, "avx512f": 45e9, "avx2": 30e9}
@@ -70,13 +70,14 @@ def _cpu_flags() -> set[str]:
 
 
 def _peak_memory_bytes(config: ModelConfig, row_lengths: Sequence[int], training: TrainingConfig) -> int:
-    """Weights, adapter with its optimiser, and what one pass keeps for backward."""
+    """Weights, adapter with its optimiser, and what the passes that run side by side keep for backward."""
     item = 2 if _cpu_flags() & set(BF16_FLAGS) else 4
     shapes = [config.target_shape(target) for target in TARGETS]
     adapter = config.layers * training.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
-    pass_tokens = max(min(PASS_TOKENS, training.batch_size), max(row_lengths, default=0))
+    lanes = plan_lanes(len(os.sched_getaffinity(0)), training.batch_size)
+    live_tokens = max(min(lanes * PASS_TOKENS, training.batch_size), lanes * max(row_lengths, default=0))
     kept = 5 * config.hidden_size + config.query_size * 2 + 2 * config.kv_size + 3 * config.ffn_size
-    activations = config.layers * pass_tokens * kept * item
+    activations = config.layers * live_tokens * kept * item
     return RUNTIME_BYTES + config.parameters * item + adapter * (16 + item) + activations
 
 
