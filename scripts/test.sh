@@ -4,6 +4,9 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
 set +e
 
+# Many processes compute on few cores here: threads that wait for one another shall sleep, not spin.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
 failed=()
 
 # stage NAME COMMAND…: run it, say how long it took, and go on even if it failed.
