@@ -59,11 +59,11 @@ def decode_token(token: str | None) -> int | None:
         return None
     try:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
-        digits = text[1:] if len(text) < 20 else ""
-        if digits.isascii() and digits.isdigit() and encode_token(int(digits)) == token:
-            return int(digits)
     except ValueError:
-        pass
+        text = ""
+    digits = text[1:] if len(text) < 20 else ""
+    if digits.isascii() and digits.isdigit() and encode_token(int(digits)) == token:
+        return int(digits)
     raise FwError(
         "invalid_argument",
         f"'pageToken': {token[:40]!r} is not a page token",
