@@ -12,28 +12,31 @@ from typing import Any, cast
 import torch
 
 from engine.inference.config import EngineConfig
-from engine.inference.memory import account
+from engine.inference.packed_runner import PackedRunner
 from engine.inference.pages import PagePool
 from engine.inference.prefix import PrefixIndex
 from engine.inference.request import Completion, FinishReason, Output, Request, SamplingParams, TokenLogprob, Usage
+from engine.inference.runner import Runner
 from engine.inference.sampler import Drawn, draw
 from engine.inference.scheduler import Scheduler, StepPlan
 from engine.inference.sequence import Sequence
-from engine.inference.step import PagedAttention, StepBuilder, StepInputs
-from engine.models import Adapter, CausalLM, load_adapter, load_model, pick_device, pick_dtype
+from engine.inference.torch_runner import TorchRunner
+from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
 from engine.text import Renderer, StopMatcher, StreamDecoder
 from fw_sdk.types import FwError, not_found
-from kernels.paged_attention import new_pages
 
 Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter under its name. ``identity`` is never given twice; ``source`` says which files it came from."""
+    """An adapter under its name, with its weights as the runner prepared them.
+
+    ``identity`` is never given twice; ``source`` says which files it came from.
+    """
 
     identity: int
-    weights: Adapter
+    weights: Any
     source: str
 
 
@@ -72,30 +75,33 @@ class Engine:
 
     Attributes:
         memory: the account of weights and cache.
+        device: where it computes.
+        format: how the weights are held: bfloat16, float32, q4_1, int8 …
         context: tokens that a request may have at most, prompt and answer together.
         adapters: what is loaded, by name.
     """
 
-    def __init__(self, model: CausalLM, renderer: Renderer | None = None, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self, model: CausalLM | PackedModel, renderer: Renderer | None = None, config: EngineConfig | None = None
+    ) -> None:
         config = config or EngineConfig()
-        shape, self.device = model.config, torch.device(model.device)
         self.model, self.renderer = model, renderer
-        weight_bytes = sum(
-            tensor.nbytes for tensor in {tensor.data_ptr(): tensor for tensor in model.buffers()}.values()
-        )
-        self.memory = account(shape, config, weight_bytes=weight_bytes, dtype=model.dtype, device=self.device)
-        size, pages = config.page_size, self.memory.pages
-        self._pages = new_pages(shape.layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
-        self.context = min(shape.max_context, self.memory.tokens)
-        self._prefix = PrefixIndex(PagePool(pages), size, enabled=config.prefix_cache)
-        batched = config.max_batched_tokens or max(config.max_running, 8192 if self.device.type == "cuda" else 512)
+        on_gpu = isinstance(model, CausalLM) and model.device.type == "cuda"
+        batched = config.max_batched_tokens or max(config.max_running, 8192 if on_gpu else 512)
+        self._runner: Runner
+        if isinstance(model, PackedModel):
+            self._runner = PackedRunner(model, config, max_tokens=batched, threads=torch.get_num_threads())
+        else:
+            self._runner = TorchRunner(model, config)
+        self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
+        self.context = min(model.config.max_context, self.memory.tokens)
+        self._prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
         self._scheduler = Scheduler(self._prefix, max_running=config.max_running, max_batched_tokens=batched)
-        self._builder = StepBuilder(size, self.device)
         self._live: dict[str, _Live] = {}
         self.adapters: dict[str, LoadedAdapter] = {}
         self._arrivals, self._identities = count(), count(1)
         self._prompt_tokens = self._generation_tokens = 0
-        self._end_ids = frozenset(renderer.stop_ids if renderer else shape.eos_ids)
+        self._end_ids = frozenset(renderer.stop_ids if renderer else model.config.eos_ids)
 
     @classmethod
     def load(
@@ -103,13 +109,20 @@ class Engine:
     ) -> Engine:
         """Load the model at ``path`` (a folder or a .gguf file) with its tokenizer.
 
+        Args:
+            path: the model.
+            dtype: ``bfloat16`` or ``float32``; ``stored`` keeps a GGUF file's 4- or 8-bit weights as they are, ``int8``
+                and ``int4`` quantise on load (these three on a CPU). ``auto`` is ``stored`` where that is possible,
+                else ``bfloat16`` where the device multiplies it natively.
+            device: auto, cpu or cuda.
+            config: sizes.
+
         Raises:
-            FwError: ``not_found``, ``model_unsupported``, ``out_of_memory``.
+            FwError: ``not_found``, ``model_unsupported``, ``out_of_memory``, ``invalid_argument``, and
+                ``failed_precondition`` if the weights cannot be held as asked.
         """
-        where = pick_device(device)
         renderer = Renderer.load(Path(path))
-        model = load_model(Path(path), dtype=pick_dtype(where, dtype), device=where)
-        return cls(model, renderer, config)
+        return cls(load_for_inference(Path(path), dtype=dtype, device=pick_device(device)), renderer, config)
 
     @property
     def has_work(self) -> bool:
@@ -194,12 +207,12 @@ class Engine:
         if not plan.slices:
             return []
         try:
-            inputs, drawn = self._compute(plan)
+            drawing, drawn = self._compute(plan)
         except BaseException:
             self._drop_everything()
             raise
         self._scheduler.advance(plan)
-        rows = zip(inputs.drawing, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
+        rows = zip(drawing, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
         return [self._accept(self._live[sequence.id], token, found, valid) for sequence, token, found, valid in rows]
 
     def load_adapter(self, name: str, path: Path | str) -> None:
@@ -210,14 +223,14 @@ class Engine:
         """
         self.install_adapter(name, *self.read_adapter(path))
 
-    def read_adapter(self, path: Path | str) -> tuple[Adapter, str]:
+    def read_adapter(self, path: Path | str) -> tuple[Any, str]:
         """The weights in a folder and what identifies its files; touches nothing, may run in any thread."""
         folder = Path(path).resolve()
-        weights = load_adapter(folder, self.model.config, self.model.dtype, self.device)
+        weights = self._runner.prepare(load_adapter(folder, self.model.config, self._runner.dtype, self.device))
         stamp = (folder / "adapter_model.safetensors").stat()
         return weights, f"{folder}:{stamp.st_size}:{stamp.st_mtime_ns}"
 
-    def install_adapter(self, name: str, weights: Adapter, source: str) -> None:
+    def install_adapter(self, name: str, weights: Any, source: str) -> None:
         """Second half of ``load_adapter``."""
         present = self.adapters.get(name)
         if present is None:
@@ -293,26 +306,24 @@ class Engine:
         return self.renderer
 
     @torch.inference_mode()
-    def _compute(self, plan: StepPlan) -> tuple[StepInputs, Drawn]:
+    def _compute(self, plan: StepPlan) -> tuple[tuple[Sequence, ...], Drawn]:
         adapters = {
             live.adapter.identity: live.adapter.weights
             for live in (self._live[item.sequence.id] for item in plan.slices)
             if live.adapter is not None
         }
-        inputs = self._builder.build(plan, adapters)
-        attention = PagedAttention(self._pages, inputs.batch)
-        hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
-        if not inputs.drawing:
-            return inputs, Drawn([], [], [])
-        logits = self.model.logits(hidden if inputs.draw_rows is None else hidden[inputs.draw_rows])
-        params = [sequence.request.sampling for sequence in inputs.drawing]
-        return inputs, draw(logits, params, [sequence.known for sequence in inputs.drawing])
+        logits = self._runner.compute(plan, adapters)
+        if not logits.drawing:
+            return (), Drawn([], [], [])
+        params = [sequence.request.sampling for sequence in logits.drawing]
+        return logits.drawing, draw(logits.values, params, [sequence.known for sequence in logits.drawing])
 
     def _accept(self, live: _Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
         """Make a drawn token known, and end the request if it is its last."""
         sequence = live.sequence
         if not valid:
-            self._clean(sequence)
+            self._runner.clean(sequence.pages)
+            self._scheduler.forget_prefixes()
             self.cancel(sequence.id)
             error = FwError(
                 "internal",
@@ -330,12 +341,6 @@ class Engine:
             self.cancel(sequence.id)
         logprobs = () if logprob is None else (logprob,)
         return Output(sequence.id, (token,), text, logprobs, reason, _usage(sequence))
-
-    def _clean(self, sequence: Sequence) -> None:
-        """Take what is not finite out of a failed sequence's pages: their next owner reads masked slots too."""
-        index = torch.tensor(sequence.pages, dtype=torch.int64, device=self.device)
-        self._pages[:, :, :, index] = torch.nan_to_num(self._pages[:, :, :, index], nan=0.0, posinf=0.0, neginf=0.0)
-        self._scheduler.forget_prefixes()
 
     def _drop_everything(self) -> None:
         for request_id in list(self._live):

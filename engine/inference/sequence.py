@@ -23,6 +23,7 @@ class Sequence:
         arrival: order of arrival, smaller is older.
         adapter_id: identity of the adapter's weights (0 is the base), part of what makes pages shareable.
         tokens: ``[limit]`` int32; the first ``known`` are set.
+        address: where ``tokens`` begins in memory.
         limit: tokens at which the sequence ends at the latest.
         pages: page numbers, int32, in the order of positions.
         chain: where the sequence stands in the prefix index.
@@ -32,6 +33,7 @@ class Sequence:
 
     __slots__ = (
         "adapter_id",
+        "address",
         "arrival",
         "cached",
         "chain",
@@ -52,6 +54,7 @@ class Sequence:
         self.limit = limit
         self.tokens: npt.NDArray[np.int32] = np.empty(limit, np.int32)
         self.tokens[:prompt] = request.prompt
+        self.address: int = self.tokens.ctypes.data
         self.known = prompt
         self.computed = 0
         self.pages: array[int] = array("i")

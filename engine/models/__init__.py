@@ -6,6 +6,7 @@ from engine.models.attention import Attention, PackedCausalAttention
 from engine.models.dtype import pick_device, pick_dtype
 from engine.models.llama import CausalLM
 from engine.models.loading import load_model
+from engine.models.packed import PackedModel, load_for_inference
 
 __all__ = [
     "Adapter",
@@ -14,8 +15,10 @@ __all__ = [
     "CausalLM",
     "MixedAdapters",
     "PackedCausalAttention",
+    "PackedModel",
     "SingleAdapter",
     "load_adapter",
+    "load_for_inference",
     "load_model",
     "new_adapter",
     "pick_device",

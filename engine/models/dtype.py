@@ -45,7 +45,10 @@ def pick_dtype(device: torch.device | str, requested: str = "auto") -> torch.dty
         return torch.bfloat16 if _has_bfloat16(torch.device(device)) else torch.float32
     if requested not in DTYPES:
         raise FwError(
-            "invalid_argument", f"Unknown dtype '{requested}'.", hint="use auto, bfloat16 or float32", param="dtype"
+            "invalid_argument",
+            f"Unknown dtype '{requested}'.",
+            hint="use auto, bfloat16, float32, or to serve on a CPU stored, int8 or int4",
+            param="dtype",
         )
     return DTYPES[requested]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.catalog import GgufFile, ModelConfig
 from fw_sdk.types import FwError
+from kernels.block_matmul import FLOAT, GGUF_FORMATS, Rows
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 GGUF_NAMES = {
@@ -36,6 +37,10 @@ class Weights(Protocol):
 
     def get(self, name: str) -> Tensor:
         """The tensor of that Hugging Face name, on the CPU, in the file's format or float32; FwError if missing."""
+        ...
+
+    def rows(self, name: str, columns: int) -> Rows:
+        """The matrix of that name for packing, [n, columns], as it is stored; FwError if missing or of other width."""
         ...
 
 
@@ -62,6 +67,10 @@ class SafetensorsWeights:
             raise damaged(f"the tensor {name} is {tensor.dtype}; supported are bfloat16, float16 and float32")
         return tensor
 
+    def rows(self, name: str, columns: int) -> Rows:
+        """As ``Weights.rows``."""
+        return _float_rows(self.get(name), name, columns)
+
 
 class GgufWeights:
     """Tensors of a GGUF file, dequantised to float32 one by one; query and key rows in Hugging Face's order."""
@@ -77,6 +86,20 @@ class GgufWeights:
         tensor = self.stored(stored)
         part = stored.split(".")[-2]
         return _unpermuted(tensor, self._heads[part]) if part in self._heads else tensor
+
+    def rows(self, name: str, columns: int) -> Rows:
+        """As ``Weights.rows``."""
+        stored = _gguf_name(name)
+        entry = self._file.tensors.get(stored)
+        if entry is None or entry.type not in GGUF_FORMATS:
+            return _float_rows(self.get(name), name, columns)
+        _check_width(entry.shape, name, columns)
+        raw = self._bytes[entry.offset : entry.offset + entry.nbytes].reshape(entry.shape[0], -1)
+        part = stored.split(".")[-2]
+        order = None
+        if part in self._heads:
+            order = _unpermuted(torch.arange(entry.shape[0]), self._heads[part]).numpy()
+        return Rows(raw, entry.type, order)
 
     def stored(self, name: str) -> Tensor:
         """The tensor of that GGUF name, as it is stored, in float32."""
@@ -119,6 +142,16 @@ def damaged(reason: str) -> FwError:
         not_done="No model was loaded.",
         hint="pull the model again, or use another conversion of it",
     )
+
+
+def _float_rows(tensor: Tensor, name: str, columns: int) -> Rows:
+    _check_width(tuple(tensor.shape), name, columns)
+    return Rows(np.ascontiguousarray(tensor.float().numpy()), FLOAT)
+
+
+def _check_width(shape: tuple[int, ...], name: str, columns: int) -> None:
+    if len(shape) != 2 or shape[1] != columns:
+        raise damaged(f"{name} is {shape}, its configuration needs {columns} columns")
 
 
 def _gguf_name(name: str) -> str:

@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--ready-file", type=Path, help="written once requests are answered")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument("--dtype", default="auto", help="auto, stored, int8, int4, bfloat16 or float32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_args(argv)
     name = given.name or given.model.name.removesuffix(".gguf")
@@ -107,7 +107,7 @@ def _run(options: Options, token: str) -> None:
     assert engine.renderer is not None
     facts = {
         "modelDigest": digest_model(options.model),
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "dtype": engine.format,
         "device": str(engine.device),
         "numerics": "fast",
         "templateDigest": engine.renderer.template_digest,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels.native import load
+from kernels.native import library
 
 MAX_WIDTH = 256
-MAX_PAGE = 64
 _FUNCTIONS = {torch.bfloat16: "decode_bf16", torch.float32: "decode_f32"}
 
 
@@ -31,17 +29,17 @@ def decode(query: Tensor, pages: Tensor, table: Tensor, contexts: Tensor, scale:
     rows, heads, width = query.shape
     _, kv_heads, page_count, page_size, _ = pages.shape
     name = _FUNCTIONS.get(query.dtype)
-    fits = width <= MAX_WIDTH and page_size <= MAX_PAGE and heads // kv_heads <= MAX_WIDTH
+    fits = width <= MAX_WIDTH and heads // kv_heads <= MAX_WIDTH
     if name is None or query.device.type != "cpu" or not fits or pages.dtype is not query.dtype:
         return None
-    library = load(Path(__file__).with_name("cpu.c"))
-    if library is None:
+    kernels = library()
+    if kernels is None:
         return None
     query = query.contiguous()
     out = torch.empty_like(query)
     pointers = (query, pages[0], pages[1], table, contexts, out)
     sizes = (rows, heads, kv_heads, width, page_count, page_size, len(table) // rows)
-    failed = getattr(library, name)(
+    failed = kernels.function(name)(
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers),
         *(ctypes.c_int64(size) for size in sizes),
         ctypes.c_float(scale),

@@ -296,7 +296,7 @@ def test_a_failing_step_drops_everything_and_leaves_nothing_behind(model, render
     engine = make(model, renderer)
     engine.add(Request("r", tuple(range(20)), GREEDY))
     engine.add(Request("s", tuple(range(20)), GREEDY))
-    engine._pages = engine._pages[:1]
+    engine._runner.pages = engine._runner.pages[:1]
     with pytest.raises(IndexError):
         engine.step()
     assert not engine.has_work

@@ -125,7 +125,7 @@ def test_a_dead_thread_tells_everyone(loop, caplog):
         running = loop.submit(Request("running", (1,), LONG))
         await anext(running)
         assert loop.alive
-        loop.engine._pages = loop.engine._pages[:1]
+        loop.engine._runner.pages = loop.engine._runner.pages[:1]
         with pytest.raises(FwError) as caught:
             await collect(running)
         assert caught.value.code == "unavailable"

@@ -44,7 +44,7 @@ def ask(loop, *requests, host="127.0.0.1", base="http://127.0.0.1"):
 
 
 def test_a_dead_engine_is_reported(loop):
-    loop.engine._pages = loop.engine._pages[:1]
+    loop.engine._runner.pages = loop.engine._runner.pages[:1]
     chat = ("POST", "/v1/chat/completions", ASK)
     before, first, second, after = ask(loop, ("GET", "/health", None), chat, chat, ("GET", "/health", None))
     assert before.status_code == 200

@@ -1,0 +1,49 @@
+"""Steps in torch operators: any device, weights in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from engine.inference.config import EngineConfig
+from engine.inference.memory import account
+from engine.inference.runner import Logits
+from engine.inference.scheduler import StepPlan
+from engine.inference.step import PagedAttention, StepBuilder
+from engine.models import Adapter, CausalLM
+from kernels.paged_attention import new_pages
+
+
+class TorchRunner:
+    """A ``CausalLM`` with its pages; as ``Runner``."""
+
+    def __init__(self, model: CausalLM, config: EngineConfig) -> None:
+        shape = model.config
+        self.model = model
+        self.config, self.dtype, self.device = shape, model.dtype, torch.device(model.device)
+        self.format = str(model.dtype).removeprefix("torch.")
+        buffers = {tensor.data_ptr(): tensor for tensor in model.buffers()}
+        weight_bytes = sum(tensor.nbytes for tensor in buffers.values())
+        self.memory = account(shape, config, weight_bytes=weight_bytes, dtype=model.dtype, device=self.device)
+        pages, size = self.memory.pages, config.page_size
+        self.pages = new_pages(shape.layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
+        self._builder = StepBuilder(size, self.device)
+
+    def prepare(self, adapter: Adapter) -> Adapter:
+        """As ``Runner.prepare``."""
+        return adapter
+
+    @torch.inference_mode()
+    def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
+        """As ``Runner.compute``."""
+        inputs = self._builder.build(plan, adapters)
+        attention = PagedAttention(self.pages, inputs.batch)
+        hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
+        wanted = hidden if inputs.draw_rows is None else hidden[inputs.draw_rows]
+        return Logits(self.model.logits(wanted), inputs.drawing)
+
+    def clean(self, pages: Sequence[int]) -> None:
+        """As ``Runner.clean``."""
+        index = torch.tensor(pages, dtype=torch.int64, device=self.device)
+        self.pages[:, :, :, index] = torch.nan_to_num(self.pages[:, :, :, index], nan=0.0, posinf=0.0, neginf=0.0)

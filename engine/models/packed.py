@@ -1,0 +1,183 @@
+"""Loading a model whose weights stay in 4 or 8 bits, for the compiled decoder step on the CPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.catalog import GgufFile, ModelConfig, find_model_files, read_config
+from engine.models.dtype import pick_dtype
+from engine.models.llama import CausalLM, rope_frequencies
+from engine.models.loading import load_model
+from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged, layer_parts
+from fw_sdk.types import FwError
+from kernels.block_matmul import GGUF_FORMATS, Matrix
+from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
+from kernels.native import Library, library, status
+
+Floats = NDArray[np.float32]
+KINDS = {
+    2: "q4_0",
+    3: "q4_1",
+    6: "q5_0",
+    7: "q5_1",
+    8: "q8_0",
+    10: "q2_k",
+    11: "q3_k",
+    12: "q4_k",
+    13: "q5_k",
+    14: "q6_k",
+}
+BITS = {"stored": None, "int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model whose weights stay in 4 or 8 bits.
+
+    Attributes:
+        config: its architecture.
+        format: how its weights are held: int8, int4, or the type of most tensors of its file.
+        weights: packed.
+        library: the compiled kernels that compute with them.
+    """
+
+    config: ModelConfig
+    format: str
+    weights: DecoderWeights
+    library: Library
+
+
+def load_for_inference(path: Path, *, dtype: str, device: torch.device) -> CausalLM | PackedModel:
+    """The model at ``path`` in the wanted format (see ``Engine.load``).
+
+    Raises:
+        FwError: as ``Engine.load``.
+    """
+    config = read_config(path)
+    if dtype in BITS or (dtype == "auto" and device.type == "cpu"):
+        kernels = library() if device.type == "cpu" else None
+        reason = why_not_packed(path, config, BITS.get(dtype))
+        if kernels is None and reason is None:
+            reason = status() if device.type == "cpu" else "that needs a CPU"
+        if reason is None and kernels is not None:
+            weights = load_packed(path, config, kernels, BITS.get(dtype))
+            return PackedModel(config, _format(path) if dtype in ("auto", "stored") else dtype, weights, kernels)
+        if dtype != "auto":
+            raise FwError(
+                "failed_precondition",
+                f"This model cannot be used with dtype '{dtype}' here: {reason}.",
+                not_done="No model was loaded.",
+                hint="use --dtype auto; fw doctor says what is missing for compiled kernels",
+                param="dtype",
+            )
+    return load_model(path, dtype=pick_dtype(device, dtype), device=device)
+
+
+def _format(path: Path) -> str:
+    gguf = find_model_files(path).gguf
+    assert gguf is not None
+    kinds = Counter(item.type for item in GgufFile.open(gguf).tensors.values() if len(item.shape) > 1)
+    return KINDS[kinds.most_common(1)[0][0]]
+
+
+def shape_of(config: ModelConfig) -> Shape:
+    """The numbers that the compiled step needs."""
+    return Shape(
+        layers=config.layers,
+        hidden=config.hidden_size,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        width=config.head_dim,
+        ffn=config.ffn_size,
+        vocabulary=config.vocab_size,
+        eps=config.norm_eps,
+    )
+
+
+def why_not_packed(path: Path, config: ModelConfig, bits: int | None) -> str | None:
+    """Why the weights at ``path`` cannot be used in 4 or 8 bits; None if they can.
+
+    Args:
+        path: a folder or a GGUF file.
+        config: of the model.
+        bits: to which they are quantised on load, 4 or 8; None takes them as they are stored.
+    """
+    reason = unsupported(shape_of(config))
+    if reason is not None or bits is not None:
+        return reason
+    files = find_model_files(path)
+    if files.gguf is None:
+        return "its weights are stored in full precision"
+    tensors = GgufFile.open(files.gguf).tensors.values()
+    other = [item.name for item in tensors if len(item.shape) > 1 and item.type not in GGUF_FORMATS]
+    return f"its tensor {other[0]} is not stored in 4 to 8 bits" if other else None
+
+
+def load_packed(path: Path, config: ModelConfig, library: Library, bits: int | None) -> DecoderWeights:
+    """The model at ``path``, packed; arguments as for ``why_not_packed``, which must have found nothing.
+
+    Raises:
+        FwError: ``model_unsupported`` if a tensor is missing or misshapen.
+    """
+    files = find_model_files(path)
+    frequencies = rope_frequencies(config.head_dim, config.rope_base, config.rope_scaling)
+    weights: Weights
+    if files.gguf:
+        weights = GgufWeights(GgufFile.open(files.gguf), config)
+        if config.rope_scaling and config.rope_scaling.kind == "stored":
+            frequencies = frequencies / weights.stored("rope_freqs.weight")
+    else:
+        weights = SafetensorsWeights(files.weights)
+    packer = _Packer(weights, config, library, bits or 8)
+    embedding = packer.matrix(["model.embed_tokens"], config.vocab_size, config.hidden_size)
+    tied = config.tie_embeddings
+    head = embedding if tied else packer.matrix(["lm_head"], config.vocab_size, config.hidden_size)
+    return DecoderWeights(
+        shape_of(config),
+        np.ascontiguousarray(frequencies.float().numpy()),
+        embedding,
+        head,
+        packer.vector("model.norm"),
+        tuple(packer.layer(index) for index in range(config.layers)),
+    )
+
+
+class _Packer:
+    """Packs tensors by name, each checked against the configuration."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, library: Library, bits: int) -> None:
+        self._weights, self._config, self._library, self._bits = weights, config, library, bits
+
+    def layer(self, index: int) -> LayerWeights:
+        config, parts = self._config, dict(layer_parts(index))
+        hidden, query = config.hidden_size, config.query_size
+        return LayerWeights(
+            self.vector(*parts["input_norm"]),
+            self.vector(*parts["post_norm"]),
+            self.matrix(parts["qkv"], query + 2 * config.kv_size, hidden, config.attention_bias),
+            self.matrix(parts["output"], hidden, query, config.attention_bias),
+            self.matrix(parts["gate_up"], 2 * config.ffn_size, hidden, config.mlp_bias),
+            self.matrix(parts["down"], hidden, config.ffn_size, config.mlp_bias),
+        )
+
+    def vector(self, name: str) -> Floats:
+        found = self._weights.get(f"{name}.weight").float().numpy()
+        if found.shape != (self._config.hidden_size,):
+            raise damaged(f"{name} is {found.shape}, its configuration needs ({self._config.hidden_size},)")
+        return np.ascontiguousarray(found)
+
+    def matrix(self, names: list[str] | tuple[str, ...], rows: int, columns: int, has_bias: bool = False) -> Matrix:
+        parts = [self._weights.rows(f"{name}.weight", columns) for name in names]
+        found = sum(len(part.addresses()) for part in parts)
+        if found != rows:
+            raise damaged(f"{', '.join(names)} have {found} rows together, {rows} are needed")
+        bias = (
+            np.concatenate([self._weights.get(f"{name}.bias").float().numpy() for name in names]) if has_bias else None
+        )
+        return Matrix.pack(self._library, parts, columns, bits=self._bits, bias=bias)

@@ -1,0 +1,185 @@
+// Attention over pages of 16 tokens, keys turned so that the 16 tokens of a page are lanes.
+//
+// One layer's pages: keys [kv_heads, page_count, width, 16] and values [kv_heads, page_count, 16, width], as halves.
+// A query's sums run over its own pages in order, whatever is computed beside it: decoding and prefill give equal bits.
+#pragma once
+
+#include "../native/simd.h"
+#include "../native/team.h"
+
+#define PAGE 16
+#define MAX_HEAD 256
+#define VECTORS 32  // queries that share one reading of a page
+
+// Consecutive new tokens of one sequence, the last at position context-1. Rows of the batch: first … first+count-1.
+typedef struct {
+    int64_t first, count, context;
+    const int32_t *pages;
+} span;
+
+typedef struct {
+    int64_t heads, kv_heads, width, page_count;
+    uint16_t *keys, *values;  // of one layer
+} page_pool;
+
+// ``count`` halves to floats; ``next`` is what will be widened after them.
+INLINE void widen(const uint16_t *from, const uint16_t *next, float *to, int64_t count) {
+    for (int64_t i = 0; i < count; i += PANEL) {
+        if (i % 32 == 0) __builtin_prefetch(next + i);
+        for (int64_t j = i; j < i + PANEL; j += LANES) store(to + j, load_halves(from + j));
+    }
+}
+
+// scores[q][0 … 16 * wide - 1] = queries[q] · keys of ``wide`` pages, for ``count`` queries. tile: [wide, width, 16].
+INLINE void score_pages(const float *const *queries, const float *tile, int64_t width, float *const *scores,
+                        int64_t at, const int count, const int wide) {
+    for (int vec = 0; vec < VECS; vec++) {
+        vf even[4][2] = {{{0}}}, odd[4][2] = {{{0}}};
+        for (int64_t d = 0; d < width; d += 2) {
+            vf k0[2], k1[2];
+            UNROLL for (int p = 0; p < wide; p++) {
+                k0[p] = load(tile + (p * width + d) * PAGE + vec * LANES);
+                k1[p] = load(tile + (p * width + d + 1) * PAGE + vec * LANES);
+            }
+            UNROLL for (int q = 0; q < count; q++)
+                UNROLL for (int p = 0; p < wide; p++) {
+                    even[q][p] = fused(broadcast(queries[q][d]), k0[p], even[q][p]);
+                    odd[q][p] = fused(broadcast(queries[q][d + 1]), k1[p], odd[q][p]);
+                }
+        }
+        UNROLL for (int q = 0; q < count; q++)
+            UNROLL for (int p = 0; p < wide; p++)
+                store(scores[q] + at + p * PAGE + vec * LANES, even[q][p] + odd[q][p]);
+    }
+}
+
+#define DEPTH 4  // vectors of the values' width that are summed at once
+
+// out[q] += weights[q][0..15] · values of a page. tile: [16, width]; sums ``depth`` vectors from column ``d`` on.
+INLINE void add_columns(float *const *weights, int64_t at, const float *tile, int64_t width, int64_t d,
+                        float *const *out, const int count, const int depth) {
+    vf sums[4][DEPTH];
+    UNROLL for (int q = 0; q < count; q++)
+        UNROLL for (int v = 0; v < depth; v++) sums[q][v] = load(out[q] + d + v * LANES);
+    for (int i = 0; i < PAGE; i++) {
+        vf values[DEPTH];
+        UNROLL for (int v = 0; v < depth; v++) values[v] = load(tile + i * width + d + v * LANES);
+        UNROLL for (int q = 0; q < count; q++) {
+            const vf weight = broadcast(weights[q][at + i]);
+            UNROLL for (int v = 0; v < depth; v++) sums[q][v] = fused(weight, values[v], sums[q][v]);
+        }
+    }
+    UNROLL for (int q = 0; q < count; q++)
+        UNROLL for (int v = 0; v < depth; v++) store(out[q] + d + v * LANES, sums[q][v]);
+}
+
+INLINE void add_page(float *const *weights, int64_t at, const float *tile, int64_t width, float *const *out,
+                     const int count) {
+    int64_t d = 0;
+    for (; d + DEPTH * LANES <= width; d += DEPTH * LANES)
+        add_columns(weights, at, tile, width, d, out, count, DEPTH);
+    for (; d < width; d += LANES) add_columns(weights, at, tile, width, d, out, count, 1);
+}
+
+// CALL(n) for every four of ``total`` queries and for the rest at once, v being the first.
+#define BY_FOUR(total, CALL)                           \
+    {                                                  \
+        int64_t v = 0;                                 \
+        for (; v + 4 <= (total); v += 4) CALL(4);      \
+        if ((total) - v == 3) CALL(3);                 \
+        else if ((total) - v == 2) CALL(2);            \
+        else if ((total) - v == 1) CALL(1);            \
+    }
+
+// Scores to exp(score - largest), 0 behind the query's own position; returns their sum.
+INLINE float weigh(float *scores, int64_t length, int64_t padded) {
+    for (int64_t i = length; i < padded; i++) scores[i] = -INFINITY;
+    vf largest = load(scores), total = {0};
+    for (int64_t i = LANES; i < padded; i += LANES) largest = larger(largest, load(scores + i));
+    const float peak = largest_lane(largest);
+    for (int64_t i = 0; i < padded; i += LANES) {
+        const vf weight = exponential(load(scores + i) - peak);
+        store(scores + i, weight);
+        total += weight;
+    }
+    return sum_lanes(total);
+}
+
+// ``count`` rows of one span from row ``from`` on, for the query heads of one key-value head.
+// queries, out: [tokens, stride] with heads side by side, queries scaled; scores: room for VECTORS * padded context.
+INLINE void attend_tile(const page_pool *pool, const span *s, int64_t kv, int64_t from, int64_t count,
+                        const float *queries, int64_t stride, float *out, int64_t out_stride, float *scratch) {
+    const int64_t width = pool->width, group = pool->heads / pool->kv_heads, total = count * group;
+    const int64_t past = s->context - s->count + from, pages = (past + count + PAGE - 1) / PAGE;
+    const uint16_t *keys = pool->keys + kv * pool->page_count * PAGE * width;
+    const uint16_t *values = pool->values + kv * pool->page_count * PAGE * width;
+    float tile[2 * PAGE * MAX_HEAD], sums[VECTORS];
+    const float *query[VECTORS];
+    float *score[VECTORS], *result[VECTORS];
+    for (int64_t v = 0; v < total; v++) {
+        const int64_t row = s->first + from + v / group, head = kv * group + v % group;
+        query[v] = queries + row * stride + head * width;
+        result[v] = out + row * out_stride + head * width;
+        score[v] = scratch + v * pages * PAGE;
+        memset(result[v], 0, sizeof(float) * (size_t)width);
+    }
+#define KEYS(p) (keys + s->pages[(p) < pages ? (p) : 0] * PAGE * width)
+#define VALUES(p) (values + s->pages[(p) < pages ? (p) : 0] * PAGE * width)
+    int64_t p = 0;
+    for (; p + 2 <= pages; p += 2) {
+        widen(KEYS(p), KEYS(p + 2), tile, PAGE * width);
+        widen(KEYS(p + 1), KEYS(p + 3), tile + PAGE * width, PAGE * width);
+#define SCORE_TWO(n) score_pages(query + v, tile, width, score + v, p * PAGE, n, 2)
+        BY_FOUR(total, SCORE_TWO)
+    }
+    if (p < pages) {
+        widen(KEYS(p), VALUES(0), tile, PAGE * width);
+#define SCORE_ONE(n) score_pages(query + v, tile, width, score + v, p * PAGE, n, 1)
+        BY_FOUR(total, SCORE_ONE)
+    }
+    for (int64_t v = 0; v < total; v++) sums[v] = weigh(score[v], past + v / group + 1, pages * PAGE);
+    for (p = 0; p < pages; p++) {
+        widen(VALUES(p), VALUES(p + 1), tile, PAGE * width);
+#define ADD(n) add_page(score + v, p * PAGE, tile, width, result + v, n)
+        BY_FOUR(total, ADD)
+    }
+    for (int64_t v = 0; v < total; v++)
+        for (int64_t d = 0; d < width; d += LANES) store(result[v] + d, load(result[v] + d) / sums[v]);
+}
+
+INLINE int64_t rows_per_tile(const page_pool *pool) {
+    const int64_t rows = VECTORS / (pool->heads / pool->kv_heads);
+    return rows > 1 ? rows : 1;
+}
+
+// Attention of every row of the batch; scratch: VECTORS * longest context, rounded up to a page, per thread.
+INLINE void attend(member *t, const page_pool *pool, const span *spans, int64_t span_count, const float *queries,
+                   int64_t stride, float *out, int64_t out_stride, float *scratch) {
+    const int64_t rows = rows_per_tile(pool);
+    int64_t tasks = 0;
+    for (int64_t s = 0; s < span_count; s++) tasks += (spans[s].count + rows - 1) / rows * pool->kv_heads;
+    int64_t s = 0, before = 0;
+    FOR_SHARE(t, task, 0, tasks, 1) {
+        for (;; s++) {
+            const int64_t own = (spans[s].count + rows - 1) / rows * pool->kv_heads;
+            if (task < before + own) break;
+            before += own;
+        }
+        const int64_t tile = (task - before) / pool->kv_heads, kv = (task - before) % pool->kv_heads;
+        const int64_t from = tile * rows, left = spans[s].count - from;
+        attend_tile(pool, spans + s, kv, from, left < rows ? left : rows, queries, stride, out, out_stride, scratch);
+    }
+}
+
+// Store a token's rotated keys and its values, [kv_heads, width] each, at ``slot`` = page * 16 + place.
+INLINE void store_token(const page_pool *pool, int64_t slot, const float *key, const float *value) {
+    const int64_t width = pool->width, page = slot / PAGE, place = slot % PAGE;
+    for (int64_t kv = 0; kv < pool->kv_heads; kv++) {
+        const int64_t at = (kv * pool->page_count + page) * PAGE * width;
+        uint16_t halves[MAX_HEAD];
+        for (int64_t d = 0; d < width; d += LANES) store_halves(halves + d, load(key + kv * width + d));
+        for (int64_t d = 0; d < width; d++) pool->keys[at + d * PAGE + place] = halves[d];
+        for (int64_t d = 0; d < width; d += LANES)
+            store_halves(pool->values + at + place * width + d, load(value + kv * width + d));
+    }
+}
