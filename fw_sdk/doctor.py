@@ -224,11 +224,18 @@ def pip(home: Home) -> Finding:
     return ok(f"pip {importlib.metadata.version('pip')}")
 
 
-@check("compiler")
-def compiler(home: Home) -> Finding:
-    """Whether native kernels could be built; nothing needs one today."""
-    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    return ok(found) if found else ok("none (not needed)")
+@check("kernels")
+def kernels(home: Home) -> Finding:
+    """Whether the CPU kernels are compiled, compiling them if they are not yet."""
+    from fw_sdk.cli.rooms import open_room
+
+    said, usable = open_room("kernels.native", "status")(), open_room("kernels.native", "library")() is not None
+    if usable:
+        return ok(said)
+    return warn(
+        f"{said}: models run in torch operators, dequantised and several times slower",
+        "install a C compiler (Debian, Ubuntu: apt-get install gcc libc6-dev) and run fw doctor again",
+    )
 
 
 @check("evaluators")

@@ -22,6 +22,8 @@ print(sys.version.split()[0], hashlib.sha256(pathlib.Path(sys.argv[1]).read_byte
     settle_torch
     say "installing fw${extra:+ with the extra '$extra'} into .venv (a few minutes the first time) …"
     pip_install --editable "$root${extra:+[$extra]}" || stop "pip could not install fw; its words are above."
+    say "compiling kernels for this processor …"
+    "$venv/bin/python" -m kernels.native >&2
     printf '%s\n' "$wanted" >"$stamp"
 }
 

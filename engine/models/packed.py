@@ -16,7 +16,7 @@ from engine.models.llama import CausalLM, rope_frequencies
 from engine.models.loading import load_model
 from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged, layer_parts
 from fw_sdk.types import FwError
-from kernels.block_matmul import GGUF_FORMATS, Matrix
+from kernels.block_matmul import GGUF_FORMATS, Arena, Matrix
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
 from kernels.native import Library, library, status
 
@@ -153,6 +153,7 @@ class _Packer:
 
     def __init__(self, weights: Weights, config: ModelConfig, library: Library, bits: int) -> None:
         self._weights, self._config, self._library, self._bits = weights, config, library, bits
+        self._arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
         config, parts = self._config, dict(layer_parts(index))
@@ -180,4 +181,4 @@ class _Packer:
         bias = (
             np.concatenate([self._weights.get(f"{name}.bias").float().numpy() for name in names]) if has_bias else None
         )
-        return Matrix.pack(self._library, parts, columns, bits=self._bits, bias=bias)
+        return Matrix.pack(self._library, parts, columns, bits=self._bits, bias=bias, arena=self._arena)

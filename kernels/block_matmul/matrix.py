@@ -148,7 +148,14 @@ class Matrix:
 
     @classmethod
     def pack(
-        cls, library: Library, parts: Sequence[Rows], columns: int, *, bits: int = 8, bias: Floats | None = None
+        cls,
+        library: Library,
+        parts: Sequence[Rows],
+        columns: int,
+        *,
+        bits: int = 8,
+        bias: Floats | None = None,
+        arena: Arena | None = None,
     ) -> Matrix:
         """Pack the parts, one below the other.
 
@@ -158,6 +165,7 @@ class Matrix:
             columns: of every row.
             bits: to which rows of floats are quantised, 4 or 8.
             bias: [rows].
+            arena: where the weights shall lie.
 
         Raises:
             ValueError: for columns that do not fit or an unknown kind.
@@ -173,7 +181,7 @@ class Matrix:
             form = form.joined(formats[part.kind])
         addresses = np.concatenate([part.addresses() for part in parts])
         kinds = np.concatenate([np.full(len(part.addresses()), part.kind, np.int32) for part in parts])
-        panels = huge(-(-len(addresses) // PANEL) * (columns // BLOCK) * form.block_bytes())
+        panels = (arena or Arena()).zeros(-(-len(addresses) // PANEL) * (columns // BLOCK) * form.block_bytes())
         matrix = cls((len(addresses), columns), form, panels, bias)
         failed = library.function("pack")(
             ctypes.byref(matrix.c), ctypes.c_void_p(addresses.ctypes.data), ctypes.c_void_p(kinds.ctypes.data)
@@ -225,10 +233,33 @@ def aligned(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return raw[start : start + count * size].view(dtype)
 
 
-def huge(nbytes: int) -> Bytes:
-    """Zeros in large pages where the system has them: reading all weights once per token would miss in small ones."""
-    memory = mmap.mmap(-1, max(nbytes, 1))
+class Arena:
+    """Memory for many matrices, in large pages where the system has them.
+
+    A decoding step reads every weight once; through small pages it would spend half of its time in address translation.
+    Matrices are smaller than a large page, so they must lie beside each other.
+    """
+
+    CHUNK_BYTES = 1 << 25
+    HUGE_BYTES = 1 << 21
+
+    def __init__(self) -> None:
+        self._free: Bytes = np.zeros(0, np.uint8)
+
+    def zeros(self, nbytes: int) -> Bytes:
+        """``nbytes`` zeros that begin at a cache line. They live as long as somebody refers to them."""
+        wanted = -(-nbytes // 64) * 64
+        if wanted > len(self._free):
+            self._free = _large_pages(max(wanted, self.CHUNK_BYTES), self.HUGE_BYTES)
+        taken, self._free = self._free[:nbytes], self._free[wanted:]
+        return taken
+
+
+def _large_pages(nbytes: int, alignment: int) -> Bytes:
+    memory = mmap.mmap(-1, nbytes + alignment)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without large pages
+        with contextlib.suppress(OSError):  # a system without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    raw = np.frombuffer(memory, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + nbytes]

@@ -29,17 +29,19 @@ typedef struct {
     int64_t phase;
 } member;
 
-// Take up to ``chunk`` of the phase's ``count`` tasks: sets [from, to); 0 when none is left.
+// Take some of the phase's ``count`` tasks, a multiple of ``chunk`` unless they are the last: sets [from, to); 0 when none
+// is left. Shares shrink with what is left, so that they are long runs of memory at first and end together at last.
 static inline int take(const member *m, int64_t count, int64_t chunk, int64_t *from, int64_t *to) {
     int64_t seen = atomic_load_explicit(&m->team->next, memory_order_acquire);
     while (seen >> 32 == m->phase) {
         const int64_t index = seen & 0xffffffff;
         if (index >= count && count > 0) return 0;
-        const int64_t after = count > 0 ? seen + chunk : (m->phase + 1) << 32;  // a phase without tasks is over at once
+        const int64_t share = (count - index) / (2 * m->team->size) / chunk * chunk, taken = share > chunk ? share : chunk;
+        const int64_t after = count > 0 ? seen + taken : (m->phase + 1) << 32;  // a phase without tasks is over at once
         if (atomic_compare_exchange_weak_explicit(&m->team->next, &seen, after, memory_order_acq_rel,
                                                   memory_order_acquire)) {
             *from = index;
-            *to = index + chunk < count ? index + chunk : count;
+            *to = index + taken < count ? index + taken : count;
             return count > 0;
         }
     }

@@ -22,22 +22,20 @@ typedef struct {
     uint16_t *keys, *values;  // of one layer
 } page_pool;
 
-// ``count`` halves to floats; ``next`` is what will be widened after them.
-INLINE void widen(const uint16_t *from, const uint16_t *next, float *to, int64_t count) {
-    for (int64_t i = 0; i < count; i += PANEL) {
-        if (i % 32 == 0) __builtin_prefetch(next + i);
-        for (int64_t j = i; j < i + PANEL; j += LANES) store(to + j, load_halves(from + j));
-    }
+INLINE void widen(const uint16_t *from, float *to, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES) store(to + i, load_halves(from + i));
 }
 
 // scores[q][0 … 16 * wide - 1] = queries[q] · keys of ``wide`` pages, for ``count`` queries. tile: [wide, width, 16].
+// Meanwhile ``next`` is fetched, a page for each: they lie anywhere in memory, and fetched at once they would block it.
 INLINE void score_pages(const float *const *queries, const float *tile, int64_t width, float *const *scores,
-                        int64_t at, const int count, const int wide) {
+                        int64_t at, const uint16_t *const *next, const int count, const int wide) {
     for (int vec = 0; vec < VECS; vec++) {
         vf even[4][2] = {{{0}}}, odd[4][2] = {{{0}}};
         for (int64_t d = 0; d < width; d += 2) {
             vf k0[2], k1[2];
             UNROLL for (int p = 0; p < wide; p++) {
+                if (vec == 0) __builtin_prefetch(next[p] + d * PAGE);
                 k0[p] = load(tile + (p * width + d) * PAGE + vec * LANES);
                 k1[p] = load(tile + (p * width + d + 1) * PAGE + vec * LANES);
             }
@@ -55,13 +53,15 @@ INLINE void score_pages(const float *const *queries, const float *tile, int64_t 
 
 #define DEPTH 4  // vectors of the values' width that are summed at once
 
-// out[q] += weights[q][0..15] · values of a page. tile: [16, width]; sums ``depth`` vectors from column ``d`` on.
+// out[q] += weights[q][0..15] · values of a page. tile: [16, width]; sums ``depth`` vectors from column ``d`` on, and
+// fetches the same columns of ``next``.
 INLINE void add_columns(float *const *weights, int64_t at, const float *tile, int64_t width, int64_t d,
-                        float *const *out, const int count, const int depth) {
+                        float *const *out, const uint16_t *next, const int count, const int depth) {
     vf sums[4][DEPTH];
     UNROLL for (int q = 0; q < count; q++)
         UNROLL for (int v = 0; v < depth; v++) sums[q][v] = load(out[q] + d + v * LANES);
     for (int i = 0; i < PAGE; i++) {
+        for (int v = 0; v < depth * LANES; v += 32) __builtin_prefetch(next + i * width + d + v);
         vf values[DEPTH];
         UNROLL for (int v = 0; v < depth; v++) values[v] = load(tile + i * width + d + v * LANES);
         UNROLL for (int q = 0; q < count; q++) {
@@ -74,11 +74,11 @@ INLINE void add_columns(float *const *weights, int64_t at, const float *tile, in
 }
 
 INLINE void add_page(float *const *weights, int64_t at, const float *tile, int64_t width, float *const *out,
-                     const int count) {
+                     const uint16_t *next, const int count) {
     int64_t d = 0;
     for (; d + DEPTH * LANES <= width; d += DEPTH * LANES)
-        add_columns(weights, at, tile, width, d, out, count, DEPTH);
-    for (; d < width; d += LANES) add_columns(weights, at, tile, width, d, out, count, 1);
+        add_columns(weights, at, tile, width, d, out, next, count, DEPTH);
+    for (; d < width; d += LANES) add_columns(weights, at, tile, width, d, out, next, count, 1);
 }
 
 // CALL(n) for every four of ``total`` queries and for the rest at once, v being the first.
@@ -123,24 +123,24 @@ INLINE void attend_tile(const page_pool *pool, const span *s, int64_t kv, int64_
         score[v] = scratch + v * pages * PAGE;
         memset(result[v], 0, sizeof(float) * (size_t)width);
     }
-#define KEYS(p) (keys + s->pages[(p) < pages ? (p) : 0] * PAGE * width)
-#define VALUES(p) (values + s->pages[(p) < pages ? (p) : 0] * PAGE * width)
+#define KEYS(p) (keys + s->pages[p] * PAGE * width)
+#define VALUES(p) (values + s->pages[p] * PAGE * width)
     int64_t p = 0;
-    for (; p + 2 <= pages; p += 2) {
-        widen(KEYS(p), KEYS(p + 2), tile, PAGE * width);
-        widen(KEYS(p + 1), KEYS(p + 3), tile + PAGE * width, PAGE * width);
-#define SCORE_TWO(n) score_pages(query + v, tile, width, score + v, p * PAGE, n, 2)
-        BY_FOUR(total, SCORE_TWO)
-    }
-    if (p < pages) {
-        widen(KEYS(p), VALUES(0), tile, PAGE * width);
-#define SCORE_ONE(n) score_pages(query + v, tile, width, score + v, p * PAGE, n, 1)
-        BY_FOUR(total, SCORE_ONE)
+    for (; p < pages; p += 2) {
+        const int wide = p + 1 < pages ? 2 : 1;
+        for (int i = 0; i < wide; i++) widen(KEYS(p + i), tile + i * PAGE * width, PAGE * width);
+        // Behind the last keys come the first values.
+        const uint16_t *next[2] = {p + 2 < pages ? KEYS(p + 2) : VALUES(0), p + 3 < pages ? KEYS(p + 3) : VALUES(0)};
+#define SCORE_TWO(n) score_pages(query + v, tile, width, score + v, p * PAGE, next, n, 2)
+#define SCORE_ONE(n) score_pages(query + v, tile, width, score + v, p * PAGE, next, n, 1)
+        if (wide == 2) BY_FOUR(total, SCORE_TWO)
+        else BY_FOUR(total, SCORE_ONE)
     }
     for (int64_t v = 0; v < total; v++) sums[v] = weigh(score[v], past + v / group + 1, pages * PAGE);
     for (p = 0; p < pages; p++) {
-        widen(VALUES(p), VALUES(p + 1), tile, PAGE * width);
-#define ADD(n) add_page(score + v, p * PAGE, tile, width, result + v, n)
+        widen(VALUES(p), tile, PAGE * width);
+        const uint16_t *next = VALUES(p + 1 < pages ? p + 1 : p);
+#define ADD(n) add_page(score + v, p * PAGE, tile, width, result + v, next, n)
         BY_FOUR(total, ADD)
     }
     for (int64_t v = 0; v < total; v++)

@@ -75,7 +75,7 @@ def write_peer_model(base: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from engine.models import load_model
-    from engine.models.loading import layer_parts
+    from engine.models.weights import layer_parts
 
     model = load_model(base, dtype=torch.bfloat16)
     config = model.config
