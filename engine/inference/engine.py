@@ -125,6 +125,11 @@ class Engine:
         return cls(load_for_inference(Path(path), dtype=dtype, device=pick_device(device)), renderer, config)
 
     @property
+    def packed(self) -> bool:
+        """Whether steps run in the compiled decoder, on threads of its own."""
+        return isinstance(self.model, PackedModel)
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._live)

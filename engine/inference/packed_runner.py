@@ -72,4 +72,4 @@ class PackedRunner:
         """As ``Runner.clean``."""
         index = np.array(pages)
         held = self._decoder.pages
-        held[:, :, :, index] = np.nan_to_num(held[:, :, :, index], nan=0.0, posinf=0.0, neginf=0.0)
+        held[index] = np.nan_to_num(held[index], nan=0.0, posinf=0.0, neginf=0.0)

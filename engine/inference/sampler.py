@@ -49,7 +49,7 @@ def draw(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> 
         params: how to draw, per row.
         positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
     """
-    largest, tokens = logits.max(-1)
+    largest, tokens = _most_likely(logits)
     random = [row for row, item in enumerate(params) if item.temperature >= GREEDY_BELOW]
     if random:
         chosen = _draw_random(logits, [params[row] for row in random], [positions[row] for row in random], random)
@@ -57,6 +57,16 @@ def draw(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> 
     # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
     valid = torch.isfinite(largest).tolist()
     return Drawn(tokens.tolist(), _logprobs(logits, tokens, params), valid)
+
+
+def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logit and its token per row; the first NaN counts as largest."""
+    if logits.device.type != "cpu":
+        found = logits.max(-1)
+        return found.values, found.indices
+    # torch would wake its threads for it, and they would spin while the next step wants the cores.
+    tokens = torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.gather(1, tokens.unsqueeze(1)).squeeze(1), tokens
 
 
 def _draw_random(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int], rows: Rows[int]) -> Tensor:

@@ -100,6 +100,8 @@ def _run(options: Options, token: str) -> None:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     engine = Engine.load(options.model, dtype=options.dtype, device=options.device)
+    if engine.packed:
+        torch.set_num_threads(1)  # torch only draws tokens then; its idle threads would spin on the step's cores
     for name, path in options.adapters.items():
         engine.load_adapter(name, path)
     engine.generate([Request("warm-up", (0, 0), SamplingParams(max_tokens=2, temperature=0, ignore_eos=True))])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.native import Library
+from kernels.native import Library, Team
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -213,14 +213,14 @@ def multiply(library: Library, matrix: Matrix, x: Floats, *, variant: str | None
     if x.ndim != 2 or x.shape[1] != matrix.columns:
         raise ValueError(f"x is {x.shape}, the matrix needs [tokens, {matrix.columns}]")
     out = np.full((len(x), matrix.rows), np.nan, np.float32)
-    space = Quantized(len(x), matrix.columns)
+    space, team = Quantized(len(x), matrix.columns), Team(library, threads, variant)
     library.function("block_matmul", variant)(
         ctypes.byref(matrix.c),
         ctypes.c_void_p(x.ctypes.data),
         ctypes.c_int64(len(x)),
         ctypes.c_void_p(out.ctypes.data),
         ctypes.byref(space.c),
-        ctypes.c_int64(threads),
+        team.address,
     )
     return out
 
@@ -256,7 +256,7 @@ class Arena:
 
 
 def _large_pages(nbytes: int, alignment: int) -> Bytes:
-    memory = mmap.mmap(-1, nbytes + alignment)
+    memory = mmap.mmap(-1, nbytes + alignment, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a system without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.block_matmul.matrix import PANEL, CMatrix, CQuantized, Floats, Matrix, Quantized, aligned
-from kernels.native import Library
+from kernels.native import Library, Team
 
 PAGE = 16
 VECTORS = 32
@@ -77,7 +77,6 @@ class CWorkspace(ctypes.Structure):
         ("batch", CBatch),
         ("logits", pointer),
         ("pages", pointer),
-        ("page_count", i64),
     )
 
 
@@ -201,18 +200,19 @@ class Decoder:
     ) -> None:
         shape = weights.shape
         self._weights, self._threads = weights, threads
+        self._team = Team(library, threads)
         self._step = library.function("decoder_step")
         self._step.restype = None
         self.logits = aligned(max_drawing * shape.vocabulary, np.float32).reshape(max_drawing, shape.vocabulary)
         self.pages = aligned(page_bytes(shape) * page_count // 2, np.float16).reshape(
-            shape.layers, 2, shape.kv_heads, page_count, PAGE * shape.width
+            page_count, shape.layers, 2, shape.kv_heads, PAGE * shape.width
         )
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._model, self._layers = _model(weights)
-        self._workspace = self._make_workspace(shape, page_count, max_tokens, context)
+        self._workspace = self._make_workspace(shape, max_tokens, context)
         self._low_rank = 0
 
-    def _make_workspace(self, shape: Shape, page_count: int, tokens: int, context: int) -> CWorkspace:
+    def _make_workspace(self, shape: Shape, tokens: int, context: int) -> CWorkspace:
         query, kv = shape.heads * shape.width, shape.kv_heads * shape.width
         padded = -(-context // PAGE) * PAGE
         self._quantized = Quantized(tokens, max(shape.hidden, query, shape.ffn))
@@ -244,7 +244,6 @@ class Decoder:
             batch,
             self.logits.ctypes.data,
             self.pages.ctypes.data,
-            page_count,
         )
 
     def make_room(self, rank: int) -> None:
@@ -265,7 +264,7 @@ class Decoder:
             pointer(slices.ctypes.data),
             i64(len(slices)),
             ctypes.byref(self._workspace),
-            i64(self._threads),
+            self._team.address,
         )
         return self.logits[: self._workspace.batch.drawing]
 

@@ -3,16 +3,8 @@
 // The whole team walks through the layers together; each phase shares its work by a counter and ends at a meeting. Rows
 // are independent and every sum has one order, so a token's logits have the same bits alone, in a batch or in a chunk.
 
-#include <stdlib.h>
-
 #include "../block_matmul/cpu.h"
 #include "../paged_attention/panels.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_thread_num() 0
-#endif
 
 enum { Q_PROJ, K_PROJ, V_PROJ, O_PROJ, GATE_PROJ, UP_PROJ, DOWN_PROJ, TARGETS };
 
@@ -77,8 +69,7 @@ typedef struct {
     quantized quantized;
     batch batch;     // arrays for as many rows and slices as a step may have
     float *logits;   // [drawing, vocabulary]
-    uint16_t *pages;  // [layers, 2, kv_heads, page_count, 16 * width]
-    int64_t page_count;
+    uint16_t *pages;  // [page_count, layers, 2, kv_heads, 16 * width]
 } workspace;
 
 // One thread on its way through a step.
@@ -217,9 +208,9 @@ static void quantize(walk *w, const float *rows, int64_t columns) {
 
 static page_pool pool_of(const walk *w, int64_t l) {
     const model *m = w->model;
-    const int64_t values = m->kv_heads * w->space->page_count * PAGE * m->width;
-    uint16_t *keys = w->space->pages + 2 * l * values;
-    return (page_pool){m->heads, m->kv_heads, m->width, w->space->page_count, keys, keys + values};
+    const int64_t half = m->kv_heads * PAGE * m->width;  // keys or values of one layer in one page
+    uint16_t *keys = w->space->pages + l * 2 * half;
+    return (page_pool){m->heads, m->kv_heads, m->width, m->layers * 2 * half, keys, keys + half};
 }
 
 // Queries, keys and values of the rows; keys and values go to their pages.
@@ -311,10 +302,19 @@ static void draw_logits(walk *w) {
     meet(&w->member);
 }
 
-static void walk_through(walk *w) {
-    embed(w);
-    for (int64_t l = 0; l < w->model->layers; l++) decode_layer(w, l);
-    if (w->batch->drawing) draw_logits(w);
+// What every thread of a step gets.
+typedef struct {
+    const model *model;
+    workspace *space;
+} task;
+
+static void walk_through(member *own, void *argument) {
+    const task *asked = argument;
+    workspace *space = asked->space;
+    walk w = {*own, asked->model, &space->batch, space, space->scores + own->index * space->scores_per_thread, 0, 0};
+    embed(&w);
+    for (int64_t l = 0; l < w.model->layers; l++) decode_layer(&w, l);
+    if (w.batch->drawing) draw_logits(&w);
 }
 
 // From slices to rows.
@@ -336,13 +336,8 @@ static void lay_out(const slice *slices, int64_t count, batch *b) {
 }
 
 // Compute ``count`` slices; the logits of those that draw are in space->logits, in order.
-void ISA(decoder_step)(const model *m, const slice *slices, int64_t count, workspace *space, int64_t threads) {
-    team shared = {.size = threads};
+void ISA(decoder_step)(const model *m, const slice *slices, int64_t count, workspace *space, team *t) {
     lay_out(slices, count, &space->batch);
-#pragma omp parallel num_threads((int)threads)
-    {
-        float *scores = space->scores + omp_get_thread_num() * space->scores_per_thread;
-        walk own = {{&shared, 0}, m, &space->batch, space, scores, 0, 0};
-        walk_through(&own);
-    }
+    task asked = {m, space};
+    ISA(team_run)(t, walk_through, &asked);
 }

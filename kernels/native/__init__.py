@@ -2,8 +2,8 @@
 
 Every source is compiled for each instruction set that the machine's architecture has, and all of it is linked into one
 library; the best set that this processor offers is chosen when the library is loaded, so a cache may be shared between
-machines. Threads are torch's own: the library is linked without an OpenMP runtime and finds torch's, so that two pools
-never compete for the cores. Without a compiler callers keep to torch operators; ``status`` says why.
+machines. Steps run on a ``Team`` of threads of their own; the few kernels that stand among torch's operators run on
+torch's OpenMP threads, without a second runtime. Without a compiler callers keep to torch operators; ``status`` says why.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("block_matmul/pack.c", "block_matmul/cpu.c", "paged_attention/cpu.c", "decoder/cpu.c")
+SOURCES = ("native/team.c", "block_matmul/pack.c", "block_matmul/cpu.c", "paged_attention/cpu.c", "decoder/cpu.c")
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-Wno-psabi")
 COMPILE_TIMEOUT_S = 180
 
@@ -74,6 +75,28 @@ class Library:
     def function(self, name: str, variant: str | None = None) -> Any:
         """The C function ``name`` of the variant (by default the best)."""
         return getattr(self.handle, f"{name}_{variant or self.variant}")
+
+
+class Team:
+    """Threads that compute a step together and sleep in between.
+
+    Args:
+        library: compiled kernels.
+        threads: the caller's own included.
+        variant: as for ``Library.function``.
+
+    Attributes:
+        address: what C functions get.
+    """
+
+    def __init__(self, library: Library, threads: int, variant: str | None = None) -> None:
+        make = library.function("team_new", variant)
+        make.restype = ctypes.c_void_p
+        address = make(ctypes.c_int64(max(1, threads)))
+        if not address:
+            raise MemoryError("no memory for the threads of the kernels")
+        self.address = ctypes.c_void_p(address)
+        weakref.finalize(self, library.function("team_free", variant), self.address)
 
 
 class NativeUnavailableError(Exception):

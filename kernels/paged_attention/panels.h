@@ -1,6 +1,7 @@
 // Attention over pages of 16 tokens, keys turned so that the 16 tokens of a page are lanes.
 //
-// One layer's pages: keys [kv_heads, page_count, width, 16] and values [kv_heads, page_count, 16, width], as halves.
+// A page holds keys [kv_heads, width, 16] and values [kv_heads, 16, width] of every layer, as halves, so that a sequence
+// takes memory in few places however many layers there are.
 // A query's sums run over its own pages in order, whatever is computed beside it: decoding and prefill give equal bits.
 #pragma once
 
@@ -18,8 +19,9 @@ typedef struct {
 } span;
 
 typedef struct {
-    int64_t heads, kv_heads, width, page_count;
-    uint16_t *keys, *values;  // of one layer
+    int64_t heads, kv_heads, width;
+    int64_t stride;           // halves from one page to the next
+    uint16_t *keys, *values;  // of one layer, in page 0
 } page_pool;
 
 INLINE void widen(const uint16_t *from, float *to, int64_t count) {
@@ -111,8 +113,7 @@ INLINE void attend_tile(const page_pool *pool, const span *s, int64_t kv, int64_
                         const float *queries, int64_t stride, float *out, int64_t out_stride, float *scratch) {
     const int64_t width = pool->width, group = pool->heads / pool->kv_heads, total = count * group;
     const int64_t past = s->context - s->count + from, pages = (past + count + PAGE - 1) / PAGE;
-    const uint16_t *keys = pool->keys + kv * pool->page_count * PAGE * width;
-    const uint16_t *values = pool->values + kv * pool->page_count * PAGE * width;
+    const uint16_t *keys = pool->keys + kv * PAGE * width, *values = pool->values + kv * PAGE * width;
     float tile[2 * PAGE * MAX_HEAD], sums[VECTORS];
     const float *query[VECTORS];
     float *score[VECTORS], *result[VECTORS];
@@ -123,8 +124,8 @@ INLINE void attend_tile(const page_pool *pool, const span *s, int64_t kv, int64_
         score[v] = scratch + v * pages * PAGE;
         memset(result[v], 0, sizeof(float) * (size_t)width);
     }
-#define KEYS(p) (keys + s->pages[p] * PAGE * width)
-#define VALUES(p) (values + s->pages[p] * PAGE * width)
+#define KEYS(p) (keys + s->pages[p] * pool->stride)
+#define VALUES(p) (values + s->pages[p] * pool->stride)
     int64_t p = 0;
     for (; p < pages; p += 2) {
         const int wide = p + 1 < pages ? 2 : 1;
@@ -175,7 +176,7 @@ INLINE void attend(member *t, const page_pool *pool, const span *spans, int64_t 
 INLINE void store_token(const page_pool *pool, int64_t slot, const float *key, const float *value) {
     const int64_t width = pool->width, page = slot / PAGE, place = slot % PAGE;
     for (int64_t kv = 0; kv < pool->kv_heads; kv++) {
-        const int64_t at = (kv * pool->page_count + page) * PAGE * width;
+        const int64_t at = page * pool->stride + kv * PAGE * width;
         uint16_t halves[MAX_HEAD];
         for (int64_t d = 0; d < width; d += LANES) store_halves(halves + d, load(key + kv * width + d));
         for (int64_t d = 0; d < width; d++) pool->keys[at + d * PAGE + place] = halves[d];

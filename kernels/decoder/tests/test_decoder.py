@@ -190,6 +190,7 @@ def test_every_variant_computes_the_same_model():
     for variant in native.usable_variants()[1:]:
         decoder = made.decoder()
         decoder._step = LIBRARY.function("decoder_step", variant.name)
+        decoder._team = native.Team(LIBRARY, 2, variant.name)
         got = run(decoder, (ids, 0, 40, pages, None, 1))[0]
         # A rounding of one activation to the neighbouring level shows in the third digit.
         assert np.abs(got - best).max() < 0.02 * np.abs(best).max()
