@@ -114,12 +114,13 @@ INLINE void normalize_row(const float *row, const float *weight, int64_t width, 
     for (int64_t i = 0; i < width; i += LANES) store(to + i, load(row + i) * inverse * load(weight + i));
 }
 
-static void normalize(walk *w, const float *weight) {
+// Normalised rows, and the same quantised for the matrix that they are multiplied with.
+static void normalize(walk *w, const float *weight, const matrix *for_matrix) {
     const int64_t hidden = w->model->hidden;
     FOR_SHARE(&w->member, t, w->from, w->to, SIXTEEN) {
         float *to = w->space->inputs + t * hidden;
         normalize_row(w->space->hidden + t * hidden, weight, hidden, w->model->eps, to);
-        quantize_row(to, hidden, t, &w->space->quantized);
+        quantize_row(to, for_matrix, t, &w->space->quantized);
     }
     meet(&w->member);
 }
@@ -201,8 +202,8 @@ static void rotate_and_store(walk *w, const page_pool *pool) {
     meet(&w->member);
 }
 
-static void quantize(walk *w, const float *rows, int64_t columns) {
-    FOR_SHARE(&w->member, t, w->from, w->to, SIXTEEN) quantize_row(rows + t * columns, columns, t, &w->space->quantized);
+static void quantize(walk *w, const float *rows, const matrix *m) {
+    FOR_SHARE(&w->member, t, w->from, w->to, SIXTEEN) quantize_row(rows + t * m->columns, m, t, &w->space->quantized);
     meet(&w->member);
 }
 
@@ -218,7 +219,7 @@ static void project(walk *w, int64_t l, const page_pool *pool) {
     const model *m = w->model;
     const int64_t query = m->heads * m->width, kv = m->kv_heads * m->width, all = query + 2 * kv;
     float *wide = w->space->wide;
-    normalize(w, m->layer[l].input_norm);
+    normalize(w, m->layer[l].input_norm, &m->layer[l].qkv);
     multiply(&w->member, &m->layer[l].qkv, &w->space->quantized, w->from, w->to, wide, 0);
     meet(&w->member);
     for (int target = Q_PROJ; target <= V_PROJ; target++) shrink(w, l, target, target, w->space->inputs, m->hidden);
@@ -233,7 +234,7 @@ static void project_back(walk *w, int64_t l) {
     const model *m = w->model;
     const int64_t query = m->heads * m->width;
     shrink(w, l, O_PROJ, 0, w->space->mixed, query);
-    quantize(w, w->space->mixed, query);
+    quantize(w, w->space->mixed, &m->layer[l].output);
     multiply(&w->member, &m->layer[l].output, &w->space->quantized, w->from, w->to, w->space->hidden, 1);
     meet(&w->member);
     expand(w, l, O_PROJ, 0, w->space->hidden, m->hidden, 0, m->hidden);
@@ -243,7 +244,7 @@ static void project_back(walk *w, int64_t l) {
 INLINE float *of_portion(const walk *w, float *buffer, int64_t width) { return buffer - w->from * width; }
 
 // active = silu(gate) * up
-static void activate(walk *w, const float *wide, float *active) {
+static void activate(walk *w, const float *wide, float *active, const matrix *down) {
     const int64_t ffn = w->model->ffn;
     FOR_SHARE(&w->member, t, w->from, w->to, SIXTEEN) {
         const float *gate = wide + t * 2 * ffn, *up = gate + ffn;
@@ -251,7 +252,7 @@ static void activate(walk *w, const float *wide, float *active) {
             const vf g = load(gate + i);
             store(active + t * ffn + i, g / (exponential(-g) + 1.0f) * load(up + i));
         }
-        quantize_row(active + t * ffn, ffn, t, &w->space->quantized);
+        quantize_row(active + t * ffn, down, t, &w->space->quantized);
     }
     meet(&w->member);
 }
@@ -261,14 +262,14 @@ static void feed_forward(walk *w, int64_t l) {
     const model *m = w->model;
     float *hidden = w->space->hidden;
     float *wide = of_portion(w, w->space->wide, 2 * m->ffn), *active = of_portion(w, w->space->active, m->ffn);
-    normalize(w, m->layer[l].post_norm);
+    normalize(w, m->layer[l].post_norm, &m->layer[l].gate_up);
     multiply(&w->member, &m->layer[l].gate_up, &w->space->quantized, w->from, w->to, wide, 0);
     meet(&w->member);
     shrink(w, l, GATE_PROJ, 0, w->space->inputs, m->hidden);
     shrink(w, l, UP_PROJ, 1, w->space->inputs, m->hidden);
     expand(w, l, GATE_PROJ, 0, wide, 2 * m->ffn, 0, m->ffn);
     expand(w, l, UP_PROJ, 1, wide, 2 * m->ffn, m->ffn, m->ffn);
-    activate(w, wide, active);
+    activate(w, wide, active, &m->layer[l].down);
     multiply(&w->member, &m->layer[l].down, &w->space->quantized, w->from, w->to, hidden, 1);
     meet(&w->member);
     shrink(w, l, DOWN_PROJ, 0, active, m->ffn);
@@ -295,7 +296,7 @@ static void draw_logits(walk *w) {
     FOR_SHARE(&w->member, i, 0, w->batch->drawing, 1) {
         float *to = w->space->inputs + i * m->hidden;
         normalize_row(w->space->hidden + w->batch->draw_rows[i] * m->hidden, m->final_norm, m->hidden, m->eps, to);
-        quantize_row(to, m->hidden, i, &w->space->quantized);
+        quantize_row(to, &m->head, i, &w->space->quantized);
     }
     meet(&w->member);
     multiply(&w->member, &m->head, &w->space->quantized, 0, w->batch->drawing, w->space->logits, 0);

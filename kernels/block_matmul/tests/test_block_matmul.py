@@ -54,14 +54,15 @@ def test_rows_of_several_types_and_in_any_order_lie_in_one_matrix():
     np.testing.assert_allclose(got, truth, atol=2**-9 * np.abs(truth).max())
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", GGUF_FORMATS)
-def test_every_type_multiplies_like_the_reference(kind, variant):
+def test_every_type_multiplies_like_the_reference(kind, variant, wide):
     data, _ = stored(kind, 50, 256)
-    matrix = Matrix.pack(LIBRARY, [Rows(data, kind)], 256)
+    matrix = Matrix.pack(LIBRARY, [Rows(data, kind)], 256, wide=wide)
     weights = np.stack([matrix.row(LIBRARY, index) for index in range(50)])
     x = np.random.default_rng(1).standard_normal((21, 256)).astype(np.float32)
-    truth = block_matmul_reference(x, weights)
+    truth = block_matmul_reference(x, weights, wide)
     got = multiply(LIBRARY, matrix, x, variant=variant)
     np.testing.assert_allclose(got, truth, atol=3e-6 * np.abs(truth).max() * 16)
 
@@ -74,15 +75,16 @@ def test_every_type_multiplies_like_the_reference(kind, variant):
     bits=st.sampled_from([4, 8]),
     variant=st.sampled_from(VARIANTS),
     threads=st.integers(1, 3),
+    wide=st.booleans(),
 )
-def test_odd_shapes_and_every_row_is_the_same_in_any_company(rows, blocks, tokens, bits, variant, threads):
+def test_odd_shapes_and_every_row_is_the_same_in_any_company(rows, blocks, tokens, bits, variant, threads, wide):
     generator = np.random.default_rng(rows * tokens)
     weights = generator.standard_normal((rows, 32 * blocks)).astype(np.float32)
     bias = generator.standard_normal(rows).astype(np.float32)
-    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 32 * blocks, bits=bits, bias=bias)
+    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 32 * blocks, bits=bits, bias=bias, wide=wide)
     x = generator.standard_normal((tokens, 32 * blocks)).astype(np.float32)
     held = np.stack([matrix.row(LIBRARY, index) for index in range(rows)])
-    truth = block_matmul_reference(x, held) + bias
+    truth = block_matmul_reference(x, held, wide) + bias
     got = multiply(LIBRARY, matrix, x, variant=variant, threads=threads)
     np.testing.assert_allclose(got, truth, atol=1e-4 * max(1.0, np.abs(truth).max()))
     chosen = generator.permutation(tokens)[: generator.integers(1, tokens + 1)]
