@@ -77,6 +77,7 @@ class Engine:
         memory: the account of weights and cache.
         device: where it computes.
         format: how the weights are held: bfloat16, float32, q4_1, int8 …
+        numerics: fast or exact, see ``load``.
         context: tokens that a request may have at most, prompt and answer together.
         adapters: what is loaded, by name.
     """
@@ -94,6 +95,7 @@ class Engine:
         else:
             self._runner = TorchRunner(model, config)
         self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
+        self.numerics = model.numerics if isinstance(model, PackedModel) else "fast"
         self.context = min(model.config.max_context, self.memory.tokens)
         self._prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
         self._scheduler = Scheduler(self._prefix, max_running=config.max_running, max_batched_tokens=batched)
@@ -105,7 +107,13 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, dtype: str = "auto", device: str = "auto", config: EngineConfig | None = None
+        cls,
+        path: Path | str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        numerics: str = "auto",
+        config: EngineConfig | None = None,
     ) -> Engine:
         """Load the model at ``path`` (a folder or a .gguf file) with its tokenizer.
 
@@ -115,6 +123,9 @@ class Engine:
                 and ``int4`` quantise on load (these three on a CPU). ``auto`` is ``stored`` where that is possible,
                 else ``bfloat16`` where the device multiplies it natively.
             device: auto, cpu or cuda.
+            numerics: with weights in 4 or 8 bits on a CPU, ``exact`` (their ``auto``) rounds activations so finely that
+                logits are float32's to three digits; ``fast`` rounds them to 8 bits, which many streams at once feel.
+                Both give a row the same bits in any batch. Elsewhere there is only ``fast``.
             config: sizes.
 
         Raises:
@@ -122,7 +133,8 @@ class Engine:
                 ``failed_precondition`` if the weights cannot be held as asked.
         """
         renderer = Renderer.load(Path(path))
-        return cls(load_for_inference(Path(path), dtype=dtype, device=pick_device(device)), renderer, config)
+        model = load_for_inference(Path(path), dtype=dtype, device=pick_device(device), numerics=numerics)
+        return cls(model, renderer, config)
 
     @property
     def packed(self) -> bool:

@@ -21,18 +21,15 @@ from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
 from kernels.native import Library, library, status
 
 Floats = NDArray[np.float32]
-KINDS = {
-    2: "q4_0",
-    3: "q4_1",
-    6: "q5_0",
-    7: "q5_1",
-    8: "q8_0",
-    10: "q2_k",
-    11: "q3_k",
-    12: "q4_k",
-    13: "q5_k",
-    14: "q6_k",
+KINDS = {2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0"} | {
+    10 + number: f"q{bits}_k" for number, bits in enumerate((2, 3, 4, 5, 6))
 }
+WIDE = {
+    "fast": frozenset({"qkv", "embedding", "head"}),
+    "exact": frozenset({"qkv", "output", "gate_up", "down", "embedding", "head"}),
+}
+"""By numerics: what is multiplied with activations of 15 bits instead of 8. With all of them the logits are those of
+float32 to three digits; queries and logits alone take half of the error away and hardly any time."""
 BITS = {"stored": None, "int8": 8, "int4": 4}
 
 
@@ -43,22 +40,28 @@ class PackedModel:
     Attributes:
         config: its architecture.
         format: how its weights are held: int8, int4, or the type of most tensors of its file.
+        numerics: fast or exact.
         weights: packed.
         library: the compiled kernels that compute with them.
     """
 
     config: ModelConfig
     format: str
+    numerics: str
     weights: DecoderWeights
     library: Library
 
 
-def load_for_inference(path: Path, *, dtype: str, device: torch.device) -> CausalLM | PackedModel:
+def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics: str) -> CausalLM | PackedModel:
     """The model at ``path`` in the wanted format (see ``Engine.load``).
 
     Raises:
         FwError: as ``Engine.load``.
     """
+    if numerics not in (*WIDE, "auto"):
+        raise FwError(
+            "invalid_argument", f"Unknown numerics '{numerics}'.", hint="use auto, fast or exact", param="numerics"
+        )
     config = read_config(path)
     if dtype in BITS or (dtype == "auto" and device.type == "cpu"):
         kernels = library() if device.type == "cpu" else None
@@ -66,17 +69,25 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device) -> Causa
         if kernels is None and reason is None:
             reason = status() if device.type == "cpu" else "that needs a CPU"
         if reason is None and kernels is not None:
-            weights = load_packed(path, config, kernels, BITS.get(dtype))
-            return PackedModel(config, _format(path) if dtype in ("auto", "stored") else dtype, weights, kernels)
-        if dtype != "auto":
-            raise FwError(
-                "failed_precondition",
-                f"This model cannot be used with dtype '{dtype}' here: {reason}.",
-                not_done="No model was loaded.",
-                hint="use --dtype auto; fw doctor says what is missing for compiled kernels",
-                param="dtype",
-            )
+            chosen = "exact" if numerics == "auto" else numerics
+            weights = load_packed(path, config, kernels, BITS.get(dtype), WIDE[chosen])
+            held = _format(path) if dtype in ("auto", "stored") else dtype
+            return PackedModel(config, held, chosen, weights, kernels)
+        if dtype != "auto" or numerics == "exact":
+            raise _impossible(f"dtype '{dtype}' and numerics '{numerics}'", reason)
+    elif numerics == "exact":
+        raise _impossible(f"dtype '{dtype}' and numerics 'exact'", "that needs weights in 4 or 8 bits on a CPU")
     return load_model(path, dtype=pick_dtype(device, dtype), device=device)
+
+
+def _impossible(asked: str, reason: str | None) -> FwError:
+    return FwError(
+        "failed_precondition",
+        f"This model cannot be used with {asked} here: {reason}.",
+        not_done="No model was loaded.",
+        hint="use dtype auto and numerics auto; fw doctor says what is missing for compiled kernels",
+        param="dtype",
+    )
 
 
 def _format(path: Path) -> str:
@@ -119,8 +130,17 @@ def why_not_packed(path: Path, config: ModelConfig, bits: int | None) -> str | N
     return f"its tensor {other[0]} is not stored in 4 to 8 bits" if other else None
 
 
-def load_packed(path: Path, config: ModelConfig, library: Library, bits: int | None) -> DecoderWeights:
+def load_packed(
+    path: Path, config: ModelConfig, library: Library, bits: int | None, wide: frozenset[str]
+) -> DecoderWeights:
     """The model at ``path``, packed; arguments as for ``why_not_packed``, which must have found nothing.
+
+    Args:
+        path: a folder or a GGUF file.
+        config: of the model.
+        library: compiled kernels.
+        bits: as for ``why_not_packed``.
+        wide: names of the matrices that are multiplied with activations of 15 bits.
 
     Raises:
         FwError: ``model_unsupported`` if a tensor is missing or misshapen.
@@ -134,10 +154,10 @@ def load_packed(path: Path, config: ModelConfig, library: Library, bits: int | N
             frequencies = frequencies / weights.stored("rope_freqs.weight")
     else:
         weights = SafetensorsWeights(files.weights)
-    packer = _Packer(weights, config, library, bits or 8)
-    embedding = packer.matrix(["model.embed_tokens"], config.vocab_size, config.hidden_size)
+    packer = _Packer(weights, config, library, bits or 8, wide)
+    embedding = packer.matrix("embedding", ("model.embed_tokens",), config.vocab_size, config.hidden_size)
     tied = config.tie_embeddings
-    head = embedding if tied else packer.matrix(["lm_head"], config.vocab_size, config.hidden_size)
+    head = embedding if tied else packer.matrix("head", ("lm_head",), config.vocab_size, config.hidden_size)
     return DecoderWeights(
         shape_of(config),
         np.ascontiguousarray(frequencies.float().numpy()),
@@ -151,8 +171,11 @@ def load_packed(path: Path, config: ModelConfig, library: Library, bits: int | N
 class _Packer:
     """Packs tensors by name, each checked against the configuration."""
 
-    def __init__(self, weights: Weights, config: ModelConfig, library: Library, bits: int) -> None:
-        self._weights, self._config, self._library, self._bits = weights, config, library, bits
+    def __init__(
+        self, weights: Weights, config: ModelConfig, library: Library, bits: int, wide: frozenset[str]
+    ) -> None:
+        self._weights, self._config, self._library = weights, config, library
+        self._bits, self._wide = bits, wide
         self._arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
@@ -161,10 +184,10 @@ class _Packer:
         return LayerWeights(
             self.vector(*parts["input_norm"]),
             self.vector(*parts["post_norm"]),
-            self.matrix(parts["qkv"], query + 2 * config.kv_size, hidden, config.attention_bias),
-            self.matrix(parts["output"], hidden, query, config.attention_bias),
-            self.matrix(parts["gate_up"], 2 * config.ffn_size, hidden, config.mlp_bias),
-            self.matrix(parts["down"], hidden, config.ffn_size, config.mlp_bias),
+            self.matrix("qkv", parts["qkv"], query + 2 * config.kv_size, hidden, config.attention_bias),
+            self.matrix("output", parts["output"], hidden, query, config.attention_bias),
+            self.matrix("gate_up", parts["gate_up"], 2 * config.ffn_size, hidden, config.mlp_bias),
+            self.matrix("down", parts["down"], hidden, config.ffn_size, config.mlp_bias),
         )
 
     def vector(self, name: str) -> Floats:
@@ -173,7 +196,7 @@ class _Packer:
             raise damaged(f"{name} is {found.shape}, its configuration needs ({self._config.hidden_size},)")
         return np.ascontiguousarray(found)
 
-    def matrix(self, names: list[str] | tuple[str, ...], rows: int, columns: int, has_bias: bool = False) -> Matrix:
+    def matrix(self, buffer: str, names: tuple[str, ...], rows: int, columns: int, has_bias: bool = False) -> Matrix:
         parts = [self._weights.rows(f"{name}.weight", columns) for name in names]
         found = sum(len(part.addresses()) for part in parts)
         if found != rows:
@@ -181,4 +204,6 @@ class _Packer:
         bias = (
             np.concatenate([self._weights.get(f"{name}.bias").float().numpy() for name in names]) if has_bias else None
         )
-        return Matrix.pack(self._library, parts, columns, bits=self._bits, bias=bias, arena=self._arena)
+        return Matrix.pack(
+            self._library, parts, columns, bits=self._bits, bias=bias, wide=buffer in self._wide, arena=self._arena
+        )

@@ -33,6 +33,7 @@ class Options:
     ready_file: Path | None
     dtype: str
     device: str
+    numerics: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def _parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--ready-file", type=Path, help="written once requests are answered")
     parser.add_argument("--dtype", default="auto", help="auto, stored, int8, int4, bfloat16 or float32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--numerics", default="auto", help="auto, fast or exact")
     given = parser.parse_args(argv)
     name = given.name or given.model.name.removesuffix(".gguf")
     adapters: dict[str, str] = {}
@@ -70,7 +72,8 @@ def _parse(argv: Sequence[str] | None) -> Options:
                 param="--adapter",
             )
         adapters[adapter] = path
-    return Options(given.model, name, adapters, given.host, given.port, given.ready_file, given.dtype, given.device)
+    where = (given.host, given.port, given.ready_file)
+    return Options(given.model, name, adapters, *where, given.dtype, given.device, given.numerics)
 
 
 def _token() -> str:
@@ -99,7 +102,7 @@ def _run(options: Options, token: str) -> None:
     from engine.serving.app import Served, create_app
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    engine = Engine.load(options.model, dtype=options.dtype, device=options.device)
+    engine = Engine.load(options.model, dtype=options.dtype, device=options.device, numerics=options.numerics)
     if engine.packed:
         torch.set_num_threads(1)  # torch only draws tokens then; its idle threads would spin on the step's cores
     for name, path in options.adapters.items():
@@ -111,7 +114,7 @@ def _run(options: Options, token: str) -> None:
         "modelDigest": digest_model(options.model),
         "dtype": engine.format,
         "device": str(engine.device),
-        "numerics": "fast",
+        "numerics": engine.numerics,
         "templateDigest": engine.renderer.template_digest,
     }
     loop = EngineLoop(engine)

@@ -11,7 +11,7 @@
 INLINE void multiply_rows(const matrix *m, const uint8_t *block, int64_t vec, const quantized *x, int64_t first,
                           int fresh, vf *sums, const int tokens, const int bits, const int group,
                           const int wide) {
-    const int together = wide ? TOGETHER / 2 : TOGETHER, beside = tokens < together ? tokens : together;
+    const int together = wide ? 2 * TOGETHER : TOGETHER, beside = tokens < together ? tokens : together;
     const int64_t blocks = m->columns / BLOCK, at = first / 16 * blocks, lane = first % 16;
     const int64_t stride = bits * 64 + BLOCK / group * PANEL * 2 * (1 + m->has_minima);
     const float offset = -(float)m->offset;
@@ -34,7 +34,7 @@ INLINE void multiply_rows(const matrix *m, const uint8_t *block, int64_t vec, co
             const vf scale = load_halves(halves + PANEL * g);
             const vf minimum = m->has_minima ? load_halves(halves + PANEL * (BLOCK / group + g)) : scale * offset;
             UNROLL for (int t = 0; t < tokens; t += together) {
-                vi dot[TOGETHER] = {{0}}, low[TOGETHER] = {{0}};
+                vi dot[2 * TOGETHER] = {{0}}, low[2 * TOGETHER] = {{0}};
                 UNROLL for (int c = g * group / 4; c < (g + 1) * group / 4; c++)
                     UNROLL for (int i = 0; i < beside; i++) {
                         dot[i] = dot4(dot[i], weights[c], values + (t + i) * BLOCK + 4 * c);

@@ -3,7 +3,7 @@
 Every source is compiled for each instruction set that the machine's architecture has, and all of it is linked into one
 library; the best set that this processor offers is chosen when the library is loaded, so a cache may be shared between
 machines. Steps run on a ``Team`` of threads of their own; the few kernels that stand among torch's operators run on
-torch's OpenMP threads, without a second runtime. Without a compiler callers keep to torch operators; ``status`` says why.
+torch's OpenMP threads, without a second runtime. Without a compiler callers keep to torch; ``status`` says why.
 """
 
 from __future__ import annotations

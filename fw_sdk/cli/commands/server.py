@@ -126,6 +126,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, stored, int8, int4, bfloat16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    numerics: Annotated[str, typer.Option(help="auto, fast, or exact: float32's logits to three digits.")] = "auto",
 ) -> None:
     """Serve one model alone: an OpenAI-compatible server without the daemon.
 
@@ -144,7 +145,7 @@ def serve(
         if not equals or not label:
             raise typer.BadParameter(f"'{pair}' is not NAME=PATH", param_hint="--adapter")
         arguments += ["--adapter", f"{label}={local_path(folder, 'adapter', not_done='nothing was served')}"]
-    arguments += ["--dtype", dtype, "--device", device]
+    arguments += ["--dtype", dtype, "--device", device, "--numerics", numerics]
     hint(f"token: {home.token_file}" if os.environ["FW_WORKER_TOKEN"] == home.token() else "token: FW_WORKER_TOKEN")
     raise typer.Exit(open_room("engine.serving", "main")(arguments))
 
