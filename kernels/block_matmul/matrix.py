@@ -200,8 +200,15 @@ class Matrix:
         return out
 
 
-def multiply(library: Library, matrix: Matrix, x: Floats, *, variant: str | None = None, threads: int = 1) -> Floats:
-    """x @ matrix.T + bias, alone, for tests and measuring.
+def multiply(
+    library: Library,
+    matrix: Matrix,
+    x: Floats,
+    *,
+    variant: str | None = None,
+    threads: int = 1,
+) -> Floats:
+    """x @ matrix.T + bias, alone.
 
     Args:
         library: compiled kernels.
@@ -217,7 +224,21 @@ def multiply(library: Library, matrix: Matrix, x: Floats, *, variant: str | None
     if x.ndim != 2 or x.shape[1] != matrix.columns:
         raise ValueError(f"x is {x.shape}, the matrix needs [tokens, {matrix.columns}]")
     out = np.full((len(x), matrix.rows), np.nan, np.float32)
-    space, team = Quantized(len(x), matrix.columns), Team(library, threads, variant)
+    team = Team(library, threads, variant)
+    multiply_into(library, matrix, x, out, Quantized(len(x), matrix.columns), team, variant)
+    return out
+
+
+def multiply_into(
+    library: Library,
+    matrix: Matrix,
+    x: Floats,
+    out: Floats,
+    space: Quantized,
+    team: Team,
+    variant: str | None = None,
+) -> None:
+    """As ``multiply``, into ``out`` [tokens, rows], with room and threads that are there already."""
     library.function("block_matmul", variant)(
         ctypes.byref(matrix.c),
         ctypes.c_void_p(x.ctypes.data),
@@ -226,7 +247,6 @@ def multiply(library: Library, matrix: Matrix, x: Floats, *, variant: str | None
         ctypes.byref(space.c),
         team.address,
     )
-    return out
 
 
 def aligned(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
