@@ -6,7 +6,7 @@ from engine.models.attention import Attention, PackedCausalAttention
 from engine.models.dtype import pick_device, pick_dtype
 from engine.models.llama import CausalLM
 from engine.models.loading import load_model
-from engine.models.packed import PackedModel, load_for_inference
+from engine.models.packed import PackedModel, load_for_inference, load_for_training
 
 __all__ = [
     "Adapter",
@@ -19,6 +19,7 @@ __all__ = [
     "SingleAdapter",
     "load_adapter",
     "load_for_inference",
+    "load_for_training",
     "load_model",
     "new_adapter",
     "pick_device",

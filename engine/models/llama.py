@@ -11,6 +11,7 @@ from torch.nn import functional
 from engine.catalog import ModelConfig, RopeScaling
 from engine.models.adapters import Adapters
 from engine.models.attention import Attention
+from kernels.block_matmul import PackedLinear
 from kernels.rms_norm import rms_norm
 from kernels.rope import apply_rope, rope_tables
 from kernels.swiglu import swiglu
@@ -21,6 +22,9 @@ class Layer(nn.Module):
 
     Buffers: ``input_norm`` [hidden], ``qkv`` [query + 2 kv, hidden], ``output`` [hidden, query],
     ``post_norm`` [hidden], ``gate_up`` [2 ffn, hidden], ``down`` [hidden, ffn], and their biases or None.
+
+    Attributes:
+        packed: projections whose products run on packed weights instead; their buffers may be empty.
     """
 
     input_norm: Tensor
@@ -39,6 +43,13 @@ class Layer(nn.Module):
         for name, shape in layer_shapes(config).items():
             empty = None if shape is None else torch.empty(shape, dtype=dtype, device=device)
             self.register_buffer(name, empty)
+        self.packed: dict[str, PackedLinear] = {}
+
+    def project(self, name: str, inputs: Tensor) -> Tensor:
+        """The projection ``name``: inputs [T, in] -> [T, out]."""
+        if name in self.packed:
+            return self.packed[name](inputs)
+        return functional.linear(inputs, getattr(self, name), getattr(self, f"{name}_bias"))
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...] | None]:
@@ -135,7 +146,7 @@ class CausalLM(nn.Module):
     ) -> Tensor:
         config = self.config
         inputs = rms_norm(hidden, layer.input_norm, config.norm_eps)
-        parts = functional.linear(inputs, layer.qkv, layer.qkv_bias)
+        parts = layer.project("qkv", inputs)
         rotated = config.heads + config.kv_heads
         if adapters is None:
             heads = parts.view(-1, rotated + config.kv_heads, config.head_dim)
@@ -151,17 +162,17 @@ class CausalLM(nn.Module):
         mixed = attention(index, query, key, value).reshape(len(inputs), config.query_size)
         if wanted is not None:
             mixed = mixed.index_select(0, wanted)
-        outputs = functional.linear(mixed, layer.output, layer.output_bias)
+        outputs = layer.project("output", mixed)
         return outputs if adapters is None else adapters.apply(index, "o_proj", mixed, outputs)
 
     def _feed_forward(self, index: int, layer: Layer, hidden: Tensor, adapters: Adapters | None) -> Tensor:
         inputs = rms_norm(hidden, layer.post_norm, self.config.norm_eps)
-        gate, up = functional.linear(inputs, layer.gate_up, layer.gate_up_bias).chunk(2, 1)
+        gate, up = layer.project("gate_up", inputs).chunk(2, 1)
         if adapters is not None:
             gate = adapters.apply(index, "gate_proj", inputs, gate)
             up = adapters.apply(index, "up_proj", inputs, up)
         active = swiglu(gate, up)
-        outputs = functional.linear(active, layer.down, layer.down_bias)
+        outputs = layer.project("down", active)
         return outputs if adapters is None else adapters.apply(index, "down_proj", active, outputs)
 
 

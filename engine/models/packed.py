@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from engine.catalog import GgufFile, ModelConfig, find_model_files, read_config
 from engine.models.dtype import pick_dtype
-from engine.models.llama import CausalLM, rope_frequencies
+from engine.models.llama import CausalLM, Layer, rope_frequencies
 from engine.models.loading import load_model
 from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged, layer_parts
 from fw_sdk.types import FwError
-from kernels.block_matmul import GGUF_FORMATS, Arena, Matrix
+from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
 from kernels.native import Library, library, status
 
@@ -30,6 +30,7 @@ WIDE = {
 }
 """By numerics: what is multiplied with activations of 15 bits instead of 8. With all of them the logits are those of
 float32 to three digits; queries and logits alone take half of the error away and hardly any time."""
+PROJECTIONS = ("qkv", "output", "gate_up", "down")
 BITS = {"stored": None, "int8": 8, "int4": 4}
 
 
@@ -78,6 +79,35 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
     elif numerics == "exact":
         raise _impossible(f"dtype '{dtype}' and numerics 'exact'", "that needs weights in 4 or 8 bits on a CPU")
     return load_model(path, dtype=pick_dtype(device, dtype), device=device)
+
+
+def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -> CausalLM:
+    """The model at ``path`` to train an adapter on; products run on packed weights where that is possible.
+
+    Forward they are the file's own 4 or 8 bits, backward their transpose in 8, with activations and gradients in 15:
+    closer to float32 than products in bfloat16 are.
+
+    Raises:
+        FwError: ``not_found`` or ``model_unsupported``.
+    """
+    model = load_model(path, dtype=dtype, device=device)
+    kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 else None
+    whole = (model.config.query_size + 2 * model.config.kv_size) % 32 == 0  # the gradient's products run over these
+    if kernels is None or not whole or why_not_packed(path, model.config, None) is not None:
+        return model
+    gguf = find_model_files(path).gguf
+    assert gguf is not None
+    packer = _Packer(GgufWeights(GgufFile.open(gguf), model.config), model.config, kernels, 8, WIDE["exact"])
+    for index, layer in enumerate(model.layers):
+        assert isinstance(layer, Layer)
+        weights = packer.layer(index)
+        for name in PROJECTIONS:
+            held = getattr(layer, name)
+            transposed = Rows(np.ascontiguousarray(held.T.float().numpy()), FLOAT)
+            backward = Matrix.pack(kernels, [transposed], held.shape[0], wide=True, arena=packer.arena)
+            layer.packed[name] = PackedLinear(kernels, getattr(weights, name), backward)
+            setattr(layer, name, held.new_empty(0))
+    return model
 
 
 def _impossible(asked: str, reason: str | None) -> FwError:
@@ -176,7 +206,7 @@ class _Packer:
     ) -> None:
         self._weights, self._config, self._library = weights, config, library
         self._bits, self._wide = bits, wide
-        self._arena = Arena()
+        self.arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
         config, parts = self._config, dict(layer_parts(index))
@@ -205,5 +235,5 @@ class _Packer:
             np.concatenate([self._weights.get(f"{name}.bias").float().numpy() for name in names]) if has_bias else None
         )
         return Matrix.pack(
-            self._library, parts, columns, bits=self._bits, bias=bias, wide=buffer in self._wide, arena=self._arena
+            self._library, parts, columns, bits=self._bits, bias=bias, wide=buffer in self._wide, arena=self.arena
         )

@@ -15,13 +15,14 @@ from engine.catalog import TARGETS, ModelConfig, digest_tree, read_config
 from engine.jobs.program import JobContext, main
 from engine.jobs.rows import read_rows
 from engine.jobs.specs import RowsRef, TrainResult, TrainSpec
-from engine.models import Adapter, load_model, new_adapter, pick_device, pick_dtype, save_adapter
+from engine.models import Adapter, load_for_training, new_adapter, pick_device, pick_dtype, save_adapter
 from engine.text.renderer import Renderer
 from engine.training.checkpoints import load_checkpoint, save_checkpoint
 from engine.training.examples import Example, render_examples, usable_examples
 from engine.training.trainable import TrainableAdapter
 from engine.training.trainer import StepReport, Trainer
 from fw_sdk.types import FwError
+from kernels.native import status
 
 HELDOUT_TOKENS = 16_384
 
@@ -83,7 +84,7 @@ def _trainer(context: JobContext[TrainSpec], base: Path, config: ModelConfig, ex
     settings = context.spec.config
     device = pick_device(context.spec.device)
     dtype = pick_dtype(device)
-    model = load_model(base, dtype=dtype, device=device)
+    model = load_for_training(base, dtype=dtype, device=device)
     adapter = new_adapter(config, settings.lora_rank, settings.lora_alpha, TARGETS, settings.seed)
     trainer = Trainer(model, TrainableAdapter(adapter, dtype=dtype, device=model.device), examples, settings)
     tokens = sum(len(example.tokens) for example in examples)
@@ -102,6 +103,7 @@ def _fingerprint(spec: TrainSpec) -> dict[str, Any]:
         "rows": spec.rows.model_dump(mode="json", include={"digest", "split", "heldout_fraction", "split_seed"}),
         "config": spec.config.model_dump(mode="json", exclude={"checkpoint_interval_steps"}),
         "torch": torch.__version__,
+        "kernels": status(),
     }
 
 

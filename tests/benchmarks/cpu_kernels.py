@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def measure(threads: int = 2) -> tuple[list[str], list[list[str]]]:
 
 
 def _step_rows(library: Library, threads: int) -> list[list[str]]:
-    """Whole steps of a random model of the starter's shape, activations in 15 bits: products, attention and the rest."""
+    """Whole steps of a random model of the starter's shape, activations in 15 bits: products, attention, all."""
     weights = _random_model(library)
     decoder = Decoder(library, weights, page_count=512, max_tokens=512, max_drawing=32, context=8192, threads=threads)
     ids = np.zeros(8192, np.int32)
@@ -59,7 +60,7 @@ def _step_rows(library: Library, threads: int) -> list[list[str]]:
         held = -(-context // PAGE)
         pages = np.arange(streams * held, dtype=np.int32).reshape(streams, held)
         slices = np.array([(count, context, ids.ctypes.data, own.ctypes.data, 0, 1) for own in pages], SLICE)
-        seconds = _median_s(lambda slices=slices: decoder.step(slices))  # type: ignore[misc]
+        seconds = _median_s(partial(decoder.step, slices))
         moved = weights.nbytes + streams * held * page_bytes(MODEL)
         rows.append(_row(label, f"{streams} × {count}", seconds, moved, streams * count * _products_per_token()))
     return rows
@@ -130,7 +131,7 @@ def _row(label: str, shape: str, seconds: float, moved: int, products: int) -> l
     return [label, shape, f"{seconds * 1e6:.0f}", f"{moved / seconds / 1e9:.1f}", rate]
 
 
-def _median_s(run: Callable[[], None]) -> float:
+def _median_s(run: Callable[[], object]) -> float:
     run()
     taken = []
     for _ in range(ROUNDS):

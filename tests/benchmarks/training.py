@@ -43,13 +43,13 @@ def run_ours(plan: dict[str, Any]) -> None:
     """Train over the plan's rows with fw's trainer and print what it took."""
     import torch
 
-    from engine.models import load_model, new_adapter
+    from engine.models import load_for_training, new_adapter
     from engine.training.trainable import TrainableAdapter
     from engine.training.trainer import StepReport, Trainer
 
     torch.set_num_threads(plan["threads"])
     base, dtype = Path(plan["base"]), getattr(torch, plan["dtype"])
-    model = load_model(base, dtype=dtype)
+    model = load_for_training(base, dtype=dtype, device=torch.device("cpu"))
     config = TrainingConfig(**plan["config"])
     adapter = new_adapter(model.config, config.lora_rank, config.lora_alpha, TARGETS, config.seed)
     examples = load_examples(base, plan["rows"])

@@ -15,6 +15,10 @@ QUESTIONS = [
 ]
 
 
+TOLERANCE = 1e-4
+"""Largest difference of a logit in float32."""
+
+
 @pytest.fixture(scope="module")
 def peer(starter_gguf):
     return AutoModelForCausalLM.from_pretrained(
@@ -39,13 +43,27 @@ def prompts(renderer, count):
 
 
 def compare(model, peer, prompts, greedy):
+    """Logits of every prompt, greedy continuations of some; returns how many of these are the same to the end."""
+    same = 0
     for number, ids in enumerate(prompts):
         with torch.inference_mode():
             hidden = model(torch.tensor(ids), torch.arange(len(ids)), PackedCausalAttention([len(ids)]))
             expected = peer(torch.tensor([ids])).logits[0]
-            torch.testing.assert_close(model.logits(hidden), expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(model.logits(hidden), expected, atol=TOLERANCE, rtol=0)
             if number in greedy:
-                assert greedy_tokens(model, ids, 64) == peer_tokens(peer, ids, 64)
+                same += same_or_tied(peer, ids, greedy_tokens(model, ids, 64), peer_tokens(peer, ids, 64))
+    return same
+
+
+def same_or_tied(peer, ids, ours, theirs):
+    """Whether two continuations are the same; where they part, the peer's own logits must leave it open."""
+    if ours == theirs:
+        return True
+    place = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    logits = peer(torch.tensor([[*ids, *theirs[:place]]])).logits[0, -1]
+    gap = float(logits[theirs[place]] - logits[ours[place]])
+    assert 0 <= gap <= 2 * TOLERANCE, f"token {place}: {ours[place]} is {gap} below {theirs[place]}"
+    return False
 
 
 def greedy_tokens(model, ids, count):
@@ -76,10 +94,10 @@ def peer_tokens(peer, ids, count):
 
 @pytest.mark.model
 def test_logits_and_greedy_tokens_equal_transformers(model, peer, starter_gguf):
-    compare(model, peer, prompts(Renderer.load(starter_gguf), 2), greedy={0})
+    assert compare(model, peer, prompts(Renderer.load(starter_gguf), 2), greedy={0}) == 1
 
 
 @pytest.mark.model
 @pytest.mark.slow
 def test_twenty_prompts_equal_transformers(model, peer, starter_gguf):
-    compare(model, peer, prompts(Renderer.load(starter_gguf), 20), greedy=range(20))
+    assert compare(model, peer, prompts(Renderer.load(starter_gguf), 20), greedy=range(20)) >= 18
