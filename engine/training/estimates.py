@@ -9,9 +9,11 @@ from pathlib import Path
 from engine.catalog import TARGETS, ModelConfig
 from engine.training.packing import PASS_TOKENS, plan_lanes, plan_steps
 from fw_sdk.types import Estimate, TrainingConfig
+from kernels.native import outruns_bf16
 
 FLOPS_PER_CORE = {"amx_bf16": 600e9, "avx512_bf16": 140e9, "avx512f": 45e9, "avx2": 30e9}
 FLOPS_PER_CORE_OTHERWISE = 8e9
+FLOPS_PER_CORE_PACKED = 95e9
 STEP_OVERHEAD_S = 0.05
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 RUNTIME_BYTES = 450 << 20
@@ -60,6 +62,8 @@ def _cpu_flops() -> float:
     """Matrix throughput that training reaches here, from the CPU's flags and the cores this process may use."""
     flags = _cpu_flags()
     per_core = next((rate for flag, rate in FLOPS_PER_CORE.items() if flag in flags), FLOPS_PER_CORE_OTHERWISE)
+    if outruns_bf16():
+        per_core = FLOPS_PER_CORE_PACKED
     return per_core * len(os.sched_getaffinity(0))
 
 

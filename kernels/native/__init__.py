@@ -198,11 +198,26 @@ def _compiled_variants() -> tuple[Variant, ...]:
     return tuple(variant for variant in VARIANTS if variant.machine in ("", platform.machine()))
 
 
+def outruns_bf16() -> bool:
+    """Whether products with 15-bit activations are faster here than torch's in bfloat16.
+
+    Intel's cores without AMX multiply bfloat16 at half of their float32 rate: 42 GMAC/s on one where packed weights give
+    125 (Emerald Rapids). AMD's bfloat16 is as fast as packed weights, AMX far faster.
+    """
+    features = _features()
+    slow = "amx_bf16" not in features and "GenuineIntel" in _cpuinfo("vendor_id")
+    return slow and {"avx512_bf16", "avx512_vnni"} <= features
+
+
 def _features() -> frozenset[str]:
     """What the processor's ``flags`` (x86) or ``Features`` (ARM) list."""
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first line of /proc/cpuinfo that begins with one of the names, without it; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    line = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
-    return frozenset(line.partition(":")[2].split())
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith(names)), "")

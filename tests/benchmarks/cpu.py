@@ -31,12 +31,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks import cpu_accuracy, training
-from tests.benchmarks.cpu_report import Figures, accuracy_table, speed_table
+from tests.benchmarks.cpu_report import FAST, Figures, accuracy_table, speed_table
 from tests.benchmarks.cpu_side import Side
 from tests.benchmarks.report import machine, table, versions, write_section
 
 FW, HTTP, LLAMA, VLLM = "fw", "fw over HTTP", "llama.cpp", "vLLM"
-MODULES = {FW: "cpu_ours", HTTP: "cpu_http", LLAMA: "cpu_llama_cpp", VLLM: "cpu_vllm"}
+MODULES = {FW: "cpu_ours", FAST: "cpu_ours", HTTP: "cpu_http", LLAMA: "cpu_llama_cpp", VLLM: "cpu_vllm"}
+EXTRAS = {FAST: {"numerics": "fast"}}
+"""Options of a side beside model and threads. ``fw`` alone is as it comes: numerics exact."""
 PACKAGES = ("torch", "numpy", "tokenizers")
 KERNELS = "tests.benchmarks.cpu_kernels"
 TOKEN_IDS = range(1000, 40000)
@@ -84,9 +86,9 @@ def tokens_written(work: Work, times: Times) -> float:
 
 
 WORKS = {
-    "decode": Work((FW, LLAMA), 1, 16, 128, tokens_after_the_first),
-    "prefill": Work((FW, LLAMA, VLLM), 1, 512, 1, tokens_read),
-    "streams": Work((FW, VLLM), 32, 128, 128, tokens_written),
+    "decode": Work((FW, FAST, LLAMA), 1, 16, 128, tokens_after_the_first),
+    "prefill": Work((FW, FAST, LLAMA, VLLM), 1, 512, 1, tokens_read),
+    "streams": Work((FW, FAST, VLLM), 32, 128, 128, tokens_written),
     "http": Work((FW, HTTP), 1, 16, 128, tokens_written),
 }
 FIRST_TOKEN = Work((FW, LLAMA, VLLM), 1, 16, 1, tokens_written)
@@ -118,7 +120,8 @@ class Bench:
         model, environment = self.model, dict[str, str]()
         if name == VLLM:
             model, environment = self._peer_model(), {"LD_PRELOAD": preloads(self.pythons[name])}
-        return Side(MODULES[name], self.pythons[name], {"model": str(model), "threads": self.threads}, environment)
+        options = {"model": str(model), "threads": self.threads, **EXTRAS.get(name, {})}
+        return Side(MODULES[name], self.pythons[name], options, environment)
 
     def open(self, names: Iterable[str], stack: ExitStack) -> dict[str, Side]:
         """Start those of the sides that take part, one after the other, until ``stack`` is left."""
@@ -216,7 +219,7 @@ def measure_training(bench: Bench, rows: int) -> None:
 def measure_accuracy(bench: Bench) -> None:
     """How far the distributions are from float32."""
     with ExitStack() as stack:
-        found = cpu_accuracy.measure(bench.model, bench.open((FW, LLAMA), stack))
+        found = cpu_accuracy.measure(bench.model, bench.open((FW, FAST, LLAMA), stack))
     title = "Distance from the same weights in float32, which must be no more than llama.cpp's"
     bench.sections.append(f"{title}:\n\n{accuracy_table(found)}")
 
@@ -320,7 +323,7 @@ def main() -> None:
     given = {LLAMA: options.llama_python, VLLM: options.vllm_python, "PEFT": options.hf_python}
     pythons = {name: python for name, python in given.items() if python}
     with tempfile.TemporaryDirectory(prefix="fw-bench-") as folder:
-        everyone = {FW: sys.executable, HTTP: sys.executable, **pythons}
+        everyone = {**dict.fromkeys((FW, FAST, HTTP), sys.executable), **pythons}
         bench = Bench(options.model, Path(folder), everyone, options.threads, options.rounds)
         body = run(bench, options.only, options.training_rows)
     print(f"{machine()}; {versions(PACKAGES)}\n\n{body}")

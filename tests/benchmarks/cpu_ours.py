@@ -19,13 +19,15 @@ from engine.inference.scheduler import StepPlan
 class Ours:
     """An engine that answers the benchmark's commands."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, threads: int, numerics: str = "auto") -> None:
         torch.set_num_threads(threads)
-        self._engine = Engine.load(model)
+        self._engine = Engine.load(model, numerics=numerics)
 
     def facts(self) -> dict[str, Any]:
         """What runs here and as which process."""
-        versions = f"fw in {self._engine.format}, Python {platform.python_version()}, torch {torch.__version__}"
+        engine = self._engine
+        held = f"{engine.format}, numerics {engine.numerics}"
+        versions = f"{held}, Python {platform.python_version()}, torch {torch.__version__}"
         return {"pid": os.getpid(), "versions": versions}
 
     def generate(self, prompts: list[list[int]], tokens: int) -> dict[str, float]:
@@ -69,7 +71,7 @@ class _Record:
         return logits
 
 
-def commands(model: str, threads: int) -> dict[str, Callable[..., Any]]:
+def commands(model: str, threads: int, numerics: str = "auto") -> dict[str, Callable[..., Any]]:
     """``facts``, ``generate`` and ``logits`` of the GGUF file or folder ``model``."""
-    side = Ours(model, threads)
+    side = Ours(model, threads, numerics)
     return {"facts": side.facts, "generate": side.generate, "logits": side.logits}
