@@ -18,7 +18,7 @@ from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, dama
 from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
-from kernels.native import Library, library, status
+from kernels.native import Library, library, outruns_bf16, status
 
 Floats = NDArray[np.float32]
 KINDS = {2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0"} | {
@@ -91,7 +91,7 @@ def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -
         FwError: ``not_found`` or ``model_unsupported``.
     """
     model = load_model(path, dtype=dtype, device=device)
-    kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 else None
+    kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 and outruns_bf16() else None
     whole = (model.config.query_size + 2 * model.config.kv_size) % 32 == 0  # the gradient's products run over these
     if kernels is None or not whole or why_not_packed(path, model.config, None) is not None:
         return model
