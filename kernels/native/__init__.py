@@ -201,8 +201,8 @@ def _compiled_variants() -> tuple[Variant, ...]:
 def outruns_bf16() -> bool:
     """Whether products with 15-bit activations are faster here than torch's in bfloat16.
 
-    Intel's cores without AMX multiply bfloat16 at half of their float32 rate: 42 GMAC/s on one core where packed weights
-    give 125 (Emerald Rapids). AMD's bfloat16 is as fast as packed weights, AMX far faster.
+    Intel's cores without AMX multiply bfloat16 at half of their float32 rate: 42 GMAC/s on one core of Emerald Rapids,
+    where packed weights give 125. AMD's bfloat16 is as fast as packed weights, AMX far faster.
     """
     features = _features()
     slow = "amx_bf16" not in features and "GenuineIntel" in _cpuinfo("vendor_id")
