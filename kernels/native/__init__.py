@@ -96,7 +96,8 @@ class Team:
         if not address:
             raise MemoryError("no memory for the threads of the kernels")
         self.address = ctypes.c_void_p(address)
-        weakref.finalize(self, library.function("team_free", variant), self.address)
+        ended = weakref.finalize(self, library.function("team_free", variant), self.address)
+        ended.atexit = False  # a daemon thread may still be in a step then; the system takes all of it anyway
 
 
 class NativeUnavailableError(Exception):
