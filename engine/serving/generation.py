@@ -6,7 +6,8 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,8 +119,13 @@ def _data(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-async def _merged(streams: Sequence[AsyncIterator[Output]]) -> AsyncIterator[tuple[int, Output]]:
+async def _merged(streams: Sequence[AsyncGenerator[Output, None]]) -> AsyncIterator[tuple[int, Output]]:
     """Outputs of all streams as they come, with the number of their stream; leaving it closes all of them."""
+    if len(streams) == 1:  # nothing to wait for side by side: spare every token its task
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield 0, item
+        return
     waiting = {asyncio.ensure_future(_next(stream)): index for index, stream in enumerate(streams)}
     try:
         while waiting:

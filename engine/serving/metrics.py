@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -77,7 +77,7 @@ class Metrics:
         """The exposition format."""
         return generate_latest(self._registry)
 
-    async def watch(self, stream: OutputStream) -> AsyncIterator[Output]:
+    async def watch(self, stream: OutputStream) -> AsyncGenerator[Output, None]:
         """Pass a request's outputs on and measure them; closing this cancels the request if it is not over."""
         started = last = time.perf_counter()
         tokens, reason = 0, "abort"
