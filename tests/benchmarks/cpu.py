@@ -91,6 +91,7 @@ WORKS = {
     "streams": Work((FW, FAST, VLLM), 32, 128, 128, tokens_written),
     "http": Work((FW, HTTP), 1, 16, 128, tokens_written),
 }
+ALL = [*WORKS, "start", "memory", "training", "accuracy", "kernels"]
 FIRST_TOKEN = Work((FW, LLAMA, VLLM), 1, 16, 1, tokens_written)
 
 
@@ -292,7 +293,6 @@ def run(bench: Bench, only: Sequence[str], training_rows: int) -> str:
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    choices = [*WORKS, "start", "memory", "training", "accuracy", "kernels"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="the starter's GGUF file")
     parser.add_argument("--llama-python", help="an environment with llama-cpp-python")
@@ -300,7 +300,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hf-python", help="an environment with torch, transformers, peft")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=choices, default=choices, help="what to measure; default: all")
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="what to measure; default: all")
     parser.add_argument("--training-rows", type=int, default=48)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     return parser.parse_args()
@@ -308,9 +308,10 @@ def arguments() -> argparse.Namespace:
 
 def command_of(options: argparse.Namespace) -> str:
     """The command for the page, without this machine's paths."""
+    only = f" --only {' '.join(options.only)}" if options.only != ALL else ""
     pythons = [f"--{side}-python PYTHON" for side in ("llama", "vllm", "hf") if getattr(options, f"{side}_python")]
     sizes = f"--rounds {options.rounds} --threads {options.threads}"
-    return " ".join(["python -m tests.benchmarks.cpu --model GGUF", *pythons, sizes, "--write"])
+    return " ".join(["python -m tests.benchmarks.cpu --model GGUF", *pythons, sizes + only, "--write"])
 
 
 def main() -> None:
