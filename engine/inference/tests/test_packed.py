@@ -5,7 +5,7 @@ import torch
 
 from engine.inference import Engine, EngineConfig, Request, SamplingParams
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
-from engine.models import PackedCausalAttention, load_model
+from engine.models import PackedCausalAttention, load_adapter, load_model, save_adapter
 from fw_sdk.types import FwError
 from kernels import native
 
@@ -62,6 +62,21 @@ def test_pages_that_run_out_change_no_answer(folder):
     assert [answer.token_ids for answer in narrow.generate(PROMPTS, params)] == wanted
     assert narrow.stats.preemptions > 0
     narrow.check_integrity()
+
+
+def test_an_adapter_that_is_not_finite_fails_its_own_request_alone(folder, tmp_path):
+    engine = Engine.load(folder, dtype="int8", config=SMALL)
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+    wanted = engine.generate([PROMPTS[3]], params)[0].token_ids
+    broken = load_adapter(tiny_adapter(tmp_path / "nan", folder, seed=1), engine.model.config, torch.float32)
+    for _, up in broken.weights.values():
+        up.fill_(float("nan"))
+    save_adapter(tmp_path / "broken", broken, "tiny")
+    engine.load_adapter("broken", tmp_path / "broken")
+    with pytest.raises(FwError, match="not a finite number"):
+        engine.generate([PROMPTS[3]], params, adapter="broken")
+    assert engine.generate([PROMPTS[3]], params)[0].token_ids == wanted
+    engine.check_integrity()
 
 
 def test_packed_answers_follow_the_full_model(folder):
