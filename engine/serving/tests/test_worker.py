@@ -289,7 +289,14 @@ def test_a_client_that_leaves_cancels_its_request(worker, stream):
     before = worker.metrics()["vllm:request_success_total", "abort"]
     if stream:
         with worker.http.stream("POST", "/v1/chat/completions", json=endless) as response:
-            next(response.iter_lines())
+            # The opening chunk comes before the engine has begun; two chunks with text only after both requests run.
+            lines = response.iter_lines()
+            seen = set()
+            while len(seen) < 2:
+                line = next(lines)
+                if line.startswith("data: {"):
+                    (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                    seen |= {choice["index"]} if choice["delta"].get("content") else set()
             assert worker.metrics()["vllm:num_requests_running", None] == 2
     else:
         with pytest.raises(httpx.ReadTimeout):
