@@ -86,8 +86,15 @@ def greedy_tokens(model, ids, count):
 
 
 def peer_tokens(peer, ids, count):
+    # Without a mask generate() would take every <|im_end|> in the prompt for padding and not attend to it.
+    prompt = torch.tensor([ids])
     out = peer.generate(
-        torch.tensor([ids]), max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
     )
     return out[0, len(ids) :].tolist()
 
