@@ -12,7 +12,9 @@ from fw_sdk.types import (
     DatasetReport,
     Deployment,
     DeploymentState,
+    Evaluation,
     Failure,
+    FineTuningJob,
     Job,
     JobState,
     Pipeline,
@@ -126,10 +128,16 @@ def job_view(job: Job) -> dict[str, Any]:
     }
 
 
-def pipeline_view(pipeline: Pipeline) -> dict[str, Any]:
-    """A pipeline: its steps while it runs, its outcome once it ended."""
-    steps = {step.name.value: step.state.value for step in pipeline.steps}
-    return {**job_view(pipeline), "steps": steps, "outcome": outcome_view(pipeline.outcome)}
+def view_of(job: Job) -> dict[str, Any]:
+    """A job with what its kind adds: steps and outcome, score, or the model that comes out."""
+    if isinstance(job, Pipeline):
+        steps = {step.name.value: step.state.value for step in job.steps}
+        return {**job_view(job), "steps": steps, "outcome": outcome_view(job.outcome)}
+    if isinstance(job, Evaluation):
+        return {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
+    if isinstance(job, FineTuningJob):
+        return {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
+    return job_view(job)
 
 
 def outcome_view(outcome: PipelineResult | None) -> dict[str, Any] | None:
@@ -184,8 +192,12 @@ def after_job(job: Job) -> str:
         return _after_pipeline(job)
     if job.state is not JobState.COMPLETED:
         hint = job.failure.hint if job.failure else ""
-        return hint or "overview()"
-    return "call customize(...) again with the same arguments to go on" if job.kind.value == "pull" else "overview()"
+        return hint or "the call that started it, with the same arguments, goes on"
+    if isinstance(job, Evaluation):
+        return f"job_get(job_id='{job.id}', view='samples') shows the worst answers; compare(...) with another model"
+    if isinstance(job, FineTuningJob):
+        return f"evaluate(model='{short(job.output_model)}', data=..., evaluator=...)"
+    return "call again what needs the model, with the same arguments"
 
 
 def _after_pipeline(pipeline: Pipeline) -> str:

@@ -55,7 +55,7 @@ def test_both_eras_over_both_transports(transport: Any, mode: str, daemon: Daemo
         async with transport(daemon, mode) as client:
             assert client.protocol_version >= ("2026-07-28" if mode == "auto" else "2025")
             assert (mode == "auto") == (client.protocol_version == "2026-07-28")
-            assert len((await client.list_tools()).tools) == 8
+            assert len((await client.list_tools()).tools) == 14
             overview = await client.call_tool("overview", {})
             assert not overview.is_error and overview.structured_content["device"]["cores"] >= 1
             assert overview.structured_content["workspace"] == str(daemon.workspace)
@@ -160,6 +160,12 @@ def test_a_wrong_customize_says_what_is_right(arguments: dict[str, Any], code: s
         ("deploy", {"action": "stop", "name": "nope", "confirm": "nope"}, "nope"),
         ("compare", {"baseline": "nope", "candidate": "nope2"}, "nope"),
         ("dataset", {"id": "nope"}, "nope"),
+        ("job_get", {"job_id": "nope"}, "nope"),
+        ("job_cancel", {"job_id": "nope", "confirm": "nope"}, "nope"),
+        ("evaluate", {"model": "nope", "data": "heldout.jsonl", "evaluator": "evaluator.py", "split": "all"}, "nope"),
+        ("evaluator_check", {"evaluator": "nope", "data": "heldout.jsonl"}, "nope"),
+        ("finetune", {"data": "nope"}, "nope"),
+        ("model_pull", {"source": "nope"}, "nope"),
     ],
 )
 def test_unknown_ids_are_errors_with_a_next_call(
@@ -186,6 +192,28 @@ def test_the_stdio_server_starts_a_daemon(tmp_path: Path, daemon: Daemon) -> Non
     finally:
         command = [sys.executable, "-m", "fw_sdk.cli", "down"]
         asyncio.run(_run(command, environment))
+
+
+def test_an_evaluator_is_tried_on_wanted_and_on_wrong_answers(daemon: Daemon) -> None:
+    good, bad, own = ask(
+        daemon,
+        ("evaluator_check", {"evaluator": "evaluator.py", "data": "heldout.jsonl", "limit": 4}),
+        ("evaluator_check", {"evaluator": EVALUATOR, "data": "heldout.jsonl"}),
+        ("evaluator_check", {"evaluator": "evaluator.py", "data": "heldout.jsonl", "answers": ["no", "{}"]}),
+    )
+    means = good.structured_content["mean_score"]
+    assert means["own_answer"] == 1.0 and means["empty_answer"] < 1.0 and means["another_rows_answer"] < 1.0
+    assert good.structured_content["rows"] == 4 and "warning" not in good.structured_content
+    assert "measures nothing" in bad.structured_content["warning"]
+    assert [score["score"] for score in own.structured_content["scores"]] == [0.0, 0.0]
+
+
+def test_an_evaluator_that_raises_is_shown_with_its_error(daemon: Daemon) -> None:
+    source = "def evaluate(messages, ground_truth=None, **row):\n    return 1 / 0\n"
+    result = ask(daemon, ("evaluator_check", {"evaluator": source, "data": "heldout.jsonl", "limit": 2}))[0]
+    fields = result.structured_content
+    assert "ZeroDivisionError" in fields["scores"][0]["error"] and "no row could be scored" in fields["warning"]
+    assert fields["next"].startswith("correct the evaluator")
 
 
 async def _run(command: list[str], environment: dict[str, str]) -> None:

@@ -1,1 +1,1 @@
-"""The eight tools, one module each; ``register(server, platform)`` adds a module's tool to a server."""
+"""The tools, one module each; ``register(server, platform)`` adds a module's tool to a server."""

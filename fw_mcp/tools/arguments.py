@@ -12,9 +12,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mcp.types import CallToolResult
+
 from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch
-from fw_mcp.views import short
+from fw_mcp.views import job_view, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState
 
@@ -22,6 +25,7 @@ DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
 MODEL_SUFFIXES = (".gguf",)
 
 R = TypeVar("R")
+AnyJob = TypeVar("AnyJob", bound=Job)
 Rows = list[dict[str, Any]]
 
 
@@ -121,6 +125,19 @@ async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: Too
     if job.state is JobState.FAILED and job.failure is not None:
         raise FwError.from_dict(job.failure.to_wire())
     return await client.models.get(identifier) if job.state is JobState.COMPLETED else job
+
+
+async def resumed(client: AsyncClient, job: AnyJob) -> AnyJob | Job:
+    """``job``, started again if it had failed or been cancelled."""
+    if job.state in (JobState.FAILED, JobState.CANCELLED):
+        return await client.jobs.resume(job.id)
+    return job
+
+
+def still_coming(pull: Job, tool: str) -> CallToolResult:
+    """What a tool says whose base model is not there yet."""
+    again = f"job_wait(job_id='{pull.id}'), then {tool}(...) again with the same arguments"
+    return reply({**job_view(pull), "note": "the base model is still coming"}, again)
 
 
 async def _find(get: Callable[[str], Awaitable[R]], identifier: str) -> R | None:

@@ -26,8 +26,8 @@ def register(server: AgentServer, platform: Platform) -> None:
 
     @server.tool(annotations=hints("Compare"))
     async def compare(
-        baseline: Annotated[str, Field(description="evaluation id or model id")],
-        candidate: Annotated[str, Field(description="evaluation id or model id")],
+        baseline: Annotated[str, Field(description="evaluation or model id")],
+        candidate: Annotated[str, Field(description="evaluation or model id")],
     ) -> CallToolResult:
         """Compare two evaluations, or two models by their evaluations on the same rows and evaluator, row by row:
         difference with 95 % interval, wins/losses/ties, verdict (better, worse, inconclusive) and what it asks for.

@@ -11,9 +11,9 @@ from pydantic import Field
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for
+from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for, still_coming
 from fw_mcp.tools.job_wait import describe
-from fw_mcp.views import job_view, report_view
+from fw_mcp.views import report_view
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, Evaluator, FwError, Job, JobState, Model, Pipeline, Split
 
@@ -59,7 +59,7 @@ def register(server: AgentServer, platform: Platform) -> None:
     async def customize(
         ctx: ToolContext,
         data: Annotated[str, Field(description="training rows: JSONL path or dataset id")],
-        evaluator: Annotated[str, Field(description="Python file path, its source, or evaluator id")],
+        evaluator: Annotated[str, Field(description="path, source, or id")],
         base_model: Annotated[str, Field(description="starter, model id, or path to weights")] = STARTER,
         heldout: Annotated[str | None, Field(description="rows to score: path or id; default: 10 % of data")] = None,
         name: Annotated[str | None, Field(description="job id to use; made from the content by default")] = None,
@@ -89,7 +89,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         async with platform.session() as client:
             found = await _inputs(client, platform, ctx, base_model, data, heldout, evaluator)
             if isinstance(found, Job):
-                return reply({**job_view(found), "note": "the base model is still coming"}, _pull_next(found))
+                return still_coming(found, "customize")
             identifier = name or found.pipeline_id(settings)
             if dry_run:
                 return await _plan(client, found, settings, identifier)
@@ -161,7 +161,3 @@ def _scored_rows(found: Inputs, settings: Settings) -> int | None:
     else:
         rows = found.data.report.heldout_rows if found.data.report else None
     return min(rows, settings.evaluation_limit) if rows and settings.evaluation_limit else rows
-
-
-def _pull_next(job: Job) -> str:
-    return f"job_wait(job_id='{job.id}'), then customize(...) again with the same arguments"

@@ -12,7 +12,7 @@ from pydantic import Field
 from fw_mcp.platform import LONG_WAIT_S, Platform, Reporter, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.views import after_job, job_view, pipeline_view, short
+from fw_mcp.views import after_job, short, view_of
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Job, JobKind, Pipeline, StepState
 
@@ -39,8 +39,7 @@ def register(server: AgentServer, platform: Platform) -> None:
 
 def describe(job: Job, **more: Any) -> CallToolResult:
     """A job of any kind as a result with its next call."""
-    view = pipeline_view(job) if isinstance(job, Pipeline) else job_view(job)
-    return reply({**view, **more}, after_job(job))
+    return reply({**view_of(job), **more}, after_job(job))
 
 
 async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Reporter) -> Job:
@@ -56,9 +55,14 @@ async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Re
 
 
 async def look(client: AsyncClient, job_id: str) -> Job:
-    """The job, as a ``Pipeline`` when it is one."""
+    """The job with the fields of its kind."""
     job = await client.jobs.get(job_id)
-    return await client.pipelines.get(job_id) if job.kind is JobKind.PIPELINE else job
+    whole = {
+        JobKind.PIPELINE: client.pipelines.get,
+        JobKind.EVALUATE: client.evaluations.get,
+        JobKind.FINETUNE: client.finetunes.get,
+    }
+    return await whole[job.kind](job_id) if job.kind in whole else job
 
 
 async def _progress(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:

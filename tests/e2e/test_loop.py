@@ -89,6 +89,41 @@ def check_end(place: Place, ended: dict[str, Any]) -> str:
     return name
 
 
+async def look_into(client: Client, job_id: str) -> None:
+    """The views of ``job_get``, of the pipeline's parts."""
+    metrics = await call(client, "job_get", job_id=job_id, view="metrics")
+    assert metrics["steps"] and len(metrics["loss"]) == len(metrics["steps"])
+    assert metrics["loss_first_last"][1] < metrics["loss_first_last"][0]
+    samples = await call(client, "job_get", job_id=job_id, view="samples", limit=3)
+    scores = [sample["score"] for sample in samples["samples"]]
+    assert samples["matching"] == 8 and len(scores) == 3 and scores == sorted(scores)
+    assert "cursor=3" in samples["next"]
+    rest = await call(client, "job_get", job_id=job_id, view="samples", limit=200, cursor=3)
+    assert len(rest["samples"]) == 5
+    nothing = await call(client, "job_get", job_id=job_id, view="samples", grep="no such answer")
+    assert nothing["matching"] == 0
+    await call(client, "job_get", job_id=job_id, view="logs")
+
+
+async def step_by_step(client: Client) -> None:
+    """The loop's parts alone: train, cancel, go on, score."""
+    training = {"data": "train.jsonl", "base_model": BASE, "split": "all", "epochs": 1, "seed": 7}
+    plan = await call(client, "finetune", **training, dry_run=True)
+    started = await call(client, "finetune", **training)
+    assert started["job_id"] == plan["would_start"]
+    cancelled = await call(client, "job_cancel", job_id=started["job_id"], confirm=started["job_id"])
+    assert cancelled["job_id"] == started["job_id"]
+    assert (await wait_for(client, started["job_id"], []))["state"] in ("cancelled", "completed")
+    again = await call(client, "finetune", **training)
+    assert again["job_id"] == started["job_id"]
+    ended = await wait_for(client, started["job_id"], [])
+    assert ended["state"] == "completed" and ended["model"] == started["model"]
+    scoring = {"data": "heldout.jsonl", "evaluator": "evaluator.py", "split": "all", "limit": 3, "max_tokens": 32}
+    scored = await call(client, "evaluate", model=ended["model"], **scoring)
+    score = (await wait_for(client, scored["job_id"], []))["score"]
+    assert score["n"] == 3 and score["ci95"][0] <= score["mean"] <= score["ci95"][1]
+
+
 def test_mcp_over_stdio(place: Place, starter_gguf: Path) -> None:
     """``fw mcp`` starts the daemon by itself, and leaves it running when it ends."""
     server = StdioServerParameters(
@@ -118,6 +153,8 @@ def test_mcp_over_http(place: Place, starter_gguf: Path) -> None:
             async with Client(transport) as client:
                 ended = await drive(client)
                 await try_out(client, check_end(place, ended))
+                await look_into(client, ended["job_id"])
+                await step_by_step(client)
 
     asyncio.run(main())
 

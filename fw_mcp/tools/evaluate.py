@@ -1,0 +1,68 @@
+"""``evaluate``: score a model on rows with an evaluator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from fw_mcp.platform import Platform, ToolContext
+from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for, resumed, still_coming
+from fw_mcp.tools.customize import HELDOUT_FRACTION
+from fw_mcp.tools.job_wait import describe
+from fw_mcp.views import short
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import FewShot, FwError, Job, Split
+
+
+def register(server: AgentServer, platform: Platform) -> None:
+    """Add ``evaluate``."""
+
+    @server.tool(annotations=hints("Evaluate"))
+    async def evaluate(
+        ctx: ToolContext,
+        model: Annotated[str, Field(description="model or deployment id, or starter")],
+        data: Annotated[str, Field(description="JSONL path or dataset id")],
+        evaluator: Annotated[str, Field(description="path, source, or id")],
+        split: Literal["train", "heldout", "all"] = "heldout",
+        limit: Annotated[int | None, Field(ge=1, description="at most so many rows")] = None,
+        few_shot: Annotated[int, Field(ge=0, le=32, description="training rows shown as examples")] = 0,
+        max_tokens: Annotated[int, Field(ge=1)] = 256,
+    ) -> CallToolResult:
+        """Score a model's greedy answers: one score a row, mean with 95 % interval. Evaluate two models on the same
+        rows, then compare. Returns a job_id at once. The same arguments return the same job; a failed or cancelled one
+        goes on."""
+        async with platform.session() as client:
+            scorer = await evaluator_for(client, platform, evaluator)
+            rows = await dataset_for(client, platform, data, "data", HELDOUT_FRACTION)
+            served = await _served(client, platform, model, ctx)
+            if isinstance(served, Job):
+                return still_coming(served, "evaluate")
+            shots = FewShot(dataset=rows.id, split=Split.TRAIN, count=few_shot) if few_shot else None
+            asked: dict[str, Any] = {"split": split, "limit": limit, "few_shot": few_shot, "tokens": max_tokens}
+            identifier = f"eval-{served[:40].strip('-._')}-{fingerprint(served, rows.id, scorer.id, asked)}"
+            job = await client.evaluations.create(
+                served,
+                rows.id,
+                scorer.id,
+                id=identifier,
+                split=split,
+                limit=limit,
+                few_shot=shots,
+                max_tokens=max_tokens,
+            )
+            return describe(await resumed(client, job))
+
+
+async def _served(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> str | Job:
+    """The id of a deployment or READY model; the job that pulls it where it is still coming."""
+    identifier = short(name) or name
+    try:
+        return (await client.deployments.get(identifier)).id
+    except FwError as error:
+        if error.code not in ("not_found", "invalid_argument"):
+            raise
+    model = await model_for(client, platform, name, ctx)
+    return model if isinstance(model, Job) else model.id

@@ -1,0 +1,130 @@
+"""``evaluator_check``: run an evaluator on a few rows before anything is spent: does it tell answers apart?"""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+from typing import Annotated, Any
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from fw_mcp.platform import Platform
+from fw_mcp.results import reply, untrusted
+from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import evaluator_for
+from fw_mcp.views import short
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import FwError, RowScore
+
+MAX_ROWS = 20
+Rows = list[dict[str, Any]]
+
+
+def register(server: AgentServer, platform: Platform) -> None:
+    """Add ``evaluator_check``."""
+
+    @server.tool(annotations=hints("Check an evaluator"))
+    async def evaluator_check(
+        evaluator: Annotated[str, Field(description="path, source, or id")],
+        data: Annotated[str, Field(description="rows: JSONL path or dataset id")],
+        answers: Annotated[list[str] | None, Field(description="score these instead, one per row")] = None,
+        limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 5,
+    ) -> CallToolResult:
+        """Run an evaluator on the first rows: by default on each row's own answer, on another row's and on an empty
+        one, so that an evaluator that likes everything shows. Or on your answers. Trains and asks nothing."""
+        if answers is not None and len(answers) > limit:
+            raise FwError(
+                "invalid_argument",
+                f"{len(answers)} answers for {limit} rows.",
+                not_done="Nothing was scored.",
+                hint="give one answer per row, or a larger limit",
+                param="answers",
+            )
+        async with platform.session() as client:
+            rows = await _rows(client, platform, data, len(answers) if answers else limit)
+            scorer = await evaluator_for(client, platform, evaluator)
+            if answers is not None:
+                scores = await client.evaluators.check(scorer.id, rows=rows, answers=answers, limit=len(rows))
+                return reply({"evaluator": scorer.id, "scores": [_view(score) for score in scores]}, _after(scores))
+            return await _probe(client, scorer.id, rows)
+
+
+async def _rows(client: AsyncClient, platform: Platform, data: str, limit: int) -> Rows:
+    """The first ``limit`` rows of a file in the workspace, or of a stored dataset."""
+    if not platform.workspace.looks_like_path(data, ".jsonl", ".json", ".ndjson"):
+        return list(await client.datasets.rows(short(data) or data, limit=limit))[:limit]
+    path, rows = platform.workspace.file(data, "data"), []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_row(line, number, data))
+            if len(rows) == limit:
+                break
+    if not rows:
+        raise FwError("dataset_invalid", f"'{data}' has no rows.", not_done="Nothing was scored.", param="data")
+    return rows
+
+
+def _row(line: str, number: int, data: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        row = error
+    if not isinstance(row, dict):
+        raise FwError(
+            "dataset_invalid",
+            f"Line {number} of '{data}' is not a JSON object.",
+            not_done="Nothing was scored.",
+            hint=f"dataset(path='{data}') lists every problem by line",
+            param="data",
+        )
+    return row
+
+
+async def _probe(client: AsyncClient, evaluator: str, rows: Rows) -> CallToolResult:
+    """Scores of the wanted answers beside those of wrong ones."""
+
+    async def scored(answers: list[str] | None) -> list[RowScore]:
+        return list(await client.evaluators.check(evaluator, rows=rows, answers=answers, limit=len(rows)))
+
+    own = await scored(None)
+    wanted = [score.output for score in own]
+    others = await scored(wanted[1:] + wanted[:1]) if len(set(wanted)) > 1 else []
+    empty = await scored([""] * len(rows))
+    means = {"own_answer": _mean(own), "another_rows_answer": _mean(others), "empty_answer": _mean(empty)}
+    fields = {
+        "evaluator": evaluator,
+        "rows": len(rows),
+        "mean_score": means,
+        "warning": _warning(means),
+        "scores": [_view(score) for score in own],
+        "errors_on_wrong_answers": sorted({str(score.error) for score in [*others, *empty] if score.error})[:3],
+    }
+    return reply(fields, _after([*own, *others, *empty]))
+
+
+def _mean(scores: list[RowScore]) -> float | None:
+    found = [score.score for score in scores if score.score is not None]
+    return fmean(found) if found else None
+
+
+def _warning(means: dict[str, float | None]) -> str | None:
+    own = means["own_answer"]
+    wrong = [value for value in (means["another_rows_answer"], means["empty_answer"]) if value is not None]
+    if own is None:
+        return "no row could be scored: see the errors"
+    if wrong and max(wrong) >= own:
+        return "wrong answers score as well as the wanted ones: this evaluator measures nothing here"
+    return None
+
+
+def _view(score: RowScore) -> dict[str, Any]:
+    view = {"row": score.index, "score": score.score, "error": untrusted(score.error, 400) if score.error else None}
+    return {**view, "answer": untrusted(score.output, 200)}
+
+
+def _after(scores: list[RowScore]) -> str:
+    if any(score.error for score in scores):
+        return "correct the evaluator, then evaluator_check(...) again"
+    return "customize(data=..., evaluator=..., dry_run=true), or evaluate(model=..., data=..., evaluator=...)"

@@ -1,0 +1,35 @@
+"""``model_pull``: bring base weights in, by name or from the workspace."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from fw_mcp.platform import Platform, ToolContext
+from fw_mcp.results import reply
+from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import model_for
+from fw_mcp.views import job_view
+from fw_sdk.types import Job
+
+
+def register(server: AgentServer, platform: Platform) -> None:
+    """Add ``model_pull``."""
+
+    @server.tool(annotations=hints("Pull a model", opens=True))
+    async def model_pull(
+        ctx: ToolContext,
+        source: Annotated[str, Field(description="starter name, or path to a .gguf file or model folder")],
+    ) -> CallToolResult:
+        """Bring a base model in; overview lists starters. Again with the same source changes nothing. customize,
+        finetune and evaluate pull by themselves what they need."""
+        async with platform.session() as client:
+            model = await model_for(client, platform, source, ctx)
+        if isinstance(model, Job):
+            return reply(job_view(model), f"job_wait(job_id='{model.id}')")
+        fields = {"model": model.id, "state": model.state.value, "digest": model.digest, "licence": model.licence}
+        return reply(
+            {**fields, "context_length": model.context_length}, f"generate(model='{model.id}', prompts=['...'])"
+        )
