@@ -1,7 +1,11 @@
 """Sharing of equal beginnings: full pages found again by content, kept until their room is needed.
 
-A page's key is a hash over its parent's key and its own tokens; the first parent is the adapter. A hit counts only if
-the stored tokens are the wanted ones, so that a collision of hashes costs a computation and never a wrong answer.
+A page's key is a hash over its parent's key and its own tokens; the first parent says whose pages they are. A hit
+counts only if the stored tokens are the wanted ones, so that a collision of hashes costs a computation and never a
+wrong answer.
+
+Pages are all that a beginning needs where every layer attends to keys and values; layers with a sliding window keep
+theirs in the same pages, so this holds for them too.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +23,36 @@ import numpy.typing as npt
 from engine.inference.pages import PagePool
 
 Tokens = npt.NDArray[np.int32]
+MissReason = Literal["first_seen", "evicted", "disabled"]
 
 
 @dataclass(slots=True)
 class Chain:
-    """How far a sequence's pages are in the index.
+    """How far a sequence's pages are in the index, and what it holds there besides pages.
 
     Attributes:
-        key: key of the last of its pages that is in the index, or the adapter's root.
+        key: key of the last of its pages that is in the index, or its root.
         length: how many of its pages are; None once one of them was already there as another page, since from then on
             its pages have no registered parent.
     """
 
     key: bytes
     length: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What is known of a sequence's tokens.
+
+    Attributes:
+        pages: of the longest beginning that can be resumed; they are held.
+        chain: the place in the index after them.
+        stopped: why it ends there; None if all full pages were found.
+    """
+
+    pages: array[int]
+    chain: Chain
+    stopped: MissReason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,8 @@ class PrefixIndex:
         self._entries: dict[bytes, _Entry] = {}
         self._keys: dict[int, bytes] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._remembered = 4 * pool.total
 
     @property
     def available(self) -> int:
@@ -71,27 +94,29 @@ class PrefixIndex:
         """Pages that some sequence holds."""
         return self.pool.total - self.available
 
-    def match(self, tokens: Tokens, adapter_id: int) -> tuple[array[int], Chain]:
+    def match(self, tokens: Tokens, root: bytes) -> Match:
         """Hold the pages of the longest known beginning of ``tokens`` and return them; full pages only.
 
         Args:
             tokens: ``[n]`` int32.
-            adapter_id: whose keys and values are wanted.
+            root: whose keys and values are wanted, as ``root_key`` names them.
         """
-        chain = Chain(_root(adapter_id))
+        chain = Chain(root)
         pages: array[int] = array("i")
-        if self.enabled:
-            for content in self._contents(tokens):
-                key = _key(chain.key, content)
-                entry = self._entries.get(key)
-                if entry is None or entry.tokens != content or entry.parent != chain.key:
-                    break
-                self.pool.hold(entry.page)
-                self._idle.pop(entry.page, None)
-                pages.append(entry.page)
-                chain.key = key
-            chain.length = len(pages)
-        return pages, chain
+        if not self.enabled:
+            return Match(pages, chain, "disabled")
+        stopped: MissReason | None = None
+        for content in self._contents(tokens):
+            key = _key(chain.key, content)
+            entry = self._entries.get(key)
+            if entry is None or entry.tokens != content or entry.parent != chain.key:
+                stopped = self._why_missing(key)
+                break
+            self._hold(entry.page)
+            pages.append(entry.page)
+            chain.key = key
+        chain.length = len(pages)
+        return Match(pages, chain, stopped)
 
     def count(self, queries: int, hits: int) -> None:
         """Add to the statistics: prompt tokens looked up and found."""
@@ -114,9 +139,7 @@ class PrefixIndex:
             if key in self._entries:
                 chain.length = None
                 return
-            self.pool.hold(page)
-            self._entries[key] = _Entry(page, chain.key, content)
-            self._keys[page] = key
+            self._learn(page, key, chain.key, content)
             chain.key = key
             chain.length += 1
 
@@ -124,14 +147,16 @@ class PrefixIndex:
         """``count`` pages with one reference each, evicting what must go. The caller has checked ``available``."""
         while self.pool.free < count:
             page, _ = self._idle.popitem(last=False)
+            self._evicted[self._keys[page]] = None
             self._forget(page)
+        while len(self._evicted) > self._remembered:
+            self._evicted.popitem(last=False)
         return array("i", (self.pool.take() for _ in range(count)))
 
-    def release(self, pages: array[int]) -> None:
-        """Give back a sequence's pages, children first."""
+    def release(self, pages: array[int], chain: Chain) -> None:
+        """Give back all that a sequence holds; its pages children first."""
         for page in reversed(pages):
-            if self.pool.release(page) == 1 and page in self._keys:
-                self._idle[page] = None
+            self._let_go(page)
 
     def clear(self) -> None:
         """Forget every page, held or not: what is in them cannot be trusted any more."""
@@ -143,33 +168,59 @@ class PrefixIndex:
         """The pages the index holds."""
         return self._keys.keys()
 
-    def check_integrity(self) -> None:
-        """Raise unless the entries form whole chains and exactly the pages held by nobody else can be evicted."""
+    def check_integrity(self, chains: Iterable[Chain] = ()) -> None:
+        """Raise unless the entries form whole chains and exactly the pages held by nobody else can be evicted.
+
+        Args:
+            chains: of the running sequences.
+        """
         idle = {page for page in self._keys if self.pool.references(page) == 1}
         if idle != set(self._idle):
             raise RuntimeError(f"evictable pages {sorted(self._idle)} should be {sorted(idle)}")
         if {entry.page: key for key, entry in self._entries.items()} != self._keys:
             raise RuntimeError("the index by key and the index by page differ")
         for entry in self._entries.values():
-            if entry.parent not in self._entries and len(entry.parent) != _ROOT_BYTES:
+            if entry.parent not in self._entries and not entry.parent.startswith(_ROOT):
                 raise RuntimeError(f"page {entry.page} is known but its parent is not")
+
+    def _why_missing(self, key: bytes) -> MissReason:
+        return "evicted" if key in self._evicted else "first_seen"
+
+    def _hold(self, page: int) -> None:
+        self.pool.hold(page)
+        self._idle.pop(page, None)
+
+    def _let_go(self, page: int) -> None:
+        if self.pool.release(page) == 1 and page in self._keys:
+            self._idle[page] = None
+
+    def _learn(self, page: int, key: bytes, parent: bytes, content: bytes) -> None:
+        self.pool.hold(page)
+        self._entries[key] = _Entry(page, parent, content)
+        self._keys[page] = key
+        self._evicted.pop(key, None)
 
     def _forget(self, page: int) -> None:
         del self._entries[self._keys.pop(page)]
         self.pool.release(page)
 
     def _contents(self, tokens: Tokens) -> Iterator[bytes]:
-        size = self.page_size
-        for start in range(0, len(tokens) - size + 1, size):
-            yield tokens[start : start + size].tobytes()
+        width = self.page_size * tokens.itemsize
+        data = tokens.tobytes()
+        return (data[start : start + width] for start in range(0, len(data) - width + 1, width))
 
 
-_ROOT_BYTES = 8
+_ROOT = b"root of adapter "
 
 
-def _root(adapter_id: int) -> bytes:
-    """The parent of first pages; shorter than any key, so that it cannot be one."""
-    return adapter_id.to_bytes(_ROOT_BYTES, "little")
+def root_key(adapter_id: int, tenant: str = "") -> bytes:
+    """The parent of first pages: whose keys and values they are. Longer than any page's key, so that it cannot be one.
+
+    Args:
+        adapter_id: identity of the adapter's weights; 0 is the base.
+        tenant: who may share them; nobody finds out from a hit what another tenant has asked.
+    """
+    return _ROOT + adapter_id.to_bytes(8, "little") + tenant.encode()
 
 
 def _key(parent: bytes, tokens: bytes) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from engine.inference.prefix import PrefixIndex
+from engine.inference.prefix import PrefixIndex, root_key
 from engine.inference.sequence import Sequence
 
 
@@ -98,7 +98,7 @@ class Scheduler:
         """Raise unless every page is accounted for and the order of arrival holds."""
         held = [page for sequence in self.running.values() for page in sequence.pages]
         self.prefix.pool.check_integrity([*held, *self.prefix.known_pages()])
-        self.prefix.check_integrity()
+        self.prefix.check_integrity(sequence.chain for sequence in self.running.values() if sequence.chain)
         arrivals = [sequence.arrival for sequence in (*self.running.values(), *self.waiting.values())]
         if arrivals != sorted(arrivals):
             raise RuntimeError(f"sequences are out of order: {arrivals}")
@@ -147,10 +147,11 @@ class Scheduler:
             return None
         sequence = next(iter(self.waiting.values()))
         # The last known token is always computed: its output is needed.
-        pages, chain = self.prefix.match(sequence.tokens[: sequence.known - 1], sequence.adapter_id)
+        found = self.prefix.match(sequence.tokens[: sequence.known - 1], root_key(sequence.adapter_id))
+        pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
         if self.prefix.available < missing + len(self.running):
-            self.prefix.release(pages)
+            self.prefix.release(pages, chain)
             return None
         pages.extend(self.prefix.take(missing))
         sequence.pages, sequence.chain = pages, chain
@@ -163,7 +164,8 @@ class Scheduler:
         return sequence
 
     def _give_back(self, sequence: Sequence) -> None:
-        self.prefix.release(sequence.pages)
+        assert sequence.chain is not None
+        self.prefix.release(sequence.pages, sequence.chain)
         del sequence.pages[:]
         sequence.chain = None
         sequence.computed = 0
