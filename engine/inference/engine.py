@@ -18,7 +18,7 @@ from engine.inference.prefix import PrefixIndex
 from engine.inference.request import Completion, FinishReason, Output, Request, SamplingParams, TokenLogprob, Usage
 from engine.inference.runner import Runner
 from engine.inference.sampler import Drawn, draw
-from engine.inference.scheduler import Scheduler, StepPlan
+from engine.inference.scheduler import Row, Scheduler, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
@@ -224,13 +224,13 @@ class Engine:
         if not plan.slices:
             return []
         try:
-            drawing, drawn = self._compute(plan)
+            logits, drawn = self._compute(plan)
         except BaseException:
             self._drop_everything()
             raise
         self._scheduler.advance(plan)
-        rows = zip(drawing, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
-        return [self._accept(self._live[sequence.id], token, found, valid) for sequence, token, found, valid in rows]
+        rows = zip(logits, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
+        return [self._accept(self._live[row.sequence.id], token, found, valid) for row, token, found, valid in rows]
 
     def load_adapter(self, name: str, path: Path | str) -> None:
         """Load the adapter in the folder ``path`` under ``name``. Loading the same files again changes nothing.
@@ -323,17 +323,17 @@ class Engine:
         return self.renderer
 
     @torch.inference_mode()
-    def _compute(self, plan: StepPlan) -> tuple[tuple[Sequence, ...], Drawn]:
+    def _compute(self, plan: StepPlan) -> tuple[tuple[Row, ...], Drawn]:
         adapters = {
             live.adapter.identity: live.adapter.weights
             for live in (self._live[item.sequence.id] for item in plan.slices)
             if live.adapter is not None
         }
         logits = self._runner.compute(plan, adapters)
-        if not logits.drawing:
+        if not logits.rows:
             return (), Drawn([], [], [])
-        params = [sequence.request.sampling for sequence in logits.drawing]
-        return logits.drawing, draw(logits.values, params, [sequence.known for sequence in logits.drawing])
+        params = [row.sequence.request.sampling for row in logits.rows]
+        return logits.rows, draw(logits.values, params, [row.position for row in logits.rows])
 
     def _accept(self, live: _Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
         """Make a drawn token known, and end the request if it is its last."""

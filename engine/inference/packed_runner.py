@@ -42,7 +42,7 @@ class PackedRunner:
             model.weights,
             page_count=self.memory.pages,
             max_tokens=max_tokens,
-            max_drawing=config.max_running,
+            max_rows=config.max_running,
             context=min(model.config.max_context, self.memory.tokens),
             threads=threads,
         )
@@ -63,10 +63,9 @@ class PackedRunner:
             sequence = item.sequence
             adapter = adapters[sequence.adapter_id].address if sequence.adapter_id else 0
             pages, _ = sequence.pages.buffer_info()
-            end = item.start + item.count
-            table[row] = (item.count, end, sequence.address + 4 * item.start, pages, adapter, item.draws)
-        drawing = tuple(item.sequence for item in slices if item.draws)
-        return Logits(torch.from_numpy(self._decoder.step(table)), drawing)
+            table[row] = (item.count, item.end, sequence.address + 4 * item.start, pages, adapter, item.rows)
+        rows = tuple(row for item in slices if item.rows for row in item.logits())
+        return Logits(torch.from_numpy(self._decoder.step(table)), rows)
 
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""

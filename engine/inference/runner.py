@@ -11,8 +11,7 @@ from torch import Tensor
 
 from engine.catalog import ModelConfig
 from engine.inference.memory import MemoryAccount
-from engine.inference.scheduler import StepPlan
-from engine.inference.sequence import Sequence as Tokens
+from engine.inference.scheduler import Row, StepPlan
 from engine.models import Adapter
 
 
@@ -22,11 +21,11 @@ class Logits:
 
     Attributes:
         values: ``[n, vocabulary]`` float32, valid until the next step.
-        drawing: the sequences whose next token is drawn from the rows, in their order.
+        rows: what each row predicts: a sequence's token at a position. Rows of one sequence are neighbours, in order.
     """
 
     values: Tensor
-    drawing: tuple[Tokens, ...]
+    rows: tuple[Row, ...]
 
 
 class Runner(Protocol):

@@ -11,19 +11,36 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.inference.prefix import PrefixIndex, root_key
 from engine.inference.sequence import Sequence
 
 
+class Row(NamedTuple):
+    """One row of logits: of the token that stands, or will stand, at ``position`` of the sequence."""
+
+    sequence: Sequence
+    position: int
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Compute the tokens ``start … start+count`` of a sequence; draw the next token if they are its last known."""
+    """Compute the tokens ``start … start+count`` of a sequence; logits are wanted after the last ``rows`` of them."""
 
     sequence: Sequence
     start: int
     count: int
-    draws: bool
+    rows: int
+
+    @property
+    def end(self) -> int:
+        """Position behind the last token."""
+        return self.start + self.count
+
+    def logits(self) -> list[Row]:
+        """The rows of logits that it gives, in order."""
+        return [Row(self.sequence, position) for position in range(self.end - self.rows + 1, self.end + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,7 @@ class Scheduler:
     def advance(self, plan: StepPlan) -> None:
         """Record that the plan's tokens are computed."""
         for item in plan.slices:
-            item.sequence.computed = item.start + item.count
+            item.sequence.computed = item.end
 
     def forget_prefixes(self) -> None:
         """Stop sharing what is in the pages now, because some of it may be wrong."""
@@ -114,7 +131,7 @@ class Scheduler:
         # all keys and values of a step before any of them is read.
         if sequence.chain is not None:
             self.prefix.register(sequence.tokens[:end], sequence.pages, sequence.chain)
-        return Slice(sequence, sequence.computed, count, draws=end == sequence.known)
+        return Slice(sequence, sequence.computed, count, rows=int(end == sequence.known))
 
     def _missing(self, sequence: Sequence, held: int) -> int:
         return max(0, -(-sequence.known // self.prefix.page_size) - held)

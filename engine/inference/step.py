@@ -1,4 +1,4 @@
-"""From a plan to tensors: one step's flat tokens, where they stand, whose adapter they use, and which rows draw."""
+"""From a plan to tensors: one step's flat tokens, where they stand, whose adapter they use, which rows give logits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.inference.scheduler import Slice, StepPlan
-from engine.inference.sequence import Sequence
+from engine.inference.scheduler import Row, Slice, StepPlan
 from engine.models import Adapter, MixedAdapters
 from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, write_pages
 
@@ -41,15 +40,15 @@ class StepInputs:
         token_ids: ``[T]`` int64, the slices one after another, those with one adapter together.
         batch: positions and pages of the rows.
         adapters: the low-rank updates of the rows; None if all of them use the base.
-        draw_rows: ``[N]`` int64, rows after which a token is drawn; None if that is every row.
-        drawing: the sequences of ``draw_rows``, in that order.
+        logit_rows: ``[N]`` int64, rows whose logits are wanted; None if that is every row.
+        rows: what the rows of ``logit_rows`` predict, in that order.
     """
 
     token_ids: Tensor
     batch: BatchPlan
     adapters: MixedAdapters | None
-    draw_rows: Tensor | None
-    drawing: tuple[Sequence, ...]
+    logit_rows: Tensor | None
+    rows: tuple[Row, ...]
 
 
 class StepBuilder:
@@ -68,21 +67,21 @@ class StepBuilder:
         """Tensors for ``plan``; ``adapters`` has the weights of its sequences' adapter ids, but for the base (0)."""
         slices = sorted(plan.slices, key=lambda item: item.sequence.adapter_id)
         lengths = [item.count for item in slices]
-        ends = [item.start + item.count for item in slices]
+        ends = [item.end for item in slices]
         tokens = np.concatenate(
             [item.sequence.tokens[item.start : end] for item, end in zip(slices, ends, strict=True)]
         )
         tables = [item.sequence.pages for item in slices]
-        last_rows = np.cumsum(lengths) - 1
-        draws = [row for row, item in zip(last_rows.tolist(), slices, strict=True) if item.draws]
+        behind = np.cumsum(lengths).tolist()
+        wanted = [row for last, item in zip(behind, slices, strict=True) for row in range(last - item.rows, last)]
         return StepInputs(
             token_ids=torch.from_numpy(tokens.astype(np.int64)).to(self._device),
             batch=plan_batch(lengths, ends, tables, self._page_size, self._device),
             adapters=_mixed(slices, adapters, self._device),
-            draw_rows=None
-            if len(draws) == len(tokens)
-            else torch.tensor(draws, device=self._device, dtype=torch.int64),
-            drawing=tuple(item.sequence for item in slices if item.draws),
+            logit_rows=None
+            if len(wanted) == len(tokens)
+            else torch.tensor(wanted, device=self._device, dtype=torch.int64),
+            rows=tuple(row for item in slices if item.rows for row in item.logits()),
         )
 
 

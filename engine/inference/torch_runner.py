@@ -40,8 +40,8 @@ class TorchRunner:
         inputs = self._builder.build(plan, adapters)
         attention = PagedAttention(self.pages, inputs.batch)
         hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
-        wanted = hidden if inputs.draw_rows is None else hidden[inputs.draw_rows]
-        return Logits(self.model.logits(wanted), inputs.drawing)
+        wanted = hidden if inputs.logit_rows is None else hidden[inputs.logit_rows]
+        return Logits(self.model.logits(wanted), inputs.rows)
 
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""

@@ -18,8 +18,9 @@ VECTORS = 32
 MAX_HEAD = 256
 PORTION = 128
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SLICE = np.dtype([(name, np.int64) for name in ("count", "context", "ids", "pages", "updates", "draws")])
-"""``slice`` of cpu.c: what one sequence computes in a step; ids, pages and updates are addresses."""
+SLICE = np.dtype([(name, np.int64) for name in ("count", "context", "ids", "pages", "updates", "rows")])
+"""``slice`` of cpu.c: what one sequence computes in a step. ids, pages and updates are addresses; the logits are wanted
+after the last ``rows`` tokens."""
 
 i64, pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -61,8 +62,8 @@ class CBatch(ctypes.Structure):
     """``batch`` of cpu.c."""
 
     _fields_ = (
-        *((name, i64) for name in ("tokens", "spans", "segments", "drawing")),
-        *((name, pointer) for name in ("ids", "positions", "slots", "draw_rows", "span", "segment")),
+        *((name, i64) for name in ("tokens", "spans", "segments", "wanted")),
+        *((name, pointer) for name in ("ids", "positions", "slots", "logit_rows", "span", "segment")),
     )
 
 
@@ -182,7 +183,7 @@ class Decoder:
         weights: kept alive here.
         page_count: pages of 16 tokens in the cache.
         max_tokens: rows of a step at most.
-        max_drawing: rows of a step whose logits are wanted at most.
+        max_rows: rows of a step whose logits are wanted at most.
         context: tokens of a sequence at most.
         threads: that compute a step.
     """
@@ -194,7 +195,7 @@ class Decoder:
         *,
         page_count: int,
         max_tokens: int,
-        max_drawing: int,
+        max_rows: int,
         context: int,
         threads: int,
     ) -> None:
@@ -203,7 +204,7 @@ class Decoder:
         self._team = Team(library, threads)
         self._step = library.function("decoder_step")
         self._step.restype = None
-        self.logits = aligned(max_drawing * shape.vocabulary, np.float32).reshape(max_drawing, shape.vocabulary)
+        self.logits = aligned(max_rows * shape.vocabulary, np.float32).reshape(max_rows, shape.vocabulary)
         self.pages = aligned(page_bytes(shape) * page_count // 2, np.float16).reshape(
             page_count, shape.layers, 2, shape.kv_heads, PAGE * shape.width
         )
@@ -225,7 +226,7 @@ class Decoder:
             "turns": tokens * shape.width,
             "scores": self._threads * VECTORS * padded,
         }
-        rows = {"ids": 1, "positions": 1, "slots": 1, "draw_rows": 1, "span": 4, "segment": 3}
+        rows = {"ids": 1, "positions": 1, "slots": 1, "logit_rows": 1, "span": 4, "segment": 3}
         arrays: dict[str, npt.NDArray[Any]] = {
             **{name: aligned(size, np.float32) for name, size in floats.items()},
             **{name: aligned(tokens * size, np.int64) for name, size in rows.items()},
@@ -254,10 +255,10 @@ class Decoder:
             self._workspace.low, self._workspace.max_rank = self._arrays["low"].ctypes.data, rank
 
     def step(self, slices: npt.NDArray[np.void]) -> Floats:
-        """Compute the slices (of dtype ``SLICE``) and return the logits of those that draw, in order.
+        """Compute the slices (of dtype ``SLICE``) and return the logits of their last ``rows`` tokens, in order.
 
         Returns:
-            [drawing, vocabulary] float32, valid until the next step.
+            [wanted, vocabulary] float32, valid until the next step.
         """
         self._step(
             ctypes.byref(self._model),
@@ -266,7 +267,7 @@ class Decoder:
             ctypes.byref(self._workspace),
             self._team.address,
         )
-        return self.logits[: self._workspace.batch.drawing]
+        return self.logits[: self._workspace.batch.wanted]
 
 
 def page_bytes(shape: Shape) -> int:

@@ -36,7 +36,7 @@ typedef struct {
     const int32_t *ids;      // [count] the new tokens
     const int32_t *pages;    // pages of its cache, in order
     const update *updates;   // [layers, TARGETS] of its adapter, NULL for the base; equal ones are neighbours
-    int64_t draws;           // whether the logits after its last token are wanted
+    int64_t rows;            // logits are wanted after this many of its last tokens
 } slice;
 
 // Rows of one adapter, one after another.
@@ -47,10 +47,10 @@ typedef struct {
 
 // A step, row by row.
 typedef struct {
-    int64_t tokens, spans, segments, drawing;
+    int64_t tokens, spans, segments, wanted;
     const int32_t **ids;        // [tokens]
     int64_t *positions, *slots;  // [tokens]
-    int64_t *draw_rows;          // [drawing]
+    int64_t *logit_rows;          // [wanted]
     span *span;
     segment *segment;
 } batch;
@@ -68,7 +68,7 @@ typedef struct {
     int64_t scores_per_thread, max_rank;
     quantized quantized;
     batch batch;     // arrays for as many rows and slices as a step may have
-    float *logits;   // [drawing, vocabulary]
+    float *logits;   // [wanted, vocabulary]
     uint16_t *pages;  // [page_count, layers, 2, kv_heads, 16 * width]
 } workspace;
 
@@ -291,15 +291,15 @@ static void decode_layer(walk *w, int64_t l) {
     }
 }
 
-static void draw_logits(walk *w) {
+static void give_logits(walk *w) {
     const model *m = w->model;
-    FOR_SHARE(&w->member, i, 0, w->batch->drawing, 1) {
+    FOR_SHARE(&w->member, i, 0, w->batch->wanted, 1) {
         float *to = w->space->inputs + i * m->hidden;
-        normalize_row(w->space->hidden + w->batch->draw_rows[i] * m->hidden, m->final_norm, m->hidden, m->eps, to);
+        normalize_row(w->space->hidden + w->batch->logit_rows[i] * m->hidden, m->final_norm, m->hidden, m->eps, to);
         quantize_row(to, &m->head, i, &w->space->quantized);
     }
     meet(&w->member);
-    multiply(&w->member, &m->head, &w->space->quantized, 0, w->batch->drawing, w->space->logits, 0);
+    multiply(&w->member, &m->head, &w->space->quantized, 0, w->batch->wanted, w->space->logits, 0);
     meet(&w->member);
 }
 
@@ -315,12 +315,12 @@ static void walk_through(member *own, void *argument) {
     walk w = {*own, asked->model, &space->batch, space, space->scores + own->index * space->scores_per_thread, 0, 0};
     embed(&w);
     for (int64_t l = 0; l < w.model->layers; l++) decode_layer(&w, l);
-    if (w.batch->drawing) draw_logits(&w);
+    if (w.batch->wanted) give_logits(&w);
 }
 
 // From slices to rows.
 static void lay_out(const slice *slices, int64_t count, batch *b) {
-    b->tokens = b->spans = b->segments = b->drawing = 0;
+    b->tokens = b->spans = b->segments = b->wanted = 0;
     for (const slice *s = slices; s < slices + count; s++) {
         b->span[b->spans++] = (span){b->tokens, s->count, s->context, s->pages};
         segment *last = b->segment + b->segments - 1;
@@ -332,11 +332,11 @@ static void lay_out(const slice *slices, int64_t count, batch *b) {
             b->positions[b->tokens] = position;
             b->slots[b->tokens] = s->pages[position / PAGE] * (int64_t)PAGE + position % PAGE;
         }
-        if (s->draws) b->draw_rows[b->drawing++] = b->tokens - 1;
+        for (int64_t t = b->tokens - s->rows; t < b->tokens; t++) b->logit_rows[b->wanted++] = t;
     }
 }
 
-// Compute ``count`` slices; the logits of those that draw are in space->logits, in order.
+// Compute ``count`` slices; the logits of the rows that want them are in space->logits, in order.
 void ISA(decoder_step)(const model *m, const slice *slices, int64_t count, workspace *space, team *t) {
     lay_out(slices, count, &space->batch);
     task asked = {m, space};

@@ -53,7 +53,7 @@ def measure(threads: int = 2) -> tuple[list[str], list[list[str]]]:
 def _step_rows(library: Library, threads: int) -> list[list[str]]:
     """Whole steps of a random model of the starter's shape, activations in 15 bits: products, attention, all."""
     weights = _random_model(library)
-    decoder = Decoder(library, weights, page_count=512, max_tokens=512, max_drawing=32, context=8192, threads=threads)
+    decoder = Decoder(library, weights, page_count=512, max_tokens=512, max_rows=32, context=8192, threads=threads)
     ids = np.zeros(8192, np.int32)
     rows = []
     for label, (streams, count, context) in STEPS.items():

@@ -66,8 +66,8 @@ class _Record:
 
     def __call__(self, plan: StepPlan, adapters: Mapping[int, Any]) -> Logits:
         logits = self.inner(plan, adapters)
-        for sequence, row in zip(logits.drawing, logits.values, strict=True):
-            self.rows[sequence.id] = row.float().cpu().numpy().copy()
+        for row, values in zip(logits.rows, logits.values, strict=True):
+            self.rows[row.sequence.id] = values.float().cpu().numpy().copy()
         return logits
 
 

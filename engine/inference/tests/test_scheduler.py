@@ -54,8 +54,8 @@ class Simulation:
         self.scheduler.advance(plan)
         for item in plan.slices:
             sequence = item.sequence
-            assert item.draws == (sequence.computed == sequence.known)
-            if item.draws:
+            assert item.rows == (sequence.computed == sequence.known)
+            if item.rows:
                 sequence.append(next_token(sequence.adapter_id, sequence.tokens[: sequence.known].tolist()))
                 if sequence.known == sequence.limit:
                     self.scheduler.remove(sequence)

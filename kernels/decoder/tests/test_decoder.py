@@ -80,9 +80,7 @@ class Made:
         )
 
     def decoder(self, threads=2):
-        return Decoder(
-            LIBRARY, self.weights, page_count=64, max_tokens=256, max_drawing=16, context=512, threads=threads
-        )
+        return Decoder(LIBRARY, self.weights, page_count=64, max_tokens=256, max_rows=16, context=512, threads=threads)
 
     def adapter(self, rank, seed, targets=TARGETS):
         generator = np.random.default_rng(seed)
@@ -104,15 +102,15 @@ MODELS = {name: Made(shape) for name, shape in SHAPES.items()} if LIBRARY is not
 
 
 def run(decoder, *items):
-    """items: (ids, first, count, pages, updates or None, draws)."""
-    rows = [
-        (count, first + count, ids.ctypes.data + 4 * first, pages.ctypes.data, updates.address if updates else 0, draws)
-        for ids, first, count, pages, updates, draws in items
+    """items: (ids, first, count, pages, updates or None, rows of logits)."""
+    table = [
+        (count, first + count, ids.ctypes.data + 4 * first, pages.ctypes.data, updates.address if updates else 0, rows)
+        for ids, first, count, pages, updates, rows in items
     ]
     for *_, updates, _ in items:
         if updates:
             decoder.make_room(updates.rank)
-    return decoder.step(np.array(rows, SLICE)).copy()
+    return decoder.step(np.array(table, SLICE)).copy()
 
 
 def tokens(shape, count, seed=0):
@@ -181,6 +179,19 @@ def test_adapters_of_a_mixed_batch_change_their_own_rows_as_the_reference_says(n
         assert not truth or np.abs(got[row] - wanted).max() < np.abs(wanted - plain).max() / 2
     alone = run(made.decoder(1), (ids[1], 0, 20, pages[1], first, 1))
     assert np.array_equal(alone[0], got[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_inside_a_chunk_have_the_bits_of_the_last_row_of_a_shorter_one(threads):
+    made = MODELS["small"]
+    ids, (pages, other) = tokens(made.shape, 40), some_pages(40, 9)
+    wanted = [run(made.decoder(1), (ids, 0, end, pages, None, 1))[0] for end in range(31, 41)]
+    decoder = made.decoder(threads)
+    run(decoder, (ids, 0, 30, pages, None, 0))
+    got = run(decoder, (ids, 0, 9, other, None, 2), (ids, 30, 10, pages, None, 10))
+    assert got.shape == (12, made.shape.vocabulary)
+    assert np.array_equal(got[2:], wanted)
+    assert np.array_equal(got[1], run(made.decoder(1), (ids, 0, 9, other, None, 1))[0])
 
 
 def test_every_variant_computes_the_same_model():
