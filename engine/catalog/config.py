@@ -103,6 +103,14 @@ def read_config(path: Path) -> ModelConfig:
         raise _unsupported(f"Its configuration cannot be read: {type(error).__name__}: {error}") from error
 
 
+def check_architecture(folder: Path) -> None:
+    """Raise ``model_unsupported`` if fw cannot run what the folder's config.json describes; weights may be missing."""
+    try:
+        _checked(_from_folder(folder))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unsupported(f"Its configuration cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _from_folder(folder: Path) -> ModelConfig:
     fields = json.loads((folder / "config.json").read_bytes())
     generation = folder / "generation_config.json"

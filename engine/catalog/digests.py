@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from engine.catalog.model_files import find_model_files
@@ -34,6 +34,20 @@ def digest_tree(path: Path) -> str:
     return _digest_files(path, (file for file in path.rglob("*") if file.is_file()))
 
 
-def _digest_files(root: Path, files: Iterable[Path]) -> str:
-    lines = sorted(f"{file.relative_to(root).as_posix()}\0{digest_file(file)}\n" for file in files)
+def digest_of_files(digests: Mapping[str, str]) -> str:
+    """Digest of files of which only the digests are known, by relative name."""
+    lines = sorted(f"{name}\0{digest}\n" for name, digest in digests.items())
     return PREFIX + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_git_blob(path: Path) -> str:
+    """``git:`` and the object id (SHA-1) that git gives a file of these bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return "git:" + digest.hexdigest()
+
+
+def _digest_files(root: Path, files: Iterable[Path]) -> str:
+    return digest_of_files({file.relative_to(root).as_posix(): digest_file(file) for file in files})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,11 @@ KNOWN_JSON = frozenset(
         "added_tokens.json",
         "chat_template.json",
         "config.json",
+        "config_sentence_transformers.json",
         "generation_config.json",
         "model.safetensors.index.json",
+        "modules.json",
+        "sentence_bert_config.json",
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -22,6 +26,8 @@ KNOWN_JSON = frozenset(
     }
 )
 CHAT_TEMPLATE = "chat_template.jinja"
+MODULE_CONFIG = re.compile(r"\d_\w+/config\.json")
+"""What the parts of an embedding model are told (``1_Pooling/config.json``)."""
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -53,9 +59,14 @@ class ModelFiles:
         return sum(path.stat().st_size for path in self.all)
 
 
-def allowed(path: Path) -> bool:
-    """Whether a file may be copied and read: weights in a format without code, known JSON, the chat template."""
-    return path.suffix in WEIGHT_SUFFIXES or path.name in KNOWN_JSON or path.name == CHAT_TEMPLATE
+def allowed_name(name: str) -> bool:
+    """Whether a file may be copied and read: weights in a format without code, known JSON, the chat template.
+
+    Args:
+        name: its path below the model's folder, with ``/``.
+    """
+    known = name in KNOWN_JSON or name == CHAT_TEMPLATE or MODULE_CONFIG.fullmatch(name) is not None
+    return known or name.endswith(WEIGHT_SUFFIXES)
 
 
 def find_model_files(path: Path) -> ModelFiles:
@@ -76,7 +87,11 @@ def find_model_files(path: Path) -> ModelFiles:
     weights = tuple(file for file in files if file.suffix == ".safetensors")
     ggufs = [file for file in files if file.suffix == ".gguf"]
     if weights and (path / "config.json").is_file():
-        others = tuple(file for file in files if allowed(file) and file.suffix not in WEIGHT_SUFFIXES)
+        beside = [file for file in files if allowed_name(file.name) and file.suffix not in WEIGHT_SUFFIXES]
+        nested = [
+            file for file in path.glob("*/config.json") if MODULE_CONFIG.fullmatch(f"{file.parent.name}/config.json")
+        ]
+        others = (*beside, *sorted(nested))
         return ModelFiles(path, None, weights, others)
     if len(ggufs) == 1:
         return ModelFiles(path, ggufs[0])

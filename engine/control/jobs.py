@@ -28,6 +28,7 @@ from fw_sdk.types.home import Home
 
 LEASE_S = 30.0
 MAX_ATTEMPTS = 3
+HUB_PREFIXES = ("HF_", "HUGGING_FACE_")
 PROGRAM_KINDS = tuple(JobKind(kind) for kind in PROGRAMS)
 LIMITS: tuple[tuple[frozenset[JobKind], int], ...] = (
     (frozenset({JobKind.FINETUNE, JobKind.EVALUATE}), 1),
@@ -183,7 +184,7 @@ class JobService:
             launch = read_json(directory / "launch.json") or {"firstAttempt": job.attempt}
             write_json(directory / "launch.json", {**launch, "oomKills": kernel_oom_kills()})
             write_json(directory / "spec.json", self._program_spec(job))
-            self._backend.submit(Task(directory, PROGRAMS[job.kind], self._environment()))
+            self._backend.submit(Task(directory, PROGRAMS[job.kind], self._environment(job.kind)))
         except (FwError, OSError) as error:
             log.warning("%s could not be started: %s", job.id, error)
             known = error if isinstance(error, FwError) else _not_started(error)
@@ -193,8 +194,12 @@ class JobService:
         """The stored spec, with today's address of the daemon."""
         return {**job.spec, "baseUrl": self._settings.base_url} if "baseUrl" in job.spec else job.spec
 
-    def _environment(self) -> dict[str, str]:
-        return {
+    def _environment(self, kind: JobKind) -> dict[str, str]:
+        """What a program of that kind finds in its environment; only a pull learns how we log in to a hub."""
+        hub = {
+            name: value for name, value in os.environ.items() if kind is JobKind.PULL and name.startswith(HUB_PREFIXES)
+        }
+        return hub | {
             "FW_HOME": str(self._home.root),
             "FW_BASE_URL": self._settings.base_url,
             "FW_API_KEY": self._home.token(),

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from engine.catalog.hub import SCHEME, HubSource
 from engine.catalog.starters import STARTERS
 from engine.control.references import active_users
 from engine.control.services import Services
@@ -61,6 +62,9 @@ def _job_exists(services: Services, model: Model) -> bool:
 def _checked_source(source: str) -> str:
     if source in STARTERS:
         return source
+    if source.startswith(SCHEME):
+        HubSource.parse(source)
+        return source
     path = Path(source).expanduser()
     if path.is_absolute() and path.exists():
         return str(path)
@@ -68,16 +72,21 @@ def _checked_source(source: str) -> str:
     if path.is_absolute() or "/" in source:
         problem = "there is no such file or folder" if path.is_absolute() else "a path must be absolute"
         hint = f"give an absolute path of a model folder or .gguf file on this machine, or a starter: {known}"
+        if HubSource.looks_like(source):
+            hint = f"for a model of the Hugging Face hub write hf:{source}; else {hint}"
         raise FwError("not_found", f"'{source}': {problem}.", not_done=NOT_DONE, hint=hint, param="source")
     near = nearest(source, STARTERS)
     found = f"Did you mean '{near}'?" if near else f"Known: {known}."
-    hint = "use a starter's name, or an absolute path of a model folder or .gguf file"
+    hint = "use a starter's name, hf:org/name, or an absolute path of a model folder or .gguf file"
     raise FwError("not_found", f"No starter '{source}'. {found}", not_done=NOT_DONE, hint=hint, param="source")
 
 
 def _default_id(source: str) -> str:
-    """A starter's own name; else the folder's or file's, made fit for an id."""
-    name = source if source in STARTERS else Path(source).name.removesuffix(".gguf")
+    """A starter's own name; else the repository's, folder's or file's, made fit for an id."""
+    if source.startswith(SCHEME):
+        name = HubSource.parse(source).model_id
+    else:
+        name = source if source in STARTERS else Path(source).name.removesuffix(".gguf")
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63].rstrip("-._") or "model"
 
 

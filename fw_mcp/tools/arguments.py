@@ -103,12 +103,14 @@ async def _keep_evaluator(client: AsyncClient, source: str, name: str) -> Evalua
 
 
 async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> Model | Job:
-    """The READY model called ``name``; a starter or a model file of the workspace is pulled first.
+    """The READY model called ``name``; a starter, a hub's model or one of the workspace is pulled first.
 
     Returns the pull's job when it needs longer than one call may last.
     """
     source, identifier = name, short(name) or name
-    if platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
+    if name.startswith("hf:"):
+        identifier = slug(name.rsplit("/", 1)[-1], "model")
+    elif platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
         path = platform.workspace.existing(name, "base_model")
         source, identifier = str(path), slug(path.stem, "model")
     model = await _find(client.models.get, identifier)

@@ -17,7 +17,8 @@ def pull(source: str | Path, *, id: str | None = None) -> Call[Model]:
     """Start to bring base weights here; the job in ``.job`` does it.
 
     Args:
-        source: a starter's name (``smollm2-135m``), or a folder or ``.gguf`` file on this machine.
+        source: a starter's name (``smollm2-135m``), a model of a hub (``hf:org/name``, ``hf:org/name@revision``, one
+            GGUF file of many as ``hf:org/name:Q4_K_M``), or a folder or ``.gguf`` file on this machine.
         id: the model's id; the source's name by default.
 
     Raises:
@@ -47,4 +48,6 @@ def delete(model: str) -> Call[None]:
 
 
 def _looks_local(source: str) -> bool:
+    if source.startswith("hf:"):
+        return False
     return source.startswith((".", "/", "~")) or "/" in source or source.endswith(".gguf") or Path(source).is_dir()

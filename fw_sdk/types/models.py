@@ -63,7 +63,10 @@ class Model(Resource):
 
 
 class PullModel(RequestBody):
-    """Body of ``POST /models:pull``. ``source`` is a starter's name, or a folder or GGUF file on this machine."""
+    """Body of ``POST /models:pull``.
+
+    ``source`` is a starter's name, ``hf:org/name[@revision][:variant]``, or a folder or GGUF file on this machine.
+    """
 
     source: str
     model_id: str | None = None

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from engine.catalog import Starter, digest_model, digest_tree, pull, starters, wheels
+from engine.catalog import Starter, digest_model, digest_tree, pull, staging, starters, wheels
 from engine.catalog.digests import digest_file
 from engine.jobs.files import read_json, read_lines, write_json
 from engine.jobs.program import EXIT_CANCELLED, EXIT_DONE, EXIT_FAILED, Cancelled, JobContext, main
@@ -95,7 +95,7 @@ def test_only_pickles(tmp_path, folder):
 
 
 def test_a_full_disk(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(pull, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(staging, "SPARE_BYTES", 1 << 60)
     status, _, failure, _ = pulled(tmp_path, folder)
     assert (status, failure["code"], failure["retryable"]) == (EXIT_FAILED, "resource_exhausted", True)
     assert left(tmp_path) == []

@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="A starter (smollm2-135m), or a folder or .gguf file on this machine.")],
+    source: Annotated[
+        str, typer.Argument(help="A starter (smollm2-135m), hf:org/name, or a folder or .gguf file on this machine.")
+    ],
     id: Annotated[str | None, typer.Option(help="The model's id; the source's name by default.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is here.")] = True,
 ) -> None:

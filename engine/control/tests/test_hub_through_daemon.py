@@ -1,0 +1,53 @@
+"""From a hub to an answer: a local hub, a real daemon, the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fw_sdk as fw
+from engine.catalog.tests.hub_server import Hub, Repo
+from engine.control.tests.daemon_process import Daemon
+from fw_sdk.types import FwError
+
+
+@pytest.fixture
+def hub(tiny_llama_dir: Path) -> Iterator[Hub]:
+    with Hub().running() as hub:
+        files = {file.name: file.read_bytes() for file in tiny_llama_dir.iterdir()}
+        hub.repos["org/Tiny.Chat"] = Repo({**files, "pytorch_model.bin": b"x"}, gated=True, licence="mit")
+        yield hub
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "let-me-in")
+    daemon = Daemon(tmp_path / "home").start()
+    try:
+        yield daemon
+    finally:
+        daemon.shut_down()
+
+
+def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
+    with fw.Client(base_url=daemon.url, api_key=daemon.home.token()) as client:
+        failed = client.jobs.wait(str(client.models.pull("hf:org/nothing").job).rsplit("/", 1)[-1])
+        assert failed.failure is not None and "org/nothing" in failed.failure.message
+        with pytest.raises(FwError, match="not a model on a hub"):
+            client.models.pull("hf:org/na/me")
+        model = client.models.pull("hf:org/Tiny.Chat@v1")
+        assert model.id == "tiny.chat"
+        client.jobs.wait(str(model.job).rsplit("/", 1)[-1])
+        model = client.models.get("tiny.chat")
+        assert (model.state.value, model.licence, model.source) == ("READY", "mit", "hf:org/Tiny.Chat@v1")
+        reply = daemon.request(
+            "POST",
+            "/v1/chat/completions",
+            json={"model": "tiny.chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
+        )
+        assert reply.status_code == 200, reply.text
+    logs = b"".join(path.read_bytes() for path in daemon.home.root.rglob("*") if path.is_file())
+    assert b"let-me-in" not in logs
