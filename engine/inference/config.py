@@ -18,6 +18,8 @@ class EngineConfig:
         max_batched_tokens: tokens computed in one step, over all requests; None takes 512 on a CPU, 8192 on a GPU.
         max_running: requests that hold pages at the same time.
         prefix_cache: whether requests share the pages of equal beginnings.
+        max_adapters: adapters and combinations of them whose weights stay in memory while no request uses them.
+        adapter_bytes: and how large they may be together. What goes is read again when it is asked for.
     """
 
     page_size: int = 16
@@ -25,9 +27,11 @@ class EngineConfig:
     max_batched_tokens: int | None = None
     max_running: int = 64
     prefix_cache: bool = True
+    max_adapters: int = 64
+    adapter_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "kv_bytes", "max_batched_tokens", "max_running"):
+        for name in ("page_size", "kv_bytes", "max_batched_tokens", "max_running", "max_adapters", "adapter_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FwError("invalid_argument", f"{name} must be at least 1, got {value}", param=name)

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import torch
 
+from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
+from engine.inference.answer import Live, completion
 from engine.inference.config import EngineConfig
 from engine.inference.packed_runner import PackedRunner
 from engine.inference.pages import PagePool
 from engine.inference.prefix import PrefixIndex
-from engine.inference.request import Completion, FinishReason, Output, Request, SamplingParams, TokenLogprob, Usage
+from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob
 from engine.inference.runner import Runner
 from engine.inference.sampler import Drawn, draw
 from engine.inference.scheduler import Row, Scheduler, StepPlan
@@ -23,32 +25,9 @@ from engine.inference.sequence import Sequence
 from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
 from engine.text import Renderer, StopMatcher, StreamDecoder
-from fw_sdk.types import FwError, not_found
+from fw_sdk.types import FwError
 
 Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """An adapter under its name, with its weights as the runner prepared them.
-
-    ``identity`` is never given twice; ``source`` says which files it came from.
-    """
-
-    identity: int
-    weights: Any
-    source: str
-
-
-@dataclass
-class _Live:
-    """A request in the engine with what turns its tokens into text. It keeps its adapter even if that is unloaded."""
-
-    sequence: Sequence
-    adapter: LoadedAdapter | None
-    stop_ids: frozenset[int]
-    decoder: StreamDecoder | None
-    matcher: StopMatcher
 
 
 @dataclass(frozen=True)
@@ -80,6 +59,7 @@ class Engine:
         numerics: fast or exact, see ``load``.
         context: tokens that a request may have at most, prompt and answer together.
         adapters: what is loaded, by name.
+        weight_version: how often the base's weights were changed in place.
     """
 
     def __init__(
@@ -99,9 +79,15 @@ class Engine:
         self.context = min(model.config.max_context, self.memory.tokens)
         self._prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
         self._scheduler = Scheduler(self._prefix, max_running=config.max_running, max_batched_tokens=batched)
-        self._live: dict[str, _Live] = {}
-        self.adapters: dict[str, LoadedAdapter] = {}
-        self._arrivals, self._identities = count(), count(1)
+        self._live: dict[str, Live] = {}
+        self.adapters = AdapterRegistry(
+            lambda path: load_adapter(path, model.config, self._runner.dtype, self.device),
+            self._runner.prepare,
+            max_count=config.max_adapters,
+            max_bytes=config.adapter_bytes,
+        )
+        self.weight_version = 0
+        self._arrivals = count()
         self._prompt_tokens = self._generation_tokens = 0
         self._end_ids = frozenset(renderer.stop_ids if renderer else model.config.eos_ids)
 
@@ -187,25 +173,27 @@ class Engine:
                 not_done=nothing,
                 param="prompt",
             )
-        if request.adapter is not None and request.adapter not in self.adapters:
-            raise not_found("adapter", request.adapter, self.adapters, "load it first")
+        self.adapters.recipe(request)
         if request.id in self._live:
             raise FwError("already_exists", f"request '{request.id}' is running", not_done=nothing, param="id")
 
     def add(self, request: Request) -> None:
-        """Queue a request; raises as ``check`` and then changes nothing."""
+        """Queue a request; raises as ``check`` and then changes nothing.
+
+        An adapter that lost its place in memory is read from its files, here and now, and may fail as in ``load``.
+        """
         self.check(request)
         sampling = request.sampling
-        adapter = self.adapters[request.adapter] if request.adapter is not None else None
+        adapter = self._adapter_of(request)
         sequence = Sequence(
             request,
             arrival=next(self._arrivals),
             limit=min(len(request.prompt) + sampling.max_tokens, self.context),
-            adapter_id=adapter.identity if adapter else 0,
+            adapter_id=adapter.number if adapter else 0,
         )
         ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self._end_ids)
         decoder = StreamDecoder(self.renderer.tokenizer) if self.renderer else None
-        self._live[request.id] = _Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop))
+        self._live[request.id] = Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop))
         self._scheduler.add(sequence)
 
     def cancel(self, request_id: str) -> None:
@@ -213,6 +201,8 @@ class Engine:
         live = self._live.pop(request_id, None)
         if live is not None:
             self._scheduler.remove(live.sequence)
+            if live.adapter is not None:
+                self.adapters.release(live.adapter)
 
     def step(self) -> list[Output]:
         """Compute one step; returns what is new, one output for each request that got a token.
@@ -240,26 +230,14 @@ class Engine:
         """
         self.install_adapter(name, *self.read_adapter(path))
 
-    def read_adapter(self, path: Path | str) -> tuple[Any, str]:
-        """The weights in a folder and what identifies its files; touches nothing, may run in any thread."""
-        folder = Path(path).resolve()
-        weights = self._runner.prepare(load_adapter(folder, self.model.config, self._runner.dtype, self.device))
-        stamp = (folder / "adapter_model.safetensors").stat()
-        return weights, f"{folder}:{stamp.st_size}:{stamp.st_mtime_ns}"
+    def read_adapter(self, path: Path | str) -> tuple[Source, Resident]:
+        """The adapter in a folder; touches nothing, may run in any thread."""
+        source = self.adapters.source(path, version=0)
+        return source, self.adapters.read(Recipe(((source, 1.0),)))
 
-    def install_adapter(self, name: str, weights: Any, source: str) -> None:
+    def install_adapter(self, name: str, source: Source, weights: Resident) -> None:
         """Second half of ``load_adapter``."""
-        present = self.adapters.get(name)
-        if present is None:
-            self.adapters[name] = LoadedAdapter(next(self._identities), weights, source)
-        elif present.source != source:
-            raise FwError(
-                "already_exists",
-                f"adapter '{name}' is loaded with other weights",
-                not_done="nothing was loaded",
-                hint="unload it first, or choose another name",
-                param="lora_name",
-            )
+        self.adapters.install(name, source, weights, replace=False)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Requests that use it already are finished with it; new ones are refused.
@@ -267,9 +245,7 @@ class Engine:
         Raises:
             FwError: ``not_found``.
         """
-        if name not in self.adapters:
-            raise not_found("adapter", name, self.adapters, "list what is loaded with GET /v1/models")
-        del self.adapters[name]
+        self.adapters.remove(name)
 
     def generate(
         self, prompts: Items[Prompt], sampling: SamplingParams | None = None, *, adapter: str | None = None
@@ -297,14 +273,24 @@ class Engine:
             for output in self.step():
                 if output.request_id in collected:
                     collected[output.request_id].append(output)
-        return [_completion(collected[request.id]) for request in requests]
+        return [completion(collected[request.id]) for request in requests]
 
     def check_integrity(self) -> None:
         """Raise unless every page and every request is accounted for."""
         self._scheduler.check_integrity()
+        self.adapters.check_integrity(live.adapter for live in self._live.values() if live.adapter is not None)
         queued = {*self._scheduler.running, *self._scheduler.waiting}
         if queued != set(self._live):
             raise RuntimeError(f"requests {sorted(queued ^ set(self._live))} are known to one side only")
+
+    def _adapter_of(self, request: Request) -> Resident | None:
+        """The weights that the request runs with, held for it until ``cancel``."""
+        recipe = self.adapters.recipe(request)
+        if recipe is None:
+            return None
+        weights = self.adapters.find(recipe) or self.adapters.keep(recipe, self.adapters.read(recipe))
+        self.adapters.use(weights)
+        return weights
 
     def _request(self, index: int, prompt: Prompt, sampling: SamplingParams, adapter: str | None) -> Request:
         if isinstance(prompt, Request):
@@ -325,7 +311,7 @@ class Engine:
     @torch.inference_mode()
     def _compute(self, plan: StepPlan) -> tuple[tuple[Row, ...], Drawn]:
         adapters = {
-            live.adapter.identity: live.adapter.weights
+            live.adapter.number: live.adapter.weights
             for live in (self._live[item.sequence.id] for item in plan.slices)
             if live.adapter is not None
         }
@@ -335,7 +321,7 @@ class Engine:
         params = [row.sequence.request.sampling for row in logits.rows]
         return logits.rows, draw(logits.values, params, [row.position for row in logits.rows])
 
-    def _accept(self, live: _Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
+    def _accept(self, live: Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
         """Make a drawn token known, and end the request if it is its last."""
         sequence = live.sequence
         if not valid:
@@ -348,53 +334,19 @@ class Engine:
                 not_done="the answer is incomplete",
                 hint="check the weights of the model and of the adapter",
             )
-            return Output(sequence.id, (), "", (), None, _usage(sequence), error)
+            return Output(sequence.id, (), "", (), None, live.usage, error)
         if sequence.generated == 0:
             self._prompt_tokens += sequence.known
         self._generation_tokens += 1
         sequence.append(token)
-        text, reason = _text_and_end(live, token)
+        text, reason = live.text_and_end(token)
         if reason is not None:
             self.cancel(sequence.id)
         logprobs = () if logprob is None else (logprob,)
-        return Output(sequence.id, (token,), text, logprobs, reason, _usage(sequence))
+        versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),)
+        return Output(sequence.id, (token,), text, logprobs, reason, live.usage, None, versions)
 
     def _drop_everything(self) -> None:
         for request_id in list(self._live):
             self.cancel(request_id)
         self._prefix.clear()
-
-
-def _text_and_end(live: _Live, token: int) -> tuple[str, FinishReason | None]:
-    """The text that a new token brings, and why the request ends with it, if it does."""
-    sequence, matcher, decoder = live.sequence, live.matcher, live.decoder
-    ends = token in live.stop_ids
-    full = sequence.known >= sequence.limit
-    text = decoder.push(token) if decoder is not None and not ends else ""
-    if decoder is not None and (ends or full):
-        text += decoder.flush()
-    shown, hit = matcher.push(text)
-    if hit:
-        return shown, "stop"
-    if ends or full:
-        return shown + matcher.flush(), "stop" if ends else "length"
-    return shown, None
-
-
-def _usage(sequence: Sequence) -> Usage:
-    return Usage(len(sequence.request.prompt), sequence.generated, sequence.cached)
-
-
-def _completion(outputs: list[Output]) -> Completion:
-    last = outputs[-1]
-    if last.error is not None:
-        raise last.error
-    assert last.finish_reason is not None
-    return Completion(
-        last.request_id,
-        tuple(token for output in outputs for token in output.token_ids),
-        "".join(output.text for output in outputs),
-        tuple(item for output in outputs for item in output.logprobs),
-        last.finish_reason,
-        last.usage,
-    )

@@ -153,8 +153,8 @@ class EngineLoop:
 
     async def load_adapter(self, name: str, path: str) -> None:
         """``Engine.load_adapter`` under traffic: the files are read aside, only the last moment is between steps."""
-        weights, source = await asyncio.to_thread(self.engine.read_adapter, path)
-        await self._call(lambda: self.engine.install_adapter(name, weights, source))
+        source, weights = await asyncio.to_thread(self.engine.read_adapter, path)
+        await self._call(lambda: self.engine.install_adapter(name, source, weights))
 
     async def unload_adapter(self, name: str) -> None:
         """``Engine.unload_adapter`` between steps."""

@@ -220,7 +220,7 @@ def root_key(adapter_id: int, tenant: str = "") -> bytes:
         adapter_id: identity of the adapter's weights; 0 is the base.
         tenant: who may share them; nobody finds out from a hit what another tenant has asked.
     """
-    return _ROOT + adapter_id.to_bytes(8, "little") + tenant.encode()
+    return _ROOT + adapter_id.to_bytes(8, "little") + tenant.encode("utf-8", "surrogatepass")
 
 
 def _key(parent: bytes, tokens: bytes) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.inference.prefix import MissReason
 from fw_sdk.types import FwError
 
 FinishReason = Literal["stop", "length"]
@@ -95,12 +96,18 @@ class Request:
         prompt: token ids, at least one.
         sampling: how to draw and when to stop.
         adapter: name of a loaded adapter; None is the base model.
+        adapters: instead of one adapter, several by name, each with the weight that its update gets.
+        priority: smaller runs earlier.
+        tenant: whose request it is. Beginnings are shared inside a tenant only, and tenants get equal turns.
     """
 
     id: str
     prompt: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     adapter: str | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+    priority: int = 0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +121,19 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. ``cached_tokens`` of the prompt were not computed for this request."""
+    """Token counts.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens drawn.
+        cached_tokens: of the prompt, found in the prefix cache and not computed for this request.
+        cache_miss: why the rest of the prompt was not found; None if all of it was that could be.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cache_miss: MissReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,7 @@ class Output:
         finish_reason: None until the request is over; None as well if ``error`` is set.
         usage: counts up to here.
         error: why the request failed; nothing comes after it.
+        weight_versions: one per new token: the version of the weights that it was drawn with.
     """
 
     request_id: str
@@ -142,6 +158,7 @@ class Output:
     finish_reason: FinishReason | None
     usage: Usage
     error: FwError | None = None
+    weight_versions: tuple[int, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -159,3 +176,4 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...]
     finish_reason: FinishReason
     usage: Usage
+    weight_versions: tuple[int, ...] = ()

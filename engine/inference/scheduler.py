@@ -164,7 +164,8 @@ class Scheduler:
             return None
         sequence = next(iter(self.waiting.values()))
         # The last known token is always computed: its output is needed.
-        found = self.prefix.match(sequence.tokens[: sequence.known - 1], root_key(sequence.adapter_id))
+        root = root_key(sequence.adapter_id, sequence.request.tenant)
+        found = self.prefix.match(sequence.tokens[: sequence.known - 1], root)
         pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
         if self.prefix.available < missing + len(self.running):
@@ -174,7 +175,7 @@ class Scheduler:
         sequence.pages, sequence.chain = pages, chain
         sequence.computed = (chain.length or 0) * self.prefix.page_size
         if sequence.preemptions == 0:
-            sequence.cached = sequence.computed
+            sequence.cached, sequence.cache_miss = sequence.computed, found.stopped
             self.prefix.count(sequence.known, sequence.cached)
         del self.waiting[sequence.id]
         self.running[sequence.id] = sequence

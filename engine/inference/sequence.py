@@ -7,7 +7,7 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
-from engine.inference.prefix import Chain
+from engine.inference.prefix import Chain, MissReason
 from engine.inference.request import Request
 
 
@@ -28,6 +28,7 @@ class Sequence:
         pages: page numbers, int32, in the order of positions.
         chain: where the sequence stands in the prefix index.
         cached: prompt tokens found in the prefix index at the first admission.
+        cache_miss: why the rest of the prompt was not found there.
         preemptions: how often its pages were taken away.
     """
 
@@ -35,6 +36,7 @@ class Sequence:
         "adapter_id",
         "address",
         "arrival",
+        "cache_miss",
         "cached",
         "chain",
         "computed",
@@ -60,6 +62,7 @@ class Sequence:
         self.pages: array[int] = array("i")
         self.chain: Chain | None = None
         self.cached = 0
+        self.cache_miss: MissReason | None = None
         self.preemptions = 0
 
     @property

@@ -44,6 +44,11 @@ class Adapter:
         """Factor on the update."""
         return self.alpha / self.rank
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights."""
+        return sum(tensor.nbytes for tensor in self.parameters())
+
     def parameters(self) -> list[Tensor]:
         """Every A and B, in a fixed order."""
         return [tensor for pair in self.weights.values() for tensor in pair]

@@ -5,7 +5,7 @@ import torch
 
 from engine.inference import Engine, EngineConfig, Request, SamplingParams
 from engine.inference.tests.tiny import VOCABULARY, tiny_adapter, tiny_model
-from engine.models import PackedCausalAttention, SingleAdapter, load_adapter, load_model
+from engine.models import PackedCausalAttention, SingleAdapter, load_adapter, load_model, save_adapter
 from engine.text import Renderer
 from fw_sdk.types import FwError
 
@@ -202,7 +202,8 @@ def test_a_broken_adapter_fails_alone(model, renderer, path, tmp_path):
     for _, up in adapter.weights.values():
         up.fill_(torch.nan)
     engine = make(model, renderer, kv_bytes=26 * PAGE_BYTES, max_running=4)
-    engine.install_adapter("broken", adapter, "test")
+    save_adapter(tmp_path / "broken", adapter, "tiny")
+    engine.load_adapter("broken", tmp_path / "broken")
     healthy = Request("healthy", tuple(range(30)), GREEDY)
     engine.add(healthy)
     engine.add(Request("broken", tuple(range(30, 70)), GREEDY, "broken"))

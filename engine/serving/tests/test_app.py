@@ -9,7 +9,7 @@ import torch
 
 from engine.inference import Engine, EngineLoop, Request, SamplingParams
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
-from engine.models import load_adapter, load_model
+from engine.models import load_adapter, load_model, save_adapter
 from engine.serving.app import Served, create_app
 from engine.text import Renderer
 
@@ -23,7 +23,8 @@ def loop(tmp_path):
     broken = load_adapter(tiny_adapter(tmp_path / "nan", path, seed=1), engine.model.config, torch.float32)
     for _, up in broken.weights.values():
         up.fill_(torch.nan)
-    engine.install_adapter("broken", broken, "test")
+    save_adapter(tmp_path / "broken", broken, "tiny")
+    engine.load_adapter("broken", tmp_path / "broken")
     loop = EngineLoop(engine, max_requests=2)
     loop.start()
     yield loop
