@@ -19,9 +19,12 @@ from mcp.types import (
     ResourceTemplateReference,
 )
 
+from fw_mcp.job_tasks import JobTasks
 from fw_mcp.library import pages, purpose
 from fw_mcp.platform import Connect, Platform
 from fw_mcp.server import AgentServer
+from fw_mcp.skills import SkillsExtension
+from fw_mcp.tasks import TasksExtension
 from fw_mcp.tools import (
     compare,
     customize,
@@ -55,6 +58,8 @@ TOOLS = (
     model_pull,
     overview,
 )
+
+STARTERS_OF_JOBS = frozenset({"customize", "evaluate", "finetune", "model_pull"})
 
 INSTRUCTIONS = """\
 fw fine-tunes, evaluates, deploys and serves small language models on this machine. Use these tools instead of writing
@@ -103,6 +108,7 @@ def build_server(connect: Connect, workspace: Workspace, *, patient: bool) -> Ag
         version=version("fw"),
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
+        extensions=[TasksExtension(JobTasks(platform), STARTERS_OF_JOBS), SkillsExtension()],
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         log_level="WARNING",
     )

@@ -47,7 +47,7 @@ async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Re
     deadline = time.monotonic() + timeout_s
     while True:
         job = await look(client, job_id)
-        await reporter.report(*await _progress(client, job))
+        await reporter.report(*await progress_of(client, job))
         left = deadline - time.monotonic()
         if job.state.ended or left <= 0:
             return job
@@ -65,7 +65,7 @@ async def look(client: AsyncClient, job_id: str) -> Job:
     return await whole[job.kind](job_id) if job.kind in whole else job
 
 
-async def _progress(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:
+async def progress_of(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:
     """(done, total, message). A pipeline counts steps, with the running step's own part as a fraction."""
     if not isinstance(job, Pipeline):
         return job.progress.done, job.progress.total or None, _line(job)
