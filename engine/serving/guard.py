@@ -21,15 +21,15 @@ MAX_BODY_BYTES = 32 << 20
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 
 
-def error_response(error: FwError, request_id: str | None) -> JSONResponse:
-    """The error in OpenAI's envelope. Clients are told not to retry what would fail again."""
+def error_response(error: FwError, path: str, request_id: str | None) -> JSONResponse:
+    """The error in the envelope that clients of ``path`` expect, who are told not to retry what would fail again."""
     error.request_id = error.request_id or request_id
     headers = {"x-should-retry": "true" if error.retryable else "false"}
     if "retryAfterS" in error.details:
         headers["retry-after"] = str(error.details["retryAfterS"])
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error.openai_body(), error.http_status, headers)
+    return JSONResponse(error.inference_body(path), error.http_status, headers)
 
 
 class Guard:
@@ -37,7 +37,7 @@ class Guard:
 
     Args:
         app: what it protects.
-        token: the bearer token that every path but ``/health`` wants.
+        token: what every path but ``/health`` wants as bearer token or API key.
         host: the address the worker listens on; besides loopback names it is the only Host that is let in. A worker
             that listens on every address cannot know its names and lets every Host in.
     """
@@ -66,7 +66,7 @@ class Guard:
         try:
             self._check(headers, scope["path"])
         except FwError as error:
-            await error_response(error, request_id)(scope, receive, send_with_id)
+            await error_response(error, scope["path"], request_id)(scope, receive, send_with_id)
             return
         await self._app(scope, _limited(receive), send_with_id)
 
@@ -76,21 +76,23 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and (urlsplit(origin).hostname or "") not in LOOPBACK:
             raise _denied("Origin", origin)
-        if path not in OPEN_PATHS and not self._has_token(headers.get("authorization", "")):
+        if path not in OPEN_PATHS and not self._has_token(headers):
             raise FwError(
                 "unauthenticated",
-                "the bearer token is missing or wrong",
+                "the token is missing or wrong",
                 not_done="nothing was done",
-                hint="send 'Authorization: Bearer TOKEN' with the worker's token",
+                hint="send 'Authorization: Bearer TOKEN' or 'x-api-key: TOKEN' with the worker's token",
             )
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             raise _too_large()
 
-    def _has_token(self, authorization: str) -> bool:
-        scheme, _, token = authorization.partition(" ")
-        same = hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), self._token)
-        return scheme.lower() == "bearer" and same
+    def _has_token(self, headers: Headers) -> bool:
+        """As a bearer token, or as the API key that Anthropic's clients send."""
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [bearer.strip()] if scheme.lower() == "bearer" else []
+        given += [headers["x-api-key"].strip()] if "x-api-key" in headers else []
+        return any(hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token) for token in given)
 
 
 def _limited(receive: Receive) -> Receive:

@@ -99,7 +99,8 @@ def _run(options: Options, token: str) -> None:
     from engine.inference.engine import Engine
     from engine.inference.loop import EngineLoop
     from engine.inference.request import Request, SamplingParams
-    from engine.serving.app import Served, create_app
+    from engine.serving.app import create_app
+    from engine.serving.served import Served
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     engine = Engine.load(options.model, dtype=options.dtype, device=options.device, numerics=options.numerics)

@@ -47,6 +47,23 @@ CODES: dict[str, ErrorCode] = {
 }
 
 
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Anthropic's name for an error by its HTTP status."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether clients of this path expect Anthropic's shapes."""
+    return path.removeprefix("/inference").startswith("/v1/messages")
+
+
 class FwError(Exception):
     """What happened, what was not done, what to do next.
 
@@ -129,6 +146,16 @@ class FwError(Exception):
         """The OpenAI envelope, with our fields beside its own."""
         kind = "invalid_request_error" if self.http_status < 500 else "server_error"
         return {"error": {**self.to_dict(), "type": kind, "param": self.param, "code": self.code}}
+
+    def anthropic_body(self) -> dict[str, Any]:
+        """The Anthropic envelope, with our fields beside its own, but for ``details``, which differ there."""
+        kind = ANTHROPIC_TYPES.get(self.http_status, "invalid_request_error" if self.http_status < 500 else "api_error")
+        fields = {key: value for key, value in self.to_dict().items() if key != "details"}
+        return {"type": "error", "error": {**fields, "type": kind}, "request_id": self.request_id}
+
+    def inference_body(self, path: str) -> dict[str, Any]:
+        """The envelope that clients of an inference path expect: Anthropic's below ``/v1/messages``, else OpenAI's."""
+        return self.anthropic_body() if speaks_anthropic(path) else self.openai_body()
 
     def text(self) -> str:
         """One paragraph for a terminal or a tool result."""

@@ -10,7 +10,8 @@ import torch
 from engine.inference import Engine, EngineLoop, Request, SamplingParams
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_adapter, load_model, save_adapter
-from engine.serving.app import Served, create_app
+from engine.serving.app import create_app
+from engine.serving.served import Served
 from engine.text import Renderer
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}

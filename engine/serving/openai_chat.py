@@ -1,0 +1,143 @@
+"""OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from engine.inference.request import MAX_LOGPROBS, Output
+from engine.serving.answers import Answer, Change
+from engine.serving.generation import Ask
+from engine.serving.openai_shared import NEUTRAL, CompletionFields, Frame, TokenWriter, failure
+from engine.serving.protocol import InferenceBody, parse_inference, wrong
+from engine.serving.served import Caller, Served
+from fw_sdk.types import FwError
+
+
+class TextPart(InferenceBody):
+    """A part of a message's content; only text is understood."""
+
+    type: Literal["text"]
+    text: StrictStr
+
+
+class ChatMessage(InferenceBody):
+    """One message; what its role does not need may be missing."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: StrictStr | list[TextPart] | None = None
+    name: StrictStr | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: StrictStr | None = None
+    refusal: None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates expect it: content is one string."""
+        content = self.content
+        text = "".join(part.text for part in content) if isinstance(content, list) else content or ""
+        rest = {"name": self.name, "tool_calls": self.tool_calls, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": text, **{key: value for key, value in rest.items() if value is not None}}
+
+
+class ChatBody(CompletionFields):
+    """Body of ``POST /v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: StrictInt | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(strict=True, ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """The longest answer, in tokens, if the body says."""
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) > 1:
+            raise wrong(
+                "max_completion_tokens",
+                f"'max_tokens' ({self.max_tokens}) and 'max_completion_tokens' ({self.max_completion_tokens}) differ",
+                "send one of them",
+            )
+        return both.pop() if both else None
+
+
+class ChatWriter:
+    """``chat.completion`` and ``chat.completion.chunk``."""
+
+    def __init__(self, frame: Frame, answers: Sequence[Answer], tokens: TokenWriter, body: ChatBody) -> None:
+        self.answers = answers
+        self._frame = frame
+        self._tokens = tokens
+        self._logprobs = bool(body.logprobs)
+        self._token_ids = body.return_token_ids
+
+    def whole(self) -> dict[str, Any]:
+        """A choice per answer."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "logprobs": self._tokens.chat(answer.logprobs) if self._logprobs else None,
+                "finish_reason": answer.finish_reason,
+                **({"token_ids": answer.token_ids} if self._token_ids else {}),
+            }
+            for index, answer in enumerate(self.answers)
+        ]
+        return self._frame.complete(choices, self.answers)
+
+    def begin(self) -> Iterable[bytes]:
+        """The role comes first, alone."""
+        for index in range(len(self.answers)):
+            delta = {"role": "assistant", "content": ""}
+            yield self._frame.event([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    def write(self, index: int, output: Output, changes: Sequence[Change]) -> Iterable[bytes]:
+        """At most one chunk; none while a character or a stop string may be incomplete."""
+        delta = {"content": "".join(change.text for change in changes)} if changes or output.logprobs else {}
+        if not (delta or output.finished or self._token_ids):
+            return
+        yield self._frame.event(
+            [
+                {
+                    "index": index,
+                    "delta": delta,
+                    "logprobs": self._tokens.chat(output.logprobs) if self._logprobs else None,
+                    "finish_reason": output.finish_reason,
+                    **({"token_ids": list(output.token_ids)} if self._token_ids else {}),
+                }
+            ]
+        )
+
+    def end(self) -> Iterable[bytes]:
+        """The counts, if asked for, and ``[DONE]``."""
+        return self._frame.last(self.answers)
+
+    def fail(self, error: FwError) -> Iterable[bytes]:
+        """OpenAI's envelope as the last event."""
+        return failure(error)
+
+
+def chat(served: Served, value: Any, caller: Caller) -> tuple[ChatBody, Ask, ChatWriter]:
+    """A chat request, checked and rendered."""
+    body = parse_inference(ChatBody, value, NEUTRAL)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise wrong("top_logprobs", "'top_logprobs' needs 'logprobs': true")
+    limit = served.context if body.limit is None else body.limit
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    adapter = served.adapter_of(body.model)
+    sampling = body.sampling(max_tokens=limit, stop=body.stops, logprobs=logprobs)
+    prompts = [served.renderer.render([message.plain() for message in body.messages])]
+    frame = Frame(
+        "chatcmpl",
+        "chat.completion",
+        "chat.completion.chunk",
+        caller.shown or body.model,
+        body.n,
+        prompts,
+        body.return_token_ids,
+        body.stream_options is not None and body.stream_options.include_usage,
+    )
+    answers = [Answer() for _ in range(body.n)]
+    writer = ChatWriter(frame, answers, TokenWriter(served.renderer.tokenizer), body)
+    return body, Ask(frame.id, adapter, prompts, sampling, body.n), writer
