@@ -5,7 +5,8 @@ counts only if the stored tokens are the wanted ones, so that a collision of has
 wrong answer.
 
 Pages are all that a beginning needs where every layer attends to keys and values; layers with a sliding window keep
-theirs in the same pages, so this holds for them too.
+theirs in the same pages, so this holds for them too. Models with recurrent layers use ``CheckpointIndex``, which needs
+a state beside the pages.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ import numpy.typing as npt
 from engine.inference.pages import PagePool
 
 Tokens = npt.NDArray[np.int32]
-MissReason = Literal["first_seen", "evicted", "disabled"]
+MissReason = Literal["first_seen", "evicted", "no_state", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A recurrent state to store: as it is after the sequence's first ``position`` tokens, in ``slot``.
+
+    A ``passing`` one goes when the sequence stores a later one, unless another sequence has used it by then.
+    """
+
+    position: int
+    slot: int
+    passing: bool
 
 
 @dataclass(slots=True)
@@ -34,10 +47,18 @@ class Chain:
         key: key of the last of its pages that is in the index, or its root.
         length: how many of its pages are; None once one of them was already there as another page, since from then on
             its pages have no registered parent.
+        slot: where its recurrent state is; None in a model that has none.
+        branch: pages of its tokens that the index knew when it was admitted, with or without a state after them.
+        saves: states that the step in progress stores.
+        passing: key of the last passing state that it stored.
     """
 
     key: bytes
     length: int | None = 0
+    slot: int | None = None
+    branch: int = 0
+    saves: tuple[Save, ...] = ()
+    passing: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +128,7 @@ class PrefixIndex:
             return Match(pages, chain, "disabled")
         stopped: MissReason | None = None
         for content in self._contents(tokens):
-            key = _key(chain.key, content)
+            key = page_key(chain.key, content)
             entry = self._entries.get(key)
             if entry is None or entry.tokens != content or entry.parent != chain.key:
                 stopped = self._why_missing(key)
@@ -135,13 +156,34 @@ class PrefixIndex:
         if not self.enabled or chain.length is None:
             return
         for content in self._contents(tokens[chain.length * self.page_size :]):
-            page, key = pages[chain.length], _key(chain.key, content)
+            page, key = pages[chain.length], page_key(chain.key, content)
             if key in self._entries:
                 chain.length = None
                 return
             self._learn(page, key, chain.key, content)
             chain.key = key
             chain.length += 1
+
+    def begin(self, chain: Chain) -> bool:
+        """What an admitted sequence needs besides pages; False if that is not to be had now."""
+        return True
+
+    def plan(self, chain: Chain, start: int, end: int, prompt: int) -> None:
+        """Decide what is stored besides pages while the tokens ``start … end`` of a sequence are computed.
+
+        Args:
+            chain: the sequence's; gets its ``saves``.
+            start: first token computed in this step.
+            end: one after the last.
+            prompt: tokens of its prompt.
+        """
+
+    def computed(self, tokens: Tokens, pages: array[int], chain: Chain) -> None:
+        """Take note that ``tokens`` are computed, and of what ``plan`` had stored."""
+
+    def restores(self) -> tuple[tuple[int, int], ...]:
+        """The states to copy, (from, to), one after another, before the step is computed; handed out once."""
+        return ()
 
     def take(self, count: int) -> array[int]:
         """``count`` pages with one reference each, evicting what must go. The caller has checked ``available``."""
@@ -223,5 +265,6 @@ def root_key(adapter_id: int, tenant: str = "") -> bytes:
     return _ROOT + adapter_id.to_bytes(8, "little") + tenant.encode("utf-8", "surrogatepass")
 
 
-def _key(parent: bytes, tokens: bytes) -> bytes:
+def page_key(parent: bytes, tokens: bytes) -> bytes:
+    """The key of a page with these tokens after the page, or the root, with the key ``parent``."""
     return blake2b(parent + tokens, digest_size=16).digest()

@@ -45,9 +45,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one step computes. The slices are in no particular order; no sequence has two."""
+    """What one step computes. The slices are in no particular order; no sequence has two.
+
+    Attributes:
+        slices: of the sequences.
+        restores: recurrent states to copy first, (from, to) slots, in this order.
+    """
 
     slices: tuple[Slice, ...]
+    restores: tuple[tuple[int, int], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -97,12 +103,15 @@ class Scheduler:
         while budget > 0 and (admitted := self._admit()) is not None:
             slices.append(self._slice(admitted, min(admitted.pending, budget)))
             budget -= slices[-1].count
-        return StepPlan(tuple(slices))
+        return StepPlan(tuple(slices), self.prefix.restores())
 
     def advance(self, plan: StepPlan) -> None:
         """Record that the plan's tokens are computed."""
         for item in plan.slices:
-            item.sequence.computed = item.end
+            sequence = item.sequence
+            sequence.computed = item.end
+            if sequence.chain is not None:
+                self.prefix.computed(sequence.tokens[: item.end], sequence.pages, sequence.chain)
 
     def forget_prefixes(self) -> None:
         """Stop sharing what is in the pages now, because some of it may be wrong."""
@@ -131,6 +140,7 @@ class Scheduler:
         # all keys and values of a step before any of them is read.
         if sequence.chain is not None:
             self.prefix.register(sequence.tokens[:end], sequence.pages, sequence.chain)
+            self.prefix.plan(sequence.chain, sequence.computed, end, len(sequence.request.prompt))
         return Slice(sequence, sequence.computed, count, rows=int(end == sequence.known))
 
     def _missing(self, sequence: Sequence, held: int) -> int:
@@ -168,7 +178,7 @@ class Scheduler:
         found = self.prefix.match(sequence.tokens[: sequence.known - 1], root)
         pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
-        if self.prefix.available < missing + len(self.running):
+        if self.prefix.available < missing + len(self.running) or not self.prefix.begin(chain):
             self.prefix.release(pages, chain)
             return None
         pages.extend(self.prefix.take(missing))

@@ -85,7 +85,7 @@ def test_a_miss_has_a_reason():
 
 
 def test_a_colliding_hash_is_not_a_hit(monkeypatch):
-    monkeypatch.setattr(prefix_module, "_key", lambda parent, content: b"x" * 16)
+    monkeypatch.setattr(prefix_module, "page_key", lambda parent, content: b"x" * 16)
     index = PrefixIndex(PagePool(16), 4)
     index.release(*register(index, tokens(1, 2, 3, 4)))
     assert len(index.match(tokens(1, 2, 3, 4), BASE).pages) == 1

@@ -47,6 +47,7 @@ class Simulation:
         assert len({item.sequence.id for item in plan.slices}) == len(plan.slices)
         assert len(self.scheduler.running) <= self.scheduler.max_running
         assert plan.slices or not self.live
+        self._before(plan)
         for item in plan.slices:
             self._write(item)
         for item in plan.slices:
@@ -62,6 +63,9 @@ class Simulation:
                     self.finished[sequence.id] = self.live.pop(sequence.id)
         self.check()
         return plan
+
+    def _before(self, plan):
+        assert not plan.restores
 
     def _beginning(self, sequence, position):
         return (sequence.adapter_id, *sequence.tokens[: position + 1].tolist())
@@ -80,13 +84,16 @@ class Simulation:
     def check(self):
         self.scheduler.check_integrity()
 
-    def drain(self):
+    def drain_requests(self):
         bound = 4 * sum(sequence.limit for sequence in self.live.values()) ** 2 + 4
         steps = 0
         while self.live:
             self.step()
             steps += 1
             assert steps <= bound, "livelock"
+
+    def drain(self):
+        self.drain_requests()
         self.prefix.clear()
         assert self.prefix.pool.free == self.prefix.pool.total
         for sequence in self.finished.values():
