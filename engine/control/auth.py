@@ -21,7 +21,7 @@ class AccessMiddleware:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._expected = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through or raise."""
@@ -33,15 +33,19 @@ class AccessMiddleware:
             check_host([value for name, value in headers if name == b"host"])
             check_origin([value for name, value in headers if name == b"origin"])
             if scope["path"] not in OPEN_PATHS:
-                self._check_token([value for name, value in headers if name == b"authorization"])
+                self._check_token(headers)
         await self._app(scope, receive, send)
 
-    def _check_token(self, values: list[bytes]) -> None:
-        if not values:
+    def _check_token(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """The token may come as a bearer token or as the API key that Anthropic's clients send."""
+        bearers = [value for name, value in headers if name == b"authorization"]
+        keys = [value.strip() for name, value in headers if name == b"x-api-key"]
+        if not (bearers or keys):
             raise _unauthenticated("The request has no token.")
-        scheme, _, token = values[0].partition(b" ")
-        given = b"Bearer " + token.strip() if scheme.lower() == b"bearer" else b""
-        if len(values) > 1 or not hmac.compare_digest(given, self._expected):
+        scheme, _, token = bearers[0].partition(b" ") if bearers else (b"", b"", b"")
+        given = [token.strip()] if scheme.lower() == b"bearer" else []
+        fits = any(hmac.compare_digest(one, self._expected) for one in given + keys)
+        if len(bearers) > 1 or len(keys) > 1 or not fits:
             raise _unauthenticated("The token is wrong.")
 
 
@@ -77,5 +81,6 @@ def _unauthenticated(message: str) -> FwError:
     return FwError(
         "unauthenticated",
         message,
-        hint="send 'Authorization: Bearer <token>' with the token in FW_HOME/token; clients read FW_API_KEY",
+        hint="send 'Authorization: Bearer <token>' or 'x-api-key: <token>' with the token in FW_HOME/token; "
+        "clients read FW_API_KEY",
     )

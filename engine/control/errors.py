@@ -25,7 +25,7 @@ CONTROL_PLANE = "/v1/accounts"
 def error_response(path: str, error: FwError) -> JSONResponse:
     """``error`` in the envelope that clients of ``path`` expect."""
     control = path.startswith(CONTROL_PLANE) or path.startswith("/v1/health")
-    body = error.control_plane_body() if control else error.openai_body()
+    body = error.control_plane_body() if control else error.inference_body(path)
     headers = {"x-request-id": error.request_id} if error.request_id else {}
     if error.retryable and error.http_status in (429, 503):
         headers["retry-after"] = "1"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from engine.control.deployments import Deployments
-from engine.control.metering import Meter, StreamMeter, renamed
+from engine.control.metering import Counts, Meter, StreamMeter
 from engine.control.store import Store
 from engine.control.targets import Target, find_served, target_of_model
 from engine.control.workers import Lease, Worker, Workers
@@ -21,7 +23,14 @@ from fw_sdk.types import Deployment, FwError
 
 T = TypeVar("T")
 
+TENANT = "owner"
+"""For whom workers keep prefixes and responses apart: the daemon has one token, so there is one."""
+
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+COUNT_WHEN_ASKED = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Protocols whose streams tell the counts only if the request wants them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Ask:
     """One inference request, understood as far as the gateway needs to.
 
     Attributes:
-        path: ``/v1/chat/completions`` or ``/v1/completions``.
+        path: the worker's path, such as ``/v1/chat/completions``.
         body: its JSON object.
         served: the name of the model as the client wrote it.
         request_id: also sent to the worker.
@@ -70,7 +79,7 @@ class Ask:
         """The body with the worker's name for the model; a stream always counts its tokens, for the meter."""
         changes: dict[str, Any] = {"model": model}
         options = self.body.get("stream_options")
-        if self.streams and (options is None or isinstance(options, dict)):
+        if self.streams and self.path in COUNT_WHEN_ASKED and (options is None or isinstance(options, dict)):
             changes["stream_options"] = {**(options or {}), "include_usage": True}
         return json.dumps({**self.body, **changes}).encode()
 
@@ -103,12 +112,27 @@ class Gateway:
             lease.release()
             await reply.aclose()
         if not reply.is_error:
-            self.meter.add(target.model.id, json.loads(content).get("usage"))
-            content = renamed(content, lease.model, ask.served)
+            self.meter.add(target.model.id, Counts.of(json.loads(content)))
         return Response(content, reply.status_code, headers, media_type="application/json")
 
+    async def stored(self, method: str, identifier: str) -> Response:
+        """A stored response, read or deleted: it is in the memory of the worker that gave it, so all are asked."""
+        for worker in self._workers.running():
+            url = f"{worker.facts.url.rstrip('/')}/v1/responses/{quote(identifier, safe='')}"
+            headers = {"authorization": f"Bearer {worker.record.token}", "x-fw-tenant": TENANT}
+            with suppress(httpx.TransportError):
+                reply = await self._workers.client.request(method, url, headers=headers)
+                if not reply.is_error:
+                    return Response(reply.content, reply.status_code, media_type="application/json")
+        raise FwError(
+            "not_found",
+            f"No running worker has a response '{identifier:.80}'.",
+            hint="responses are kept in a worker's memory for an hour, and until it stops",
+            param="response_id",
+        )
+
     def models(self) -> dict[str, Any]:
-        """OpenAI's list: READY deployments, and the models whose worker runs now."""
+        """READY deployments, and models whose worker runs now, in a list that OpenAI's and Anthropic's clients read."""
         loaded = {
             digest for worker in self._workers.running() for digest in (worker.facts.model_digest, *worker.adapters)
         }
@@ -118,12 +142,16 @@ class Gateway:
             item.id: {
                 "id": item.id,
                 "object": "model",
+                "type": "model",
+                "display_name": item.display_name or item.id,
                 "created": int(item.create_time.timestamp()),
+                "created_at": item.create_time.isoformat(),
                 "owned_by": "local",
             }
             for item in [*self._deployments.ready(), *running]
         }
-        return {"object": "list", "data": list(items.values())}
+        ends = {"first_id": next(iter(items), None), "last_id": next(reversed(items), None)}
+        return {"object": "list", "data": list(items.values()), "has_more": False, **ends}
 
     async def _target(self, name: str) -> Target:
         served = find_served(self._store, name)
@@ -157,24 +185,27 @@ class Gateway:
             "content-type": "application/json",
             "accept-encoding": "identity",
             "x-request-id": ask.request_id,
+            "x-fw-model-name": ask.served,
+            "x-fw-tenant": TENANT,
         }
         content = ask.for_worker(lease.model)
         call = self._workers.client.build_request("POST", lease.url(ask.path), content=content, headers=headers)
         return await self._workers.client.send(call, stream=True)
 
     async def _stream(self, ask: Ask, target: Target, reply: httpx.Response, lease: Lease) -> AsyncIterator[bytes]:
-        """The worker's events; if it dies before its end, an error event, and no ``[DONE]``."""
-        stream = StreamMeter(lease.model, ask.served, keep_usage=ask.wants_usage)
+        """The worker's events; if it dies before their end, an error event in its place."""
+        stream = StreamMeter(ask.path, keep_usage=ask.wants_usage)
         try:
-            async for chunk in reply.aiter_raw():
-                if events := stream.feed(chunk):
-                    yield events
+            with suppress(httpx.TransportError):
+                async for chunk in reply.aiter_raw():
+                    if events := stream.feed(chunk):
+                        yield events
             if not stream.done:
-                yield _error_event(self._workers.lost(lease.worker), ask.request_id)
-        except httpx.TransportError:
-            yield _error_event(self._workers.lost(lease.worker), ask.request_id)
+                error = self._workers.lost(lease.worker)
+                error.request_id = ask.request_id
+                yield stream.broken(error)
         finally:
-            self.meter.add(target.model.id, stream.usage)
+            self.meter.add(target.model.id, stream.counts)
             lease.release()
             await reply.aclose()
 
@@ -207,8 +238,3 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _error_event(error: FwError, request_id: str) -> bytes:
-    error.request_id = request_id
-    return b"data: " + json.dumps(error.openai_body()).encode() + b"\n\n"

@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+from fw_sdk.types import FwError, speaks_anthropic
+
+LAST_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed", "error"})
+"""Events after which a stream is over, besides OpenAI's ``[DONE]``."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tokens of a prompt, those found in a cache included, and of its answer."""
+
+    prompt: int
+    completion: int
+
+    @classmethod
+    def of(cls, answer: Any) -> Counts | None:
+        """From an answer or an event of any protocol, where ``usage`` stands at the top or one level below."""
+        if not isinstance(answer, dict):
+            return None
+        places = (answer, answer.get("response"), answer.get("message"))
+        usage = next((place["usage"] for place in places if isinstance(place, dict) and place.get("usage")), None)
+        if not isinstance(usage, dict):
+            return None
+        names = ("prompt_tokens", "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        prompt = sum(usage.get(name) or 0 for name in names)
+        return cls(prompt, sum(usage.get(name) or 0 for name in ("completion_tokens", "output_tokens")))
 
 
 class Meter:
@@ -18,12 +45,12 @@ class Meter:
             "fw_gateway_tokens", "Tokens of answered requests", ["model", "kind"], registry=self._registry
         )
 
-    def add(self, model: str, usage: Any) -> None:
-        """Count one answered request; ``usage`` is OpenAI's object, or None if the answer broke off before it."""
+    def add(self, model: str, counts: Counts | None) -> None:
+        """Count one answered request; ``counts`` is None if it had none or broke off before them."""
         self._requests.labels(model).inc()
-        if isinstance(usage, dict):
-            self._tokens.labels(model, "prompt").inc(usage.get("prompt_tokens", 0))
-            self._tokens.labels(model, "completion").inc(usage.get("completion_tokens", 0))
+        if counts is not None:
+            self._tokens.labels(model, "prompt").inc(counts.prompt)
+            self._tokens.labels(model, "completion").inc(counts.completion)
 
     def tokens(self, model: str, kind: str) -> int:
         """Tokens of ``kind`` (``prompt`` or ``completion``) counted for a model."""
@@ -36,49 +63,58 @@ class Meter:
 
 
 class StreamMeter:
-    """Lets the events of one stream pass, under the name that the client knows, and reads the usage event.
+    """Lets the events of one stream pass and reads the counts in them.
 
     Args:
-        worker_name: the model's name inside the worker, replaced by
-        client_name: the name that was asked for.
-        keep_usage: whether the client asked for the usage event; otherwise it is kept back.
+        path: of the request, which decides how an error is written.
+        keep_usage: whether the client asked for OpenAI's event of counts; otherwise it is kept back.
 
     Attributes:
-        usage: OpenAI's usage object once it went by.
-        done: whether ``[DONE]`` went by.
+        counts: of the last event that had them.
+        done: whether the stream's last event went by.
     """
 
-    def __init__(self, worker_name: str, client_name: str, *, keep_usage: bool) -> None:
-        self.usage: dict[str, Any] | None = None
+    def __init__(self, path: str, *, keep_usage: bool) -> None:
+        self.counts: Counts | None = None
         self.done = False
-        self._names = worker_name, client_name
+        self._path = path
         self._keep_usage = keep_usage
         self._buffer = b""
+        self._events = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes of the stream and return the whole events that may be sent on."""
         *events, self._buffer = (self._buffer + chunk).split(b"\n\n")
-        return b"".join(renamed(event, *self._names) + b"\n\n" for event in events if self._passes(event))
+        self._events += len(events)
+        return b"".join(event + b"\n\n" for event in events if self._passes(event))
+
+    def broken(self, error: FwError) -> bytes:
+        """The event that ends a stream whose worker is gone."""
+        if speaks_anthropic(self._path):
+            return _event("error", error.anthropic_body())
+        body = error.openai_body()
+        if not self._path.endswith("/responses"):
+            return b"data: " + json.dumps(body).encode() + b"\n\n"
+        fields = {"type": "error", "sequence_number": self._events, "code": error.code, "message": error.message}
+        return _event("error", {**fields, "param": None, **body})
 
     def _passes(self, event: bytes) -> bool:
-        data = event.partition(b"data:")[2].strip()
-        if data == b"[DONE]":
-            self.done = True
+        head, _, data = event.partition(b"data:")
+        data = data.strip()
+        last = data == b"[DONE]" or data.startswith(b'{"error":')
+        self.done |= last or head.removeprefix(b"event:").strip().decode("latin-1") in LAST_EVENTS
         if b'"usage"' not in data:
             return True
         try:
             value = json.loads(data)
         except ValueError:
             return True
-        if not isinstance(value, dict) or not isinstance(value.get("usage"), dict):
+        counts = Counts.of(value)
+        if counts is None:
             return True
-        self.usage = value["usage"]
-        return self._keep_usage or bool(value.get("choices"))
+        self.counts = counts
+        return self._keep_usage or value.get("choices") != []
 
 
-def renamed(answer: bytes, worker_name: str, client_name: str) -> bytes:
-    """An answer's JSON with the model under the client's name, all other bytes as they were.
-
-    Quotes inside JSON text are escaped, so a quoted digest can only be a whole value, and the first one is ``model``.
-    """
-    return answer.replace(json.dumps(worker_name).encode(), json.dumps(client_name).encode(), 1)
+def _event(kind: str, value: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(value)}\n\n".encode()

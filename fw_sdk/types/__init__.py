@@ -29,7 +29,7 @@ from fw_sdk.types.deployment import (
     GateKind,
     StatusMessage,
 )
-from fw_sdk.types.errors import CODES, ErrorCode, FwError, nearest, not_found
+from fw_sdk.types.errors import CODES, ErrorCode, FwError, nearest, not_found, speaks_anthropic
 from fw_sdk.types.evaluation import (
     CheckEvaluator,
     Comparison,
@@ -132,4 +132,5 @@ __all__ = [
     "parse_request",
     "resource_id",
     "resource_name",
+    "speaks_anthropic",
 ]

@@ -1,6 +1,8 @@
-"""OpenAI's paths, each also under ``/inference``."""
+"""The inference paths of every protocol, each also under ``/inference``."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -11,19 +13,45 @@ from engine.control.services import Provided
 
 router = APIRouter()
 
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+)
+"""What is passed on to the worker of the model that the body names."""
 
-@router.post("/v1/chat/completions")
-@router.post("/inference/v1/chat/completions")
-async def chat_completions(request: Request, body: JsonBody, services: Provided) -> Response:
-    """One chat completion, streaming or whole."""
-    return await services.gateway.relay(request, Ask.parse("/v1/chat/completions", body, request.state.request_id))
+PREFIXES = ("", "/inference")
 
 
-@router.post("/v1/completions")
-@router.post("/inference/v1/completions")
-async def completions(request: Request, body: JsonBody, services: Provided) -> Response:
-    """One text completion, streaming or whole."""
-    return await services.gateway.relay(request, Ask.parse("/v1/completions", body, request.state.request_id))
+def _relaying(path: str) -> Callable[..., Awaitable[Response]]:
+    async def relay(request: Request, body: JsonBody, services: Provided) -> Response:
+        return await services.gateway.relay(request, Ask.parse(path, body, request.state.request_id))
+
+    return relay
+
+
+for _path in PATHS:
+    for _prefix in PREFIXES:
+        router.add_api_route(_prefix + _path, _relaying(_path), methods=["POST"])
+
+
+@router.get("/v1/responses/{identifier}")
+@router.get("/inference/v1/responses/{identifier}")
+async def stored_response(identifier: str, services: Provided) -> Response:
+    """A response that a worker still keeps."""
+    return await services.gateway.stored("GET", identifier)
+
+
+@router.delete("/v1/responses/{identifier}")
+@router.delete("/inference/v1/responses/{identifier}")
+async def delete_response(identifier: str, services: Provided) -> Response:
+    """Make the worker forget a response."""
+    return await services.gateway.stored("DELETE", identifier)
 
 
 @router.get("/v1/models")

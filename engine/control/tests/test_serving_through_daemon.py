@@ -6,8 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -74,6 +76,58 @@ def test_whole_and_streamed_answers_are_the_same_under_every_name(daemon: Daemon
     assert counted.usage == whole.usage and not counted.choices
     inference = daemon.request("POST", "/inference/v1/completions", json={"model": "tiny", "prompt": "a"})
     assert inference.status_code == 200 and inference.json()["model"] == "tiny"
+
+
+@pytest.fixture
+def claude(daemon: Daemon) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=daemon.url, api_key=daemon.home.token(), max_retries=0) as client:
+        yield client
+
+
+def test_every_protocol_passes_under_the_clients_name(
+    daemon: Daemon, client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    chat = ask(client, "tiny")
+    text, prompt = chat.choices[0].message.content, chat.usage.prompt_tokens
+    name = "accounts/local/models/tiny"
+    body = {"model": name, "max_tokens": 8, "messages": HELLO, "extra_body": {"temperature": 0}}
+    message = claude.messages.create(**body)
+    assert (message.model, message.content[0].text) == (name, text)
+    with claude.messages.stream(**body) as stream:
+        assert "".join(stream.text_stream) == text
+        assert stream.get_final_message().model == name
+    counted = claude.messages.count_tokens(model="tiny", messages=HELLO)
+    assert counted.input_tokens == prompt == message.usage.input_tokens + message.usage.cache_read_input_tokens
+    response = client.responses.create(model=name, input=HELLO, temperature=0, max_output_tokens=8)
+    assert (response.model, response.output_text) == (name, text)
+    assert client.responses.retrieve(response.id) == response
+    streamed = list(client.responses.create(model=name, input=HELLO, temperature=0, max_output_tokens=8, stream=True))
+    assert streamed[-1].response.output_text == text and streamed[-1].response.model == name
+    client.responses.delete(response.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response.id)
+    ids = daemon.request("POST", "/tokenize", json={"model": "tiny", "messages": HELLO}).json()["tokens"]
+    assert len(ids) == prompt
+    under_inference = anthropic.Anthropic(base_url=f"{daemon.url}/inference", auth_token=daemon.home.token())
+    assert under_inference.messages.create(**body).content == message.content
+    assert "tiny" in {model.id for model in claude.models.list()}
+
+
+def test_errors_have_the_envelope_of_their_protocol(daemon: Daemon, claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        claude.messages.create(model="tinny", max_tokens=8, messages=HELLO)
+    assert caught.value.body["error"]["type"] == "not_found_error"
+    assert "Did you mean 'tiny'?" in caught.value.body["error"]["message"]
+    with pytest.raises(anthropic.BadRequestError, match="temperature"):
+        claude.messages.create(model="tiny", max_tokens=8, messages=HELLO, extra_body={"temperature": -1})
+    with pytest.raises(anthropic.AuthenticationError):
+        anthropic.Anthropic(base_url=daemon.url, api_key="wrong", max_retries=0).models.list()
+    headers = {"x-api-key": daemon.home.token(), "content-type": "application/json"}
+    for path, has in (("/v1/messages", "type"), ("/inference/v1/messages", "type"), ("/v1/responses", "error")):
+        for content in (b"{", b"\xff", b"[]"):
+            reply = httpx.post(daemon.url + path, content=content, headers=headers, timeout=60)
+            assert reply.status_code == 400 and has in reply.json(), reply.text
+            assert (reply.json().get("type") == "error") == ("messages" in path)
 
 
 def test_the_headers_say_what_exactly_answered(daemon: Daemon, client: openai.OpenAI) -> None:
@@ -147,17 +201,29 @@ def test_a_client_that_goes_away_ends_its_generation(daemon: Daemon, client: ope
 def test_a_worker_that_dies_mid_stream_ends_it_with_an_error_and_the_next_request_works(
     daemon: Daemon, client: openai.OpenAI
 ) -> None:
-    body = {"model": "tiny", "prompt": "a", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    asks = {
+        "/v1/completions": {"prompt": "a", "max_tokens": 2000},
+        "/v1/messages": {"messages": HELLO, "max_tokens": 2000},
+        "/v1/responses": {"input": "a"},
+    }
     headers = {"authorization": f"Bearer {daemon.home.token()}"}
-    with httpx.stream("POST", f"{daemon.url}/v1/completions", json=body, headers=headers, timeout=60) as reply:
-        lines = reply.iter_lines()
-        next(lines)
+    with ExitStack() as stack:
+        streams = {}
+        for path, fields in asks.items():
+            body = {"model": "tiny", **fields, "ignore_eos": True, "stream": True}
+            reply = httpx.stream("POST", daemon.url + path, json=body, headers=headers, timeout=60)
+            streams[path] = stack.enter_context(reply).iter_lines()
+        for lines in streams.values():
+            next(lines)
         (worker,) = daemon.workers()
         kill_now(worker)
-        rest = [line for line in lines if line]
-    error = json.loads(rest[-1].removeprefix("data: "))["error"]
-    assert error["code"] == "unavailable" and error["retryable"] and "send the request again" in error["hint"]
-    assert not any("[DONE]" in line for line in rest)
+        rests = {path: [line for line in lines if line] for path, lines in streams.items()}
+    for path, rest in rests.items():
+        error = json.loads(rest[-1].removeprefix("data: "))["error"]
+        assert error["code"] == "unavailable" and error["retryable"] and "send the request again" in error["hint"]
+        assert (error["type"] == "overloaded_error") == (path == "/v1/messages")
+        assert ("event: error" in rest) == (path != "/v1/completions")
+        assert not any("[DONE]" in line for line in rest)
     assert ask(client, "tiny").usage.completion_tokens > 0
     assert daemon.workers() not in ([], [worker])
 
