@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Sequence
 
-from engine.text.tokenizer import Tokenizer
-
-BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+from engine.text.tokenizer import BYTE_PIECE, Tokenizer
 
 
 class StreamDecoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from engine.catalog import GgufFile, find_model_files
 from engine.text.gguf_tokenizer import special_tokens_from_gguf, tokenizer_from_gguf
 from fw_sdk.types import FwError
 
+BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+METASPACE = "▁"
 TEMPLATE_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -123,16 +126,26 @@ class Tokenizer:
         number: int | None = self._backend.token_to_id(token)
         return number
 
-    def id_to_bytes(self, token_id: int) -> bytes:
-        """The bytes that an id stands for; empty for an id outside the vocabulary.
+    @cached_property
+    def _space(self) -> str:
+        """The character that stands for a space in the vocabulary's spelling; a space itself if none does."""
+        decoder = self._backend.decoder
+        return METASPACE if decoder is not None and decoder.decode(["a", METASPACE + "b"]) == "a b" else " "
 
-        Exact for byte-level vocabularies; for others the UTF-8 of the id decoded alone.
-        """
-        piece = self._added.get(token_id) or self.token(token_id)
+    def _spelled(self, piece: str) -> bytes:
+        """The bytes of an entry of a vocabulary that is not byte-level; ``<0x0A>`` is a byte."""
+        if BYTE_PIECE.fullmatch(piece):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(self._space, " ").encode()
+
+    def id_to_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for inside a text; empty for an id outside the vocabulary."""
+        added = self._added.get(token_id)
+        piece = added or self.token(token_id)
         if piece is None:
             return b""
         if not self.byte_level:
-            return self.decode([token_id]).encode()
+            return piece.encode() if added else self._spelled(piece)
         try:
             return bytes(BYTE_OF[character] for character in piece)
         except KeyError:

@@ -119,3 +119,10 @@ def test_after_a_stop_nothing_is_shown():
     assert matcher.push("D y") == ("", True)
     assert matcher.push("more") == ("", True)
     assert matcher.flush() == ""
+
+
+@ANY_FIXTURE
+@given(text=st.text("abcdeé \n🚀", min_size=1, max_size=12))
+def test_the_bytes_of_ids_are_the_text(byte_level, byte_fallback, text):
+    assert b"".join(map(byte_level.id_to_bytes, byte_level.encode(text))) == text.encode()
+    assert b"".join(map(byte_fallback.id_to_bytes, byte_fallback.encode(text))) == f" {text}".encode()
