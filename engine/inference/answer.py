@@ -6,8 +6,9 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from engine.inference.adapters import Resident
-from engine.inference.request import Completion, FinishReason, Output, Usage
+from engine.inference.request import Completion, FinishReason, Output, TokenLogprob, Usage
 from engine.inference.sequence import Sequence
+from engine.inference.shaping import Shaping
 from engine.text import StopMatcher, StreamDecoder
 
 
@@ -21,6 +22,8 @@ class Live:
         stop_ids: tokens that end it.
         decoder: None if there is no tokenizer.
         matcher: finds its stop strings.
+        shaping: what changes its logits; None for nothing.
+        scores: log-probabilities of its prompt so far; None if they were not asked for or have been given.
     """
 
     sequence: Sequence
@@ -28,13 +31,36 @@ class Live:
     stop_ids: frozenset[int]
     decoder: StreamDecoder | None
     matcher: StopMatcher
+    shaping: Shaping | None
+    scores: list[TokenLogprob | None] | None
+
+    def extend(self, tokens: Items[int]) -> tuple[int, str, FinishReason | None]:
+        """Make drawn tokens known, up to the one that ends the request.
+
+        Returns:
+            how many became known, the text they bring, and why the request ends with the last of them, if it does.
+
+        Raises:
+            FwError: from the grammar.
+        """
+        text, reason, count = "", None, 0
+        for token in tokens:
+            self.sequence.append(token)
+            if self.shaping is not None:
+                self.shaping.push(token)
+            more, reason = self.text_and_end(token)
+            text, count = text + more, count + 1
+            if reason is not None:
+                break
+        return count, text, reason
 
     def text_and_end(self, token: int) -> tuple[str, FinishReason | None]:
         """The text that a new token brings, and why the request ends with it, if it does."""
         sequence, matcher, decoder = self.sequence, self.matcher, self.decoder
-        ends = token in self.stop_ids
+        silent = token in self.stop_ids
+        ends = silent or (self.shaping is not None and self.shaping.finished)
         full = sequence.known >= sequence.limit
-        text = decoder.push(token) if decoder is not None and not ends else ""
+        text = decoder.push(token) if decoder is not None and not silent else ""
         if decoder is not None and (ends or full):
             text += decoder.flush()
         shown, hit = matcher.push(text)
@@ -65,4 +91,5 @@ def completion(outputs: Items[Output]) -> Completion:
         last.finish_reason,
         last.usage,
         tuple(version for output in outputs for version in output.weight_versions),
+        tuple(item for output in outputs for item in output.prompt_logprobs),
     )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from fw_sdk.types import FwError
 
+SPARE_ROWS = 64
+"""Rows of logits that a step may have besides one per running request: for a prompt's log-probabilities and drafts."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:

@@ -13,15 +13,16 @@ import torch
 
 from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
 from engine.inference.answer import Live, completion
-from engine.inference.config import EngineConfig
+from engine.inference.config import SPARE_ROWS, EngineConfig
+from engine.inference.drawing import BrokenOutput, Drawing, MaskCost, draw_step, failure
 from engine.inference.packed_runner import PackedRunner
 from engine.inference.pages import PagePool
 from engine.inference.prefix import PrefixIndex
 from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob
 from engine.inference.runner import Runner
-from engine.inference.sampler import Drawn, draw
-from engine.inference.scheduler import Row, Scheduler, StepPlan
+from engine.inference.scheduler import Scheduler, StepPlan
 from engine.inference.sequence import Sequence
+from engine.inference.shaping import Shaping, check_shaping
 from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
 from engine.text import Renderer, StopMatcher, StreamDecoder
@@ -42,6 +43,8 @@ class EngineStats:
     prefix_queries: int
     prefix_hits: int
     preemptions: int
+    masked_rows: int
+    mask_seconds: float
 
 
 class Engine:
@@ -78,7 +81,9 @@ class Engine:
         self.numerics = model.numerics if isinstance(model, PackedModel) else "fast"
         self.context = min(model.config.max_context, self.memory.tokens)
         self._prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
-        self._scheduler = Scheduler(self._prefix, max_running=config.max_running, max_batched_tokens=batched)
+        self._scheduler = Scheduler(
+            self._prefix, max_running=config.max_running, max_batched_tokens=batched, spare_rows=SPARE_ROWS
+        )
         self._live: dict[str, Live] = {}
         self.adapters = AdapterRegistry(
             lambda path: load_adapter(path, model.config, self._runner.dtype, self.device),
@@ -89,6 +94,7 @@ class Engine:
         self.weight_version = 0
         self._arrivals = count()
         self._prompt_tokens = self._generation_tokens = 0
+        self._mask_cost = MaskCost()
         self._end_ids = frozenset(renderer.stop_ids if renderer else model.config.eos_ids)
 
     @classmethod
@@ -145,6 +151,8 @@ class Engine:
             prefix_queries=prefix.queries,
             prefix_hits=prefix.hits,
             preemptions=scheduler.preemptions,
+            masked_rows=self._mask_cost.rows,
+            mask_seconds=self._mask_cost.seconds,
         )
 
     def check(self, request: Request) -> None:
@@ -173,6 +181,7 @@ class Engine:
                 not_done=nothing,
                 param="prompt",
             )
+        check_shaping(request, vocabulary)
         self.adapters.recipe(request)
         if request.id in self._live:
             raise FwError("already_exists", f"request '{request.id}' is running", not_done=nothing, param="id")
@@ -193,7 +202,9 @@ class Engine:
         )
         ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self._end_ids)
         decoder = StreamDecoder(self.renderer.tokenizer) if self.renderer else None
-        self._live[request.id] = Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop))
+        shaping = Shaping.of(request, sequence.limit - sequence.known, ends)
+        scores: list[TokenLogprob | None] | None = None if sampling.prompt_logprobs is None else [None]
+        self._live[request.id] = Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop), shaping, scores)
         self._scheduler.add(sequence)
 
     def cancel(self, request_id: str) -> None:
@@ -214,13 +225,12 @@ class Engine:
         if not plan.slices:
             return []
         try:
-            logits, drawn = self._compute(plan)
+            drawings = self._compute(plan)
         except BaseException:
             self._drop_everything()
             raise
         self._scheduler.advance(plan)
-        rows = zip(logits, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
-        return [self._accept(self._live[row.sequence.id], token, found, valid) for row, token, found, valid in rows]
+        return [self._accept(drawing) for drawing in drawings]
 
     def load_adapter(self, name: str, path: Path | str) -> None:
         """Load the adapter in the folder ``path`` under ``name``. Loading the same files again changes nothing.
@@ -308,43 +318,42 @@ class Engine:
             raise FwError("invalid_argument", "this engine has no tokenizer: prompts must be token ids", param="prompt")
         return self.renderer
 
-    @torch.inference_mode()
-    def _compute(self, plan: StepPlan) -> tuple[tuple[Row, ...], Drawn]:
+    def _compute(self, plan: StepPlan) -> list[Drawing]:
         adapters = {
             live.adapter.number: live.adapter.weights
             for live in (self._live[item.sequence.id] for item in plan.slices)
             if live.adapter is not None
         }
-        logits = self._runner.compute(plan, adapters)
-        if not logits.rows:
-            return (), Drawn([], [], [])
-        params = [row.sequence.request.sampling for row in logits.rows]
-        return logits.rows, draw(logits.values, params, [row.position for row in logits.rows])
+        return draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
 
-    def _accept(self, live: Live, token: int, logprob: TokenLogprob | None, valid: bool) -> Output:
-        """Make a drawn token known, and end the request if it is its last."""
-        sequence = live.sequence
-        if not valid:
-            self._runner.clean(sequence.pages)
-            self._scheduler.forget_prefixes()
-            self.cancel(sequence.id)
-            error = FwError(
-                "internal",
-                f"the model's output for request '{sequence.id}' is not a finite number",
-                not_done="the answer is incomplete",
-                hint="check the weights of the model and of the adapter",
-            )
-            return Output(sequence.id, (), "", (), None, live.usage, error)
+    def _accept(self, drawing: Drawing) -> Output:
+        """Make drawn tokens known, and end the request if the last of them is its last."""
+        sequence, live = drawing.sequence, self._live[drawing.sequence.id]
+        if drawing.error is not None:
+            return self._fail(live, drawing.error)
         if sequence.generated == 0:
             self._prompt_tokens += sequence.known
-        self._generation_tokens += 1
-        sequence.append(token)
-        text, reason = live.text_and_end(token)
+        scores, live.scores = tuple(live.scores or ()), None
+        try:
+            count, text, reason = live.extend(drawing.tokens)
+        except Exception as error:  # noqa: BLE001  from its grammar
+            return self._fail(live, failure(sequence.id, error))
+        self._generation_tokens += count
         if reason is not None:
             self.cancel(sequence.id)
-        logprobs = () if logprob is None else (logprob,)
-        versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),)
-        return Output(sequence.id, (token,), text, logprobs, reason, live.usage, None, versions)
+        logprobs = tuple(item for item in drawing.logprobs[:count] if item is not None)
+        versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),) * count
+        tokens = tuple(drawing.tokens[:count])
+        return Output(sequence.id, tokens, text, logprobs, reason, live.usage, None, versions, scores)
+
+    def _fail(self, live: Live, error: FwError) -> Output:
+        """End a request with an error."""
+        sequence = live.sequence
+        if isinstance(error, BrokenOutput):
+            self._runner.clean(sequence.pages)
+            self._scheduler.forget_prefixes()
+        self.cancel(sequence.id)
+        return Output(sequence.id, (), "", (), None, live.usage, error)
 
     def _drop_everything(self) -> None:
         for request_id in list(self._live):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from engine.inference.config import EngineConfig
+from engine.inference.config import SPARE_ROWS, EngineConfig
 from engine.inference.memory import account
 from engine.inference.runner import Logits
 from engine.inference.scheduler import StepPlan
@@ -42,7 +42,7 @@ class PackedRunner:
             model.weights,
             page_count=self.memory.pages,
             max_tokens=max_tokens,
-            max_rows=config.max_running,
+            max_rows=min(config.max_running + SPARE_ROWS, max_tokens),
             context=min(model.config.max_context, self.memory.tokens),
             threads=threads,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.inference.masks import Grammar
 from engine.inference.prefix import MissReason
 from fw_sdk.types import FwError
 
@@ -14,6 +15,8 @@ FinishReason = Literal["stop", "length"]
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
 
 _SEED_LIMIT = 1 << 63
 
@@ -26,6 +29,17 @@ def _number(value: Any) -> bool:
     return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
+def _biases(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) > MAX_BIASES:
+        return False
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and _whole(pair[0]) and pair[0] >= 0 for pair in value):
+        return False
+    return all(_number(bias) and abs(bias) <= MAX_BIAS for _, bias in value) and len(dict(value)) == len(value)
+
+
+_COUNT = (lambda v: v is None or (_whole(v) and 0 <= v <= MAX_LOGPROBS), f"0 to {MAX_LOGPROBS}, or None")
+_PENALTY = (lambda v: _number(v) and -2 <= v <= 2, "a number from -2 to 2")
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: _whole(v) and v >= 1, "a whole number of at least 1"),
     "temperature": (lambda v: _number(v) and 0 <= v <= 100, "a number from 0 to 100"),
@@ -33,12 +47,21 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_p": (lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
     "min_p": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "seed": (lambda v: _whole(v) and -_SEED_LIMIT <= v < _SEED_LIMIT, "a whole number of 64 bits"),
-    "logprobs": (lambda v: v is None or (_whole(v) and 0 <= v <= MAX_LOGPROBS), f"0 to {MAX_LOGPROBS}, or None"),
+    "frequency_penalty": _PENALTY,
+    "presence_penalty": _PENALTY,
+    "repetition_penalty": (lambda v: _number(v) and 0.01 <= v <= 100, "a number from 0.01 to 100 (1 is none)"),
+    "logit_bias": (
+        _biases,
+        f"at most {MAX_BIASES} pairs of different token ids with numbers from -{MAX_BIAS:g} to {MAX_BIAS:g}",
+    ),
+    "logprobs": _COUNT,
+    "prompt_logprobs": _COUNT,
     "stop": (
         lambda v: isinstance(v, tuple) and len(v) <= MAX_STOPS and all(isinstance(s, str) and s for s in v),
         f"at most {MAX_STOPS} strings that are not empty",
     ),
     "stop_token_ids": (lambda v: isinstance(v, tuple) and all(map(_whole, v)), "token ids"),
+    "min_tokens": (lambda v: _whole(v) and v >= 0, "a whole number of at least 0"),
 }
 
 
@@ -60,8 +83,16 @@ class SamplingParams:
         stop: strings that end the answer and are not part of it.
         stop_token_ids: tokens that end the answer, besides the model's own end of turn.
         logprobs: None for none, else with this many alternatives per token. They are those of the model's own
-            distribution, before temperature and truncation.
+            distribution, before temperature, truncation, penalties, biases and grammar.
         ignore_eos: do not end at the model's own end-of-turn tokens.
+        frequency_penalty: taken from a token's logit for every time it stands in the answer so far.
+        presence_penalty: taken from a token's logit if it stands in the answer so far.
+        repetition_penalty: logits of tokens that stand in the prompt or in the answer so far are divided by it where
+            positive and multiplied with it where negative; 1 is none. It comes before the other two.
+        logit_bias: pairs of a token and what is added to its logit before any penalty.
+        prompt_logprobs: as ``logprobs``, of the prompt's tokens, given with the first output. The part of the prompt
+            that needs them is computed even where its pages are in the prefix cache.
+        min_tokens: until the answer has as many, no token that would end it is drawn.
     """
 
     max_tokens: int = 256
@@ -74,6 +105,12 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    prompt_logprobs: int | None = None
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, (holds, wanted) in _RULES.items():
@@ -85,6 +122,13 @@ class SamplingParams:
                     not_done="nothing was generated",
                     param=name,
                 )
+        if self.min_tokens > self.max_tokens:
+            raise FwError(
+                "invalid_argument",
+                f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})",
+                not_done="nothing was generated",
+                param="min_tokens",
+            )
 
 
 @dataclass(frozen=True)
@@ -99,6 +143,7 @@ class Request:
         adapters: instead of one adapter, several by name, each with the weight that its update gets.
         priority: smaller runs earlier.
         tenant: whose request it is. Beginnings are shared inside a tenant only, and tenants get equal turns.
+        grammar: what the answer must look like; None is anything.
     """
 
     id: str
@@ -108,6 +153,7 @@ class Request:
     adapters: tuple[tuple[str, float], ...] = ()
     priority: int = 0
     tenant: str = ""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +195,8 @@ class Output:
         usage: counts up to here.
         error: why the request failed; nothing comes after it.
         weight_versions: one per new token: the version of the weights that it was drawn with.
+        prompt_logprobs: with the first output, if asked for: one per token of the prompt, None for the first token,
+            which nothing predicts.
     """
 
     request_id: str
@@ -159,6 +207,7 @@ class Output:
     usage: Usage
     error: FwError | None = None
     weight_versions: tuple[int, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -177,3 +226,4 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     weight_versions: tuple[int, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()

@@ -6,6 +6,7 @@ other rows nor the order of rows can change what is drawn. There is no loop over
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from engine.inference.philox import uniform
 from engine.inference.request import SamplingParams, TokenLogprob
+from engine.inference.shaping import RowShape, shape
 
 # Rows that cut their distribution are first judged by a few of their most likely tokens. A row for which these do not
 # suffice, by its own parameters and distribution, is judged again by more, at last by all.
@@ -41,22 +43,49 @@ class Drawn:
     valid: list[bool]
 
 
-def draw(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> Drawn:
+def draw(
+    logits: Tensor,
+    params: Rows[SamplingParams],
+    positions: Rows[int],
+    shapes: Mapping[int, RowShape] | None = None,
+) -> Drawn:
     """Draw one token per row.
 
     Args:
         logits: ``[n, vocabulary]`` float32.
         params: how to draw, per row.
         positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
+        shapes: by row, what changes its logits first; log-probabilities are of what they were before.
     """
     largest, tokens = _most_likely(logits)
-    random = [row for row, item in enumerate(params) if item.temperature >= GREEDY_BELOW]
+    _draw_rows(
+        logits, tokens, params, positions, [row for row in range(len(params)) if not shapes or row not in shapes]
+    )
+    if shapes:
+        rows = list(shapes)
+        shaped = logits[torch.tensor(rows, device=logits.device)]
+        shape(shaped, {place: item for place, item in enumerate(shapes.values())})
+        _, chosen = _most_likely(shaped)
+        _draw_rows(shaped, chosen, [params[row] for row in rows], [positions[row] for row in rows], range(len(rows)))
+        tokens[torch.tensor(rows, device=tokens.device)] = chosen
+    # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
+    valid = torch.isfinite(largest).tolist()
+    return Drawn(tokens.tolist(), _logprobs(logits, tokens, [item.logprobs for item in params]), valid)
+
+
+def score(logits: Tensor, tokens: Rows[int], counts: Rows[int | None]) -> list[TokenLogprob | None]:
+    """Log-probabilities of given tokens, one per row of ``logits [n, vocabulary]``, with ``counts`` alternatives."""
+    return _logprobs(logits, torch.tensor(tokens, device=logits.device), counts)
+
+
+def _draw_rows(
+    logits: Tensor, tokens: Tensor, params: Rows[SamplingParams], positions: Rows[int], rows: Rows[int]
+) -> None:
+    """Write what is drawn in those of the ``rows`` that have a temperature into ``tokens [n]``."""
+    random = [row for row in rows if params[row].temperature >= GREEDY_BELOW]
     if random:
         chosen = _draw_random(logits, [params[row] for row in random], [positions[row] for row in random], random)
         tokens[torch.tensor(random, device=tokens.device)] = chosen
-    # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
-    valid = torch.isfinite(largest).tolist()
-    return Drawn(tokens.tolist(), _logprobs(logits, tokens, params), valid)
 
 
 def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,10 +209,10 @@ def _passes(ends: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return places.clamp_max(ends.shape[1] - 1), targets  # the clamp matters for rows of NaN only
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, params: Rows[SamplingParams]) -> list[TokenLogprob | None]:
-    """Log-probabilities of the model's own distribution for the rows that ask."""
-    found: list[TokenLogprob | None] = [None] * len(params)
-    wanted = {row: item.logprobs for row, item in enumerate(params) if item.logprobs is not None}
+def _logprobs(logits: Tensor, tokens: Tensor, counts: Rows[int | None]) -> list[TokenLogprob | None]:
+    """Log-probabilities of the model's own distribution for the rows that ask, with so many alternatives."""
+    found: list[TokenLogprob | None] = [None] * len(counts)
+    wanted = {row: count for row, count in enumerate(counts) if count is not None}
     if not wanted:
         return found
     index = torch.tensor(list(wanted), device=logits.device)

@@ -61,6 +61,14 @@ class StepPlan:
         return sum(item.count for item in self.slices)
 
 
+@dataclass(slots=True)
+class _Left:
+    """What a step still has room for."""
+
+    tokens: int
+    rows: int
+
+
 class Scheduler:
     """Sequences that wait and sequences that run, and the pages that the latter hold.
 
@@ -68,12 +76,14 @@ class Scheduler:
         prefix: the pages.
         max_running: sequences that may hold pages at the same time.
         max_batched_tokens: tokens per step, at least ``max_running``.
+        spare_rows: rows of logits per step, besides one for each that runs.
     """
 
-    def __init__(self, prefix: PrefixIndex, *, max_running: int, max_batched_tokens: int) -> None:
+    def __init__(self, prefix: PrefixIndex, *, max_running: int, max_batched_tokens: int, spare_rows: int = 0) -> None:
         self.prefix = prefix
         self.max_running = max_running
         self.max_batched_tokens = max_batched_tokens
+        self.spare_rows = spare_rows
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.running: OrderedDict[str, Sequence] = OrderedDict()
         self.preemptions = 0
@@ -95,14 +105,12 @@ class Scheduler:
         for sequence in tuple(self.running.values()):
             if sequence.pending == 1 and sequence.id in self.running and self._make_room(sequence):
                 slices.append(self._slice(sequence, 1))
-        budget = self.max_batched_tokens - len(slices)
+        left = _Left(self.max_batched_tokens - len(slices), self.spare_rows)
         for sequence in self.running.values():
-            if budget > 0 and sequence.pending > 1:
-                slices.append(self._slice(sequence, min(sequence.pending, budget)))
-                budget -= slices[-1].count
-        while budget > 0 and (admitted := self._admit()) is not None:
-            slices.append(self._slice(admitted, min(admitted.pending, budget)))
-            budget -= slices[-1].count
+            if left.tokens > 0 and sequence.pending > 1:
+                slices += self._chunk(sequence, left)
+        while left.tokens > 0 and (admitted := self._admit()) is not None:
+            slices += self._chunk(admitted, left)
         return StepPlan(tuple(slices), self.prefix.restores())
 
     def advance(self, plan: StepPlan) -> None:
@@ -110,6 +118,7 @@ class Scheduler:
         for item in plan.slices:
             sequence = item.sequence
             sequence.computed = item.end
+            sequence.scored = max(sequence.scored, min(item.end, sequence.known))
             if sequence.chain is not None:
                 self.prefix.computed(sequence.tokens[: item.end], sequence.pages, sequence.chain)
 
@@ -134,6 +143,18 @@ class Scheduler:
         if any(sequence.pages or sequence.computed for sequence in self.waiting.values()):
             raise RuntimeError("a waiting sequence holds pages")
 
+    def _chunk(self, sequence: Sequence, left: _Left) -> list[Slice]:
+        """As many of the pending tokens as there is room for in the step: one slice or none."""
+        count = min(sequence.pending, left.tokens)
+        if sequence.scored < sequence.known - 1:
+            count = min(count, max(0, sequence.scored - sequence.computed) + left.rows)
+        if count == 0:
+            return []
+        found = self._slice(sequence, count)
+        left.tokens -= count
+        left.rows -= max(0, found.rows - 1)
+        return [found]
+
     def _slice(self, sequence: Sequence, count: int) -> Slice:
         end = sequence.computed + count
         # Known before it is computed: a later slice of the same step may read these pages, because every layer writes
@@ -141,7 +162,8 @@ class Scheduler:
         if sequence.chain is not None:
             self.prefix.register(sequence.tokens[:end], sequence.pages, sequence.chain)
             self.prefix.plan(sequence.chain, sequence.computed, end, len(sequence.request.prompt))
-        return Slice(sequence, sequence.computed, count, rows=int(end == sequence.known))
+        first = max(sequence.computed, min(sequence.scored, sequence.known - 1))
+        return Slice(sequence, sequence.computed, count, rows=max(0, end - first))
 
     def _missing(self, sequence: Sequence, held: int) -> int:
         return max(0, -(-sequence.known // self.prefix.page_size) - held)
@@ -175,7 +197,8 @@ class Scheduler:
         sequence = next(iter(self.waiting.values()))
         # The last known token is always computed: its output is needed.
         root = root_key(sequence.adapter_id, sequence.request.tenant)
-        found = self.prefix.match(sequence.tokens[: sequence.known - 1], root)
+        # So are tokens whose logits are wanted, which no page holds.
+        found = self.prefix.match(sequence.tokens[: min(sequence.known - 1, sequence.scored)], root)
         pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
         if self.prefix.available < missing + len(self.running) or not self.prefix.begin(chain):

@@ -30,6 +30,8 @@ class Sequence:
         cached: prompt tokens found in the prefix index at the first admission.
         cache_miss: why the rest of the prompt was not found there.
         preemptions: how often its pages were taken away.
+        scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
+            log-probabilities of the prompt were asked for: then it follows ``computed``, but never goes back.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Sequence:
         "pages",
         "preemptions",
         "request",
+        "scored",
         "tokens",
     )
 
@@ -64,6 +67,7 @@ class Sequence:
         self.cached = 0
         self.cache_miss: MissReason | None = None
         self.preemptions = 0
+        self.scored = limit if request.sampling.prompt_logprobs is None else 0
 
     @property
     def id(self) -> str:

@@ -1,0 +1,141 @@
+"""From a step's logits to tokens: what is drawn for each sequence, and the log-probabilities of its prompt.
+
+A row predicts the token at one position. Positions of known tokens are of a prompt whose log-probabilities are wanted;
+at the others a token is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.inference.answer import Live
+from engine.inference.request import TokenLogprob
+from engine.inference.runner import Logits
+from engine.inference.sampler import draw, score
+from engine.inference.scheduler import Row
+from engine.inference.sequence import Sequence
+from engine.inference.shaping import RowShape
+from fw_sdk.types import FwError
+
+
+@dataclass(slots=True)
+class MaskCost:
+    """What grammars cost so far: rows masked, and seconds spent on finding their masks."""
+
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a step drew for one sequence.
+
+    Attributes:
+        sequence: whose.
+        tokens: drawn, in order.
+        logprobs: one per token, None where not asked for.
+        error: why there is no token to use; None if there is.
+    """
+
+    sequence: Sequence
+    tokens: list[int]
+    logprobs: list[TokenLogprob | None]
+    error: FwError | None = None
+
+
+class BrokenOutput(FwError):
+    """The model's output is not finite: nothing in the request's pages can be trusted."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            "internal",
+            f"the model's output for request '{request_id}' is not a finite number",
+            not_done="the answer is incomplete",
+            hint="check the weights of the model and of the adapter",
+        )
+
+
+@torch.inference_mode()
+def draw_step(logits: Logits, live: Mapping[str, Live], cost: MaskCost) -> list[Drawing]:
+    """Draw for every sequence that has a row at an unknown position; add to the scores of prompts.
+
+    Args:
+        logits: of the step; changed in no row.
+        live: the requests by id.
+        cost: grows by what the grammars took.
+    """
+    values: Tensor = logits.values
+    rows: Items[Row] = logits.rows
+    if any(item.scores is not None for item in live.values()):
+        values, rows = _score_prompts(values, rows, live)
+    if not rows:
+        return []
+    shapes, errors = _shapes(rows, live, cost)
+    drawn = draw(values, [row.sequence.request.sampling for row in rows], [row.position for row in rows], shapes)
+    return [
+        Drawing(
+            row.sequence,
+            [token],
+            [logprob],
+            errors.get(row.sequence.id) or _broken(row.sequence, valid, live[row.sequence.id].scores or ()),
+        )
+        for row, token, logprob, valid in zip(rows, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
+    ]
+
+
+def failure(request_id: str, error: Exception) -> FwError:
+    """An error from a request's grammar as that request's own."""
+    if isinstance(error, FwError):
+        return error
+    text = f"the grammar of request '{request_id}' failed: {type(error).__name__}: {error}"
+    return FwError("internal", text, not_done="the answer is incomplete")
+
+
+def _broken(sequence: Sequence, valid: bool, scores: Items[TokenLogprob | None]) -> FwError | None:
+    if not valid or any(item is not None and math.isnan(item.logprob) for item in scores):
+        return BrokenOutput(sequence.id)
+    return None
+
+
+def _score_prompts(values: Tensor, rows: Items[Row], live: Mapping[str, Live]) -> tuple[Tensor, Items[Row]]:
+    """Keep the log-probabilities of prompt tokens; returns the other rows."""
+    scoring = [place for place, row in enumerate(rows) if row.position < row.sequence.known]
+    if not scoring:
+        return values, rows
+    tokens = [int(rows[place].sequence.tokens[rows[place].position]) for place in scoring]
+    counts = [rows[place].sequence.request.sampling.prompt_logprobs for place in scoring]
+    found = score(values[torch.tensor(scoring, device=values.device)], tokens, counts)
+    for place, item in zip(scoring, found, strict=True):
+        scores = live[rows[place].sequence.id].scores
+        assert scores is not None
+        scores.append(item)
+    others = sorted(set(range(len(rows))) - set(scoring))
+    return values[torch.tensor(others, dtype=torch.int64, device=values.device)], [rows[place] for place in others]
+
+
+def _shapes(
+    rows: Items[Row], live: Mapping[str, Live], cost: MaskCost
+) -> tuple[dict[int, RowShape], dict[str, FwError]]:
+    """What changes the logits, by row, and whose grammar failed, by request."""
+    shapes: dict[int, RowShape] = {}
+    errors: dict[str, FwError] = {}
+    for place, row in enumerate(rows):
+        shaping = live[row.sequence.id].shaping
+        if shaping is None:
+            continue
+        started = time.perf_counter()
+        try:
+            shapes[place] = shaping.rows([])[0]
+        except Exception as error:  # noqa: BLE001  whatever a grammar does is its own request's affair
+            errors[row.sequence.id] = failure(row.sequence.id, error)
+        if shaping.matcher is not None:
+            cost.rows += 1
+            cost.seconds += time.perf_counter() - started
+    return shapes, errors
