@@ -54,10 +54,7 @@ def create_app(served: Served, *, token: str, host: str) -> Guard:
         token: the bearer token.
         host: the address it will listen on.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(FwError, _fw_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _bug)
+    app = new_app()
     for path, surface in SURFACES.items():
         app.add_api_route(path, _generating(served, surface), methods=["POST"])
     for path, call in CALLS.items():
@@ -69,20 +66,29 @@ def create_app(served: Served, *, token: str, host: str) -> Guard:
     return Guard(app, token=token, host=host)
 
 
+def new_app() -> FastAPI:
+    """An application without endpoints that answers every error in fw's way."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(FwError, _fw_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
 def _generating(served: Served, surface: Surface) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        body, ask, writer = surface(served, await _json(request), Caller.of(request.headers))
+        body, ask, writer = surface(served, await json_body(request), Caller.of(request.headers))
         choices = Choices(ask, served.loop, served.metrics)
         if body.stream:
             return StreamingResponse(choices.events(writer), media_type="text/event-stream", headers=STREAM_HEADERS)
-        return JSONResponse(await _unless_gone(request, choices.collect(writer)))
+        return JSONResponse(await unless_gone(request, choices.collect(writer)))
 
     return answer
 
 
 def _calling(served: Served, call: Callable[[Served, Any], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        return JSONResponse(call(served, await _json(request)))
+        return JSONResponse(call(served, await json_body(request)))
 
     return answer
 
@@ -91,7 +97,7 @@ def _acting(
     served: Served, action: Callable[[Served, Any], Coroutine[Any, Any, dict[str, Any]]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        return JSONResponse(await action(served, await _json(request)))
+        return JSONResponse(await action(served, await json_body(request)))
 
     return answer
 
@@ -123,7 +129,7 @@ def _add_facts(app: FastAPI, served: Served) -> None:
         return Response(served.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """Await ``work``, but cancel it when the client closes the connection."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
@@ -142,7 +148,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _json(request: Request) -> Any:
+async def json_body(request: Request) -> Any:
     """The body; half a surrogate pair in it, which no answer could repeat, is refused as broken UTF-8 is."""
     body = await request.body()
     try:

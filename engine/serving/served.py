@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -77,19 +78,23 @@ class Served:
 
     def models(self) -> dict[str, Any]:
         """The base and its adapters, in a list that OpenAI's clients and Anthropic's both read."""
-        names = [self.name, *self.loop.engine.adapters]
-        models = [
-            {
-                "id": name,
-                "object": "model",
-                "type": "model",
-                "display_name": name,
-                "created": self.created,
-                "created_at": datetime.fromtimestamp(self.created, UTC).isoformat().replace("+00:00", "Z"),
-                "owned_by": "fw",
-                "parent": None if name == self.name else self.name,
-                "max_model_len": self.context,
-            }
-            for name in names
-        ]
-        return {"object": "list", "data": models, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+        return model_list([self.name, *self.loop.engine.adapters], self.name, self.created, self.context)
+
+
+def model_list(names: Sequence[str], base: str, created: int, context: int) -> dict[str, Any]:
+    """What ``/v1/models`` answers: ``base`` and its adapters, which can be asked up to ``context`` tokens."""
+    models = [
+        {
+            "id": name,
+            "object": "model",
+            "type": "model",
+            "display_name": name,
+            "created": created,
+            "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
+            "owned_by": "fw",
+            "parent": None if name == base else base,
+            "max_model_len": context,
+        }
+        for name in names
+    ]
+    return {"object": "list", "data": models, "has_more": False, "first_id": names[0], "last_id": names[-1]}

@@ -89,13 +89,20 @@ def _token() -> str:
 
 
 def _run(options: Options, token: str) -> None:
-    from engine.catalog import digest_model, read_config
+    from engine.catalog.embedding_config import EmbeddingConfig, read_any_config
 
     listener = _bind(options.host, options.port)
-    read_config(options.model)  # a wrong path or format is said before torch is imported, which takes seconds
+    # A wrong path or format is said before torch is imported, which takes seconds.
+    if isinstance(read_any_config(options.model), EmbeddingConfig):
+        _run_embeddings(options, token, listener)
+    else:
+        _run_generation(options, token, listener)
 
+
+def _run_generation(options: Options, token: str, listener: socket.socket) -> None:
     import torch
 
+    from engine.catalog import digest_model
     from engine.inference.engine import Engine
     from engine.inference.loop import EngineLoop
     from engine.inference.request import Request, SamplingParams
@@ -120,6 +127,41 @@ def _run(options: Options, token: str) -> None:
     }
     loop = EngineLoop(engine)
     app = create_app(Served.of(options.name, loop, engine.renderer), token=token, host=options.host)
+    loop.start()
+    try:
+        _serve(app, listener, lambda: _announce(options, listener, facts))
+    finally:
+        loop.stop()
+
+
+def _run_embeddings(options: Options, token: str, listener: socket.socket) -> None:
+    if options.adapters:
+        raise FwError(
+            "invalid_argument",
+            f"'{options.name}' is an embedding model, which takes no adapters",
+            not_done="no worker was started",
+            param="--adapter",
+        )
+    import torch
+
+    from engine.catalog import digest_model
+    from engine.inference import EmbeddingEngine, EmbeddingLoop
+    from engine.serving.embeddings import ServedEmbeddings, create_embedding_app
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    engine = EmbeddingEngine.load(options.model, dtype=options.dtype, device=options.device)
+    engine.embed(["warm-up"])
+    print(f"memory: weights {engine.weight_bytes >> 20} MiB", file=sys.stderr, flush=True)
+    assert engine.tokenizer is not None
+    facts = {
+        "modelDigest": digest_model(options.model),
+        "dtype": engine.format,
+        "device": str(engine.device),
+        "numerics": engine.numerics,
+        "templateDigest": engine.tokenizer.digest,
+    }
+    loop = EmbeddingLoop(engine)
+    app = create_embedding_app(ServedEmbeddings.of(options.name, loop), token=token, host=options.host)
     loop.start()
     try:
         _serve(app, listener, lambda: _announce(options, listener, facts))
