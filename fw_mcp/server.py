@@ -54,9 +54,10 @@ class AgentServer(MCPServer[Any]):
     """Every tool of it answers with ``CallToolResult``: made by ``results.reply``, or ``results.refusal`` on errors."""
 
     async def list_tools(self) -> list[WireTool]:
-        """Tools with slim, closed schemas, in the order of their names, so that prompt caches hit."""
+        """Tools with slim, closed schemas and no indentation, ordered by name so that prompt caches hit."""
         tools = await super().list_tools()
         for tool in tools:
+            tool.description = " ".join((tool.description or "").split())
             tool.input_schema = slim(copy.deepcopy(tool.input_schema)) | {"additionalProperties": False}
         return sorted(tools, key=lambda tool: tool.name)
 

@@ -215,6 +215,16 @@ def test_the_prompt_names_the_tools(mode: str, tmp_path: Path) -> None:
     assert "extract dates" in prompt and "d.jsonl" in prompt and "dry_run=true" in prompt
 
 
+@pytest.mark.parametrize("mode", ERAS)
+def test_the_other_prompt_looks_into_a_job(mode: str, tmp_path: Path) -> None:
+    async def use(client: Client) -> str:
+        assert [prompt.name for prompt in (await client.list_prompts()).prompts] == ["customize", "diagnose"]
+        return (await client.get_prompt("diagnose", {"job_id": "train-1"})).messages[0].content.text
+
+    prompt = with_client(mode, tmp_path, use)
+    assert "job_get(job_id='train-1')" in prompt and "evaluator_check" in prompt
+
+
 def test_docs_search_over_the_tool(tmp_path: Path) -> None:
     fields = call(tmp_path, "docs_search", query="gate not met").structured_content
     assert fields["results"][0]["page"] == "docs://deployments" or fields["results"][0]["page"] == "docs://errors"

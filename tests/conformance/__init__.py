@@ -1,0 +1,1 @@
+"""The official MCP conformance suites and inspector, run against our server with fixtures that never ship."""
