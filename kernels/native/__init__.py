@@ -23,7 +23,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("native/team.c", "block_matmul/pack.c", "block_matmul/cpu.c", "paged_attention/cpu.c", "decoder/cpu.c")
+SOURCES = (
+    "native/team.c",
+    "block_matmul/pack.c",
+    "block_matmul/cpu.c",
+    "paged_attention/cpu.c",
+    "decoder/cpu.c",
+    "linear/cpu.c",
+    "exact_attention/cpu.c",
+    "pointwise/cpu.c",
+    "rms_norm/cpu.c",
+    "rope/cpu.c",
+    "softmax/cpu.c",
+)
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-Wno-psabi")
 COMPILE_TIMEOUT_S = 180
 
@@ -114,6 +126,18 @@ def library() -> Library | None:
     """The compiled kernels, or None if they cannot be compiled or loaded here."""
     loaded = _load()
     return loaded if isinstance(loaded, Library) else None
+
+
+def needed() -> Library:
+    """The compiled kernels, for callers that have no other way.
+
+    Raises:
+        RuntimeError: if there are none here; ``status`` says why.
+    """
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError(f"this needs compiled kernels: {status()}")
+    return loaded
 
 
 def status() -> str:

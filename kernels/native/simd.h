@@ -79,6 +79,29 @@ INLINE uint16_t float_to_half(float value) {
     return sign | (uint16_t)(rounded >> 13);
 }
 
+// bfloat16, both ways.
+typedef uint16_t vh __attribute__((vector_size(LANES * 2)));
+
+INLINE vf load_bf16(const uint16_t *from) {
+    vh halves;
+    memcpy(&halves, from, sizeof halves);
+    return (vf)(__builtin_convertvector(halves, vi) << 16);
+}
+
+INLINE float from_bf16(uint16_t value) {
+    const uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+INLINE uint16_t to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);  // not a number
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);               // to nearest, ties to even
+}
+
 #if LANES == 16
 
 INLINE vf larger(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.numerics import exact
+from kernels.rms_norm.exact import exact_rms_norm
+
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """hidden: [..., width], weight: [width] of the same dtype -> ``hidden / sqrt(mean(hidden²) + eps) * weight``.
 
     Differentiable in ``hidden``; the weight is frozen and gets no gradient.
     """
+    if exact():
+        return exact_rms_norm(hidden, weight, eps)
     if torch.is_grad_enabled() and hidden.requires_grad:
         result: Tensor = _RmsNorm.apply(hidden, weight, eps)  # type: ignore[no-untyped-call]
         return result

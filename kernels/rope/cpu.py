@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.numerics import exact
+from kernels.rope.exact import exact_angles
+
 
 def rope_tables(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of each position's angles.
@@ -20,8 +23,11 @@ def rope_tables(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> t
     Returns:
         Two tensors [T, 1, head_dim]; the sine's first half is negated.
     """
-    angles = positions.to(frequencies.dtype).unsqueeze(1) * frequencies
-    cosine, sine = angles.cos(), angles.sin()
+    if exact():
+        cosine, sine = exact_angles(positions, frequencies)
+    else:
+        angles = positions.to(frequencies.dtype).unsqueeze(1) * frequencies
+        cosine, sine = angles.cos(), angles.sin()
     return (
         torch.cat((cosine, cosine), 1).to(dtype).unsqueeze(1),
         torch.cat((-sine, sine), 1).to(dtype).unsqueeze(1),

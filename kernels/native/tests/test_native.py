@@ -46,7 +46,7 @@ def test_what_the_compiler_refuses_is_said(tmp_path):
 def test_every_variant_of_this_architecture_is_in_the_library():
     library = native.library()
     for variant in native.usable_variants():
-        for name in ("pack", "block_matmul", "decode_f32", "decoder_step"):
+        for name in ("pack", "block_matmul", "decode_f32", "decoder_step", "linear_bf16", "exact_attention_f32"):
             assert library.function(name, variant.name)
     assert library.variant == native.usable_variants()[0].name
     assert native.usable_variants()[-1].name == "portable"

@@ -8,13 +8,16 @@ import pytest
 
 from kernels import native
 
-SOURCES = ("native/team.c", "block_matmul/pack.c", "block_matmul/cpu.c", "native/tests/selftest.c")
+PROGRAMS = {
+    "packed": ("native/team.c", "block_matmul/pack.c", "block_matmul/cpu.c", "native/tests/selftest.c"),
+    "exact": ("native/tests/selftest_exact.c",),
+}
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 VARIANTS = {variant.name: variant for variant in native.VARIANTS}
 
 
-def build(compiler, variant, target, *flags):
-    sources = [str(native.ROOT / source) for source in SOURCES]
+def build(compiler, program, variant, target, *flags):
+    sources = [str(native.ROOT / source) for source in PROGRAMS[program]]
     command = [compiler, *native.FLAGS, *flags, *VARIANTS[variant].flags, *sources, "-o", str(target), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -22,11 +25,19 @@ def build(compiler, variant, target, *flags):
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-@pytest.mark.parametrize("variant", [variant.name for variant in native.usable_variants()])
-def test_it_computes_the_same_and_touches_nothing_beside_its_data(variant, tmp_path):
+@pytest.mark.parametrize(
+    ("program", "variant"),
+    [
+        (program, variant.name)
+        for program in PROGRAMS
+        for variant in native.usable_variants()
+        if (program, variant.name) != ("exact", "avxvnni")  # the same code as for avx2
+    ],
+)
+def test_it_computes_the_same_and_touches_nothing_beside_its_data(program, variant, tmp_path):
     sanitizers = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover")
-    program = build("cc", variant, tmp_path / "selftest", *sanitizers)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=200)
+    built = build("cc", program, variant, tmp_path / "selftest", *sanitizers)
+    done = subprocess.run([built], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[:3000]
 
 
@@ -36,8 +47,9 @@ def test_it_computes_the_same_and_touches_nothing_beside_its_data(variant, tmp_p
     reason="needs gcc-aarch64-linux-gnu and qemu-user",
 )
 @pytest.mark.parametrize("variant", ["neon", "portable"])
-def test_arm_computes_the_same_under_emulation(variant, tmp_path):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_arm_computes_the_same_under_emulation(program, variant, tmp_path):
     assert platform.machine() != "aarch64"
-    program = build(CROSS_COMPILER, variant, tmp_path / "selftest", "-static")
-    done = subprocess.run([EMULATOR, program], capture_output=True, text=True, timeout=280)
+    built = build(CROSS_COMPILER, program, variant, tmp_path / "selftest", "-static")
+    done = subprocess.run([EMULATOR, built], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[:3000]

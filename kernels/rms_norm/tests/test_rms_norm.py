@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from kernels import native
+from kernels.numerics import numerics
 from kernels.rms_norm import rms_norm
+from kernels.rms_norm.exact import exact_rms_norm
 from kernels.rms_norm.reference import rms_norm_reference
 
 
@@ -28,3 +31,18 @@ def test_small_values_keep_their_size():
     weight = torch.ones(4)
     assert rms_norm(torch.zeros(1, 4), weight, 1e-5).abs().max() == 0
     assert rms_norm(torch.full((1, 4), 1e-6), weight, 1e-5).max() < 1e-3
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 20, 48, 577])
+@pytest.mark.parametrize("variant", [variant.name for variant in native.usable_variants()])
+def test_under_exact_numerics_rows_do_not_know_each_other(dtype, width, variant):
+    hidden, weight = torch.randn(30, width).to(dtype), torch.randn(width).to(dtype)
+    whole = exact_rms_norm(hidden, weight, 1e-5, variant)
+    truth = rms_norm_reference(hidden, weight, 1e-5)
+    assert (whole.double() - truth).norm() <= (1e-6 if dtype is torch.float32 else 4e-3) * truth.norm()
+    assert torch.equal(exact_rms_norm(hidden[7], weight, 1e-5, variant), whole[7])
+    assert torch.equal(exact_rms_norm(torch.cat((hidden, hidden), 1)[5:9, width:], weight, 1e-5, variant), whole[5:9])
+    with numerics("exact"):
+        assert torch.equal(rms_norm(hidden, weight, 1e-5), exact_rms_norm(hidden, weight, 1e-5))

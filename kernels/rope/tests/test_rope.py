@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from kernels import native
+from kernels.numerics import numerics
 from kernels.rope import apply_rope, rope_tables
+from kernels.rope.exact import exact_angles
 from kernels.rope.reference import rope_reference
 
 
@@ -38,3 +41,18 @@ def test_gradient():
     values, positions, frequencies = case(3, 2, 6)
     tables = rope_tables(positions, frequencies, torch.float64)
     assert torch.autograd.gradcheck(lambda heads: apply_rope(heads, *tables), values.double().requires_grad_())
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+def test_under_exact_numerics_a_position_has_one_table():
+    positions, frequencies = torch.arange(4000), 10000.0 ** -(torch.arange(20) / 20)
+    cosine, sine = exact_angles(positions, frequencies)
+    angles = (positions[:, None].float() * frequencies).double()
+    assert torch.allclose(cosine.double(), angles.cos(), atol=1e-6)
+    assert torch.allclose(sine.double(), angles.sin(), atol=1e-6)
+    for at in (0, 3, 3999):
+        alone = exact_angles(positions[at : at + 1], frequencies)
+        assert torch.equal(alone[0][0], cosine[at]) and torch.equal(alone[1][0], sine[at])
+    with numerics("exact"):
+        tables = rope_tables(positions, frequencies, torch.float32)
+    assert torch.equal(tables[0][:, 0, :20], cosine) and torch.equal(tables[1][:, 0, 20:], sine)

@@ -1,0 +1,1 @@
+"""Tests of attention with one order of every sum."""

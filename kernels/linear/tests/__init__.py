@@ -1,0 +1,1 @@
+"""Tests of products with one order of every sum."""

@@ -1,0 +1,1 @@
+"""Tests of softmax with one order of every sum."""
