@@ -5,7 +5,18 @@ from __future__ import annotations
 import typer
 
 from fw_sdk.cli.app import choose_globally, group
-from fw_sdk.cli.commands import datasets, doctor, evaluations, inference, jobs, loop, models, quickstart, server
+from fw_sdk.cli.commands import (
+    datasets,
+    doctor,
+    evaluations,
+    inference,
+    jobs,
+    loop,
+    mcp,
+    models,
+    quickstart,
+    server,
+)
 
 
 def build() -> typer.Typer:
@@ -13,6 +24,7 @@ def build() -> typer.Typer:
     app = group("Fine-tune, evaluate and deploy open models on this machine.")
     app.callback()(choose_globally)
     server.register(app)
+    mcp.register(app)
     doctor.register(app)
     quickstart.register(app)
     inference.register(app)

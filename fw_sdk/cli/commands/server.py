@@ -1,4 +1,4 @@
-"""``fw up``, ``down``, ``status``, ``logs``, ``serve`` and ``mcp``: starting and stopping the rooms."""
+"""``fw up``, ``down``, ``status``, ``logs`` and ``serve``: starting and stopping the rooms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
     command(app, "status")(status)
     command(app, "logs")(logs)
     command(app, "serve")(serve)
-    command(app, "mcp")(mcp)
 
 
 def up(
@@ -148,13 +147,6 @@ def serve(
     arguments += ["--dtype", dtype, "--device", device, "--numerics", numerics]
     hint(f"token: {home.token_file}" if os.environ["FW_WORKER_TOKEN"] == home.token() else "token: FW_WORKER_TOKEN")
     raise typer.Exit(open_room("engine.serving", "main")(arguments))
-
-
-def mcp() -> None:
-    """Serve MCP on stdin and stdout, for a coding agent; starts the daemon if none runs."""
-    from fw_sdk.cli.rooms import open_room
-
-    open_room("fw_mcp.stdio", "main")()
 
 
 def _described(daemon: Daemon | None, url: str) -> dict[str, object]:
