@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,14 @@ def check_connections() -> list[Connection]:
 
 
 async def _check_all() -> list[Connection]:
-    found = [await _tried(f"stdio, {era}", lambda era=era: _over_stdio(era)) for era in ("auto", "legacy")]
-    found += [await _tried(f"http, {era}", lambda era=era: _over_http(era)) for era in ("auto", "legacy")]
-    return found
+    ways = {"stdio": _over_stdio, "http": _over_http}
+    return [await _tried(f"{name}, {era}", way(era)) for name, way in ways.items() for era in ("auto", "legacy")]
 
 
-async def _tried(name: str, attempt: Callable[[], Awaitable[str]]) -> Connection:
+async def _tried(name: str, attempt: Awaitable[str]) -> Connection:
     began = time.monotonic()
     try:
-        said = await asyncio.wait_for(attempt(), LIMIT_S)
+        said = await asyncio.wait_for(attempt, LIMIT_S)
     except Exception as error:  # noqa: BLE001  whatever goes wrong is the finding
         reason = f"{type(error).__name__}: {_innermost(error)}"
         return Connection(name, "fail", reason, "fw doctor; fw logs")
