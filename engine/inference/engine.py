@@ -289,7 +289,7 @@ class Engine:
         """Raise unless every page and every request is accounted for."""
         self._scheduler.check_integrity()
         self.adapters.check_integrity(live.adapter for live in self._live.values() if live.adapter is not None)
-        queued = {*self._scheduler.running, *self._scheduler.waiting}
+        queued = {*self._scheduler.running, *(sequence.id for sequence in self._scheduler.waiting)}
         if queued != set(self._live):
             raise RuntimeError(f"requests {sorted(queued ^ set(self._live))} are known to one side only")
 

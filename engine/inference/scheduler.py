@@ -1,16 +1,30 @@
 """Which tokens are computed next: a pure decision over sequences and pages, without torch and without phases.
 
 Each step brings computed tokens closer to known tokens under a budget. Sequences with one token to go (those that
-generate) come first and get one each; what is left goes to longer runs of tokens, oldest first, in chunks. Order is
-first come, first served, everywhere: a younger sequence never overtakes an older one that waits for room. When pages
-run out, the youngest gives up its pages and is computed again later; the oldest is never asked to, so it always
-advances, and so in turn does everyone.
+generate) get one each; what is left goes to longer runs of tokens in chunks, in order of their turn.
+
+Sequences stand in lines, one per tenant and priority, and run in order of arrival: those that run are always the first
+of their line. Across lines a sequence has a place, and all decisions about room follow from it:
+
+* first its urgency, which is its priority (smaller is more urgent), less one for every ``patience`` steps that it
+  waited as the head of its line while nothing of the line ran, down to the smallest priority that is there;
+* then its turn, which is how many stand before it in its line. So each tenant's first request comes before anyone's
+  second, and a tenant with a hundred requests gives up the room of its last to another's first.
+
+One that waits takes room from those with a later place, the last of them first, and never from an equal one. Among
+equals the tenant with the fewest computed tokens goes first, then who came first: long prompts of two tenants take
+turns chunk by chunk. What is preempted is computed again later.
+
+Nobody starves. The sequence with the first place is never asked for its pages, so it always advances. A head that waits
+becomes as urgent as any and keeps what it gained; the tokens it is behind or ahead are counted from a time that goes on
+while others are served, at which newcomers begin; so only finitely many can come before it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.inference.prefix import PrefixIndex, root_key
@@ -69,6 +83,33 @@ class _Left:
     rows: int
 
 
+class Place(NamedTuple):
+    """Where a sequence stands when room is short; smaller comes first."""
+
+    urgency: int
+    turn: int
+
+
+@dataclass(eq=False)
+class Line:
+    """The sequences of one tenant and one priority, by id in order of arrival; all that run stand before all others."""
+
+    tenant: str
+    priority: int
+    running: OrderedDict[str, Sequence] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[str, Sequence] = field(default_factory=OrderedDict)
+
+    @property
+    def head(self) -> Sequence:
+        """The one of those that wait whose turn is next."""
+        return next(iter(self.waiting.values()))
+
+    @property
+    def last(self) -> Sequence:
+        """The one of those that run that came last."""
+        return next(reversed(self.running.values()))
+
+
 class Scheduler:
     """Sequences that wait and sequences that run, and the pages that the latter hold.
 
@@ -77,40 +118,73 @@ class Scheduler:
         max_running: sequences that may hold pages at the same time.
         max_batched_tokens: tokens per step, at least ``max_running``.
         spare_rows: rows of logits per step, besides one for each that runs.
+        patience: steps of waiting that count as one priority.
+
+    Attributes:
+        running: the sequences that hold pages, by id.
+        preemptions: how often one of them had to give them up.
     """
 
-    def __init__(self, prefix: PrefixIndex, *, max_running: int, max_batched_tokens: int, spare_rows: int = 0) -> None:
+    def __init__(
+        self,
+        prefix: PrefixIndex,
+        *,
+        max_running: int,
+        max_batched_tokens: int,
+        spare_rows: int = 0,
+        patience: int = 500,
+    ) -> None:
         self.prefix = prefix
         self.max_running = max_running
         self.max_batched_tokens = max_batched_tokens
         self.spare_rows = spare_rows
-        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
-        self.running: OrderedDict[str, Sequence] = OrderedDict()
+        self.patience = patience
+        self.running: dict[str, Sequence] = {}
         self.preemptions = 0
+        self._lines: dict[tuple[str, int], Line] = {}
+        self._served: dict[str, float] = {}
+        self._time = 0.0  # tokens that a tenant with its fair share would have had
+        self._floor = 0
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        """The sequences that hold nothing; line by line."""
+        return [sequence for line in tuple(self._lines.values()) for sequence in tuple(line.waiting.values())]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its ``limit`` must fit into the pool."""
-        self.waiting[sequence.id] = sequence
+        tenant, priority = sequence.request.tenant, sequence.request.priority
+        self._served.setdefault(tenant, self._time)
+        line = self._lines.setdefault((tenant, priority), Line(tenant, priority))
+        line.waiting[sequence.id] = sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence that is finished or cancelled; its pages are given back."""
+        line = self._line(sequence)
         if self.running.pop(sequence.id, None) is not None:
+            del line.running[sequence.id]
             self._give_back(sequence)
         else:
-            self.waiting.pop(sequence.id, None)
+            del line.waiting[sequence.id]
+        if not (line.running or line.waiting):
+            del self._lines[line.tenant, line.priority]
+            if not any(other.tenant == line.tenant for other in self._lines.values()):
+                del self._served[line.tenant]
 
     def schedule(self) -> StepPlan:
         """Decide the next step. Afterwards ``advance`` must be called with the plan once it is computed."""
-        slices: list[Slice] = []
-        for sequence in tuple(self.running.values()):
-            if sequence.pending == 1 and sequence.id in self.running and self._make_room(sequence):
-                slices.append(self._slice(sequence, 1))
-        left = _Left(self.max_batched_tokens - len(slices), self.spare_rows)
-        for sequence in self.running.values():
-            if left.tokens > 0 and sequence.pending > 1:
-                slices += self._chunk(sequence, left)
-        while left.tokens > 0 and (admitted := self._admit()) is not None:
-            slices += self._chunk(admitted, left)
+        self._floor = min((line.priority for line in self._lines.values()), default=0)
+        for line in self._lines.values():
+            if not line.running:
+                line.head.waited += 1
+        generating = [sequence for sequence in tuple(self.running.values()) if sequence.pending == 1]
+        for sequence in generating:
+            if sequence.id in self.running:
+                self._grow(sequence)
+        generating = [sequence for sequence in generating if sequence.id in self.running]
+        slices = self._fill(_Left(self.max_batched_tokens - len(generating), self.spare_rows))
+        # After those: none of what has a slice gives up its pages any more.
+        slices += [self._slice(sequence, 1) for sequence in generating if sequence.id in self.running]
         return StepPlan(tuple(slices), self.prefix.restores())
 
     def advance(self, plan: StepPlan) -> None:
@@ -121,6 +195,11 @@ class Scheduler:
             sequence.scored = max(sequence.scored, min(item.end, sequence.known))
             if sequence.chain is not None:
                 self.prefix.computed(sequence.tokens[: item.end], sequence.pages, sequence.chain)
+            self._served[sequence.request.tenant] += item.count
+        if plan.slices:
+            self._time += plan.tokens / len(self._served)
+        for tenant, tokens in self._served.items():  # who asked for little has saved up no more than one step
+            self._served[tenant] = max(tokens, self._time - self.max_batched_tokens)
 
     def forget_prefixes(self) -> None:
         """Stop sharing what is in the pages now, because some of it may be wrong."""
@@ -130,18 +209,68 @@ class Scheduler:
                 sequence.chain.length = None
 
     def check_integrity(self) -> None:
-        """Raise unless every page is accounted for and the order of arrival holds."""
+        """Raise unless every page is accounted for and every line is in order."""
         held = [page for sequence in self.running.values() for page in sequence.pages]
         self.prefix.pool.check_integrity([*held, *self.prefix.known_pages()])
         self.prefix.check_integrity(sequence.chain for sequence in self.running.values() if sequence.chain)
-        arrivals = [sequence.arrival for sequence in (*self.running.values(), *self.waiting.values())]
-        if arrivals != sorted(arrivals):
-            raise RuntimeError(f"sequences are out of order: {arrivals}")
+        for line in self._lines.values():
+            members = [*line.running.values(), *line.waiting.values()]
+            arrivals = [sequence.arrival for sequence in members]
+            waits = [sequence.waited for sequence in members]
+            if not members or arrivals != sorted(arrivals) or waits != sorted(waits, reverse=True):
+                raise RuntimeError(f"a line is out of order: arrivals {arrivals}, waits {waits}")
+        if {name for line in self._lines.values() for name in line.running} != set(self.running):
+            raise RuntimeError("the lines and the running sequences differ")
+        if {line.tenant for line in self._lines.values()} != set(self._served):
+            raise RuntimeError("the lines and the tenants differ")
         for sequence in self.running.values():
             if len(sequence.pages) * self.prefix.page_size < sequence.computed:
                 raise RuntimeError(f"{sequence.id} computed {sequence.computed} tokens in {len(sequence.pages)} pages")
-        if any(sequence.pages or sequence.computed for sequence in self.waiting.values()):
+        if any(sequence.pages or sequence.computed for sequence in self.waiting):
             raise RuntimeError("a waiting sequence holds pages")
+
+    def _line(self, sequence: Sequence) -> Line:
+        return self._lines[sequence.request.tenant, sequence.request.priority]
+
+    def _place(self, sequence: Sequence, turn: int) -> Place:
+        urgency = sequence.request.priority - sequence.waited // self.patience
+        return Place(max(urgency, self._floor), turn)
+
+    def _order(self, sequence: Sequence, turn: int) -> tuple[Place, float, int]:
+        """In which order sequences get the step's tokens."""
+        return self._place(sequence, turn), self._served[sequence.request.tenant], sequence.arrival
+
+    def _turns(self) -> Iterator[tuple[int, Sequence]]:
+        """The running sequences, each with its turn."""
+        for line in self._lines.values():
+            yield from enumerate(line.running.values())
+
+    def _last(self) -> tuple[Place, Sequence]:
+        """The running sequence with the latest place, the youngest of equals; it is the next to give up its pages."""
+        ends = [(len(line.running) - 1, line.last) for line in self._lines.values() if line.running]
+        turn, sequence = max(ends, key=lambda end: (self._place(end[1], end[0]), end[1].arrival))
+        return self._place(sequence, turn), sequence
+
+    def _fill(self, left: _Left) -> list[Slice]:
+        """Slices for longer runs of tokens, of sequences that run and of those that can be admitted now, in order."""
+        runs = sorted((self._order(item, turn), item) for turn, item in self._turns() if item.pending > 1)
+        behind, slices, full = deque(runs), list[Slice](), False
+        while left.tokens > 0:
+            heads = [] if full else [line for line in self._lines.values() if line.waiting]
+            best = min(heads, key=lambda line: self._order(line.head, len(line.running)), default=None)
+            if best is not None and not (behind and behind[0][0] < self._order(best.head, len(best.running))):
+                sequence = best.head
+                full = not self._admit(best)
+                if full:  # nobody overtakes the one that waits for room
+                    continue
+            elif behind:
+                sequence = behind.popleft()[1]
+                if sequence.id not in self.running:
+                    continue
+            else:
+                break
+            slices += self._chunk(sequence, left)
+        return slices
 
     def _chunk(self, sequence: Sequence, left: _Left) -> list[Slice]:
         """As many of the pending tokens as there is room for in the step: one slice or none."""
@@ -168,51 +297,68 @@ class Scheduler:
     def _missing(self, sequence: Sequence, held: int) -> int:
         return max(0, -(-sequence.known // self.prefix.page_size) - held)
 
-    def _make_room(self, sequence: Sequence) -> bool:
-        """Get the page for one more token, preempting from the youngest on; False if that was ``sequence``."""
+    def _grow(self, sequence: Sequence) -> None:
+        """Get the page for one more token, preempting from the last place on, maybe ``sequence`` itself."""
         missing = self._missing(sequence, len(sequence.pages))
         while self.prefix.available < missing:
-            victim = next(reversed(self.running.values()))
+            _, victim = self._last()
             self._preempt(victim)
             if victim is sequence:
-                return False
+                return
         sequence.pages.extend(self.prefix.take(missing))
-        return True
 
     def _preempt(self, victim: Sequence) -> None:
-        del self.running[victim.id]
+        """Back to the front of those that wait in its line; it was the last of those that run."""
+        line = self._line(victim)
+        del self.running[victim.id], line.running[victim.id]
         self._give_back(victim)
         victim.preemptions += 1
         self.preemptions += 1
-        self.waiting[victim.id] = victim
-        self.waiting.move_to_end(victim.id, last=False)
+        line.waiting[victim.id] = victim
+        line.waiting.move_to_end(victim.id, last=False)
 
-    def _admit(self) -> Sequence | None:
-        """Move the oldest waiting sequence to the running ones, with pages for all it knows; None if there is no room.
-
-        One page per running sequence is left over, so that what was just admitted is not preempted at once.
-        """
-        if not self.waiting or len(self.running) >= self.max_running:
-            return None
-        sequence = next(iter(self.waiting.values()))
+    def _admit(self, line: Line) -> bool:
+        """Move the head of a line to the running ones, with pages for all it knows; False if there is no room."""
+        sequence, place = line.head, self._place(line.head, len(line.running))
+        if len(self.running) >= self.max_running and self._last()[0] <= place:
+            return False
         # The last known token is always computed: its output is needed.
         root = root_key(sequence.adapter_id, sequence.request.tenant)
         # So are tokens whose logits are wanted, which no page holds.
         found = self.prefix.match(sequence.tokens[: min(sequence.known - 1, sequence.scored)], root)
         pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
-        if self.prefix.available < missing + len(self.running) or not self.prefix.begin(chain):
+        if not self._make_room(missing, place) or not self.prefix.begin(chain):
             self.prefix.release(pages, chain)
-            return None
+            return False
         pages.extend(self.prefix.take(missing))
         sequence.pages, sequence.chain = pages, chain
         sequence.computed = (chain.length or 0) * self.prefix.page_size
         if sequence.preemptions == 0:
             sequence.cached, sequence.cache_miss = sequence.computed, found.stopped
             self.prefix.count(sequence.known, sequence.cached)
-        del self.waiting[sequence.id]
-        self.running[sequence.id] = sequence
-        return sequence
+        del line.waiting[sequence.id]
+        self.running[sequence.id] = line.running[sequence.id] = sequence
+        return True
+
+    def _make_room(self, pages: int, place: Place) -> bool:
+        """Room for a sequence at ``place`` by preempting what stands behind it; False if that would not be enough.
+
+        One page per running sequence is left over, so that what was just admitted is not preempted at once.
+        """
+        if self._has_room(pages, len(self.running), 0):
+            return True
+        behind = [sequence for turn, sequence in self._turns() if self._place(sequence, turn) > place]
+        if not self._has_room(pages, len(self.running) - len(behind), sum(len(item.pages) for item in behind)):
+            return False
+        while behind and not self._has_room(pages, len(self.running), 0):
+            self._preempt(self._last()[1])
+            behind.pop()
+        return self._has_room(pages, len(self.running), 0)
+
+    def _has_room(self, pages: int, running: int, more: int) -> bool:
+        """Whether one with that many new pages fits beside ``running`` others if ``more`` pages were given back."""
+        return running < self.max_running and self.prefix.available + more >= pages + running
 
     def _give_back(self, sequence: Sequence) -> None:
         assert sequence.chain is not None

@@ -32,6 +32,7 @@ class Sequence:
         preemptions: how often its pages were taken away.
         scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
             log-probabilities of the prompt were asked for: then it follows ``computed``, but never goes back.
+        waited: steps that it stood at the head of its line while nothing of the line ran.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Sequence:
         "request",
         "scored",
         "tokens",
+        "waited",
     )
 
     def __init__(self, request: Request, *, arrival: int, limit: int, adapter_id: int = 0) -> None:
@@ -68,6 +70,7 @@ class Sequence:
         self.cache_miss: MissReason | None = None
         self.preemptions = 0
         self.scored = limit if request.sampling.prompt_logprobs is None else 0
+        self.waited = 0
 
     @property
     def id(self) -> str:
