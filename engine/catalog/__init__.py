@@ -1,21 +1,37 @@
 """Names, configurations, digests and whereabouts of models and adapters; pulling them. Imports no torch."""
 
 from engine.catalog.adapters import AdapterInfo, read_adapter_info
-from engine.catalog.config import TARGETS, ModelConfig, RopeScaling, read_config
+from engine.catalog.config import (
+    FAMILIES,
+    TARGETS,
+    Experts,
+    Family,
+    LayerKind,
+    ModelConfig,
+    RopeScaling,
+    SlidingWindow,
+    unsupported_model,
+)
 from engine.catalog.digests import digest_file, digest_model, digest_tree
 from engine.catalog.gguf_file import GgufFile, GgufTensor
 from engine.catalog.model_files import ModelFiles, find_model_files
+from engine.catalog.reading import read_config
 from engine.catalog.starters import STARTERS, Starter
 
 __all__ = [
+    "FAMILIES",
     "STARTERS",
     "TARGETS",
     "AdapterInfo",
+    "Experts",
+    "Family",
     "GgufFile",
     "GgufTensor",
+    "LayerKind",
     "ModelConfig",
     "ModelFiles",
     "RopeScaling",
+    "SlidingWindow",
     "Starter",
     "digest_file",
     "digest_model",
@@ -23,4 +39,5 @@ __all__ = [
     "find_model_files",
     "read_adapter_info",
     "read_config",
+    "unsupported_model",
 ]

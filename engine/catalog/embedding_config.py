@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.catalog.config import ModelConfig, check_decoder, read_config
+from engine.catalog.config import ModelConfig
 from engine.catalog.model_files import find_model_files
+from engine.catalog.reading import read_config, read_folder
 from fw_sdk.types import FwError
 
 PoolingKind = Literal["cls", "mean", "last"]
@@ -120,7 +121,7 @@ def check_architecture(folder: Path) -> None:
     if fields.get("model_type") == "bert":
         encoder_from_hf(fields)
     else:
-        check_decoder(folder)
+        read_folder(folder)
     if is_embedding_model(folder):
         _pooling(folder, _modules(folder))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from engine.catalog.config import read_config
+from engine.catalog.reading import read_config
 from engine.control.datasets import with_tokens
 from engine.control.pulls import forget_failed
 from engine.control.references import ready_base, ready_dataset, require_rows, rows_ref

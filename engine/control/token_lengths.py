@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from engine.catalog.config import read_config
+from engine.catalog.reading import read_config
 from engine.control.store import Store
 from engine.jobs.rows import Row
 from engine.text.renderer import Renderer

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.inference.scheduler import Row, Slice, StepPlan
 from engine.models import Adapter, MixedAdapters
+from kernels.attention_spec import AttentionSpec
 from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, write_pages
 
 
@@ -26,10 +27,10 @@ class PagedAttention:
         self._pages = pages
         self._plan = plan
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, spec: AttentionSpec) -> Tensor:
         """q: ``[T, heads, head_dim]``, k and v: ``[T, kv_heads, head_dim]``, q and k rotated; returns like q."""
         write_pages(self._pages[layer], k, v, self._plan)
-        return paged_attention(q, self._pages[layer], self._plan)
+        return paged_attention(q, self._pages[layer], self._plan, spec)
 
 
 @dataclass(frozen=True)

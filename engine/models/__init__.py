@@ -3,8 +3,8 @@
 from engine.models.adapter_files import load_adapter, save_adapter
 from engine.models.adapters import Adapter, Adapters, MixedAdapters, SingleAdapter, new_adapter
 from engine.models.attention import Attention, PackedCausalAttention
+from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_device, pick_dtype
-from engine.models.llama import CausalLM
 from engine.models.loading import load_model
 from engine.models.packed import PackedModel, load_for_inference, load_for_training
 

@@ -27,6 +27,11 @@ def load_adapter(path: Path, config: ModelConfig, dtype: torch.dtype, device: to
         FwError: ``not_found``, or ``model_unsupported`` if it is damaged, not plain LoRA, or made for another shape.
     """
     info = read_adapter_info(path)
+    other = [target for target in info.targets if target not in config.targets]
+    if other:
+        raise _unsupported(
+            f"it changes {', '.join(other)}; in a mixture of experts only {', '.join(config.targets)} can be"
+        )
     weights: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
     try:
         with safe_open(path / WEIGHTS_FILE, framework="pt") as file:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.catalog import TARGETS, ModelConfig
+from engine.catalog import ModelConfig
 from fw_sdk.types import FwError
 
 
@@ -66,19 +66,21 @@ def new_adapter(config: ModelConfig, rank: int, alpha: float, targets: Sequence[
     """An adapter that changes nothing yet: A uniform as PEFT initialises it, B zero; float32, on the CPU, trainable.
 
     Raises:
-        FwError: ``invalid_argument`` for an unknown target or a rank below 1.
+        FwError: ``invalid_argument`` for a target that the model does not have or a rank below 1.
     """
-    unknown = [target for target in targets if target not in TARGETS]
+    unknown = [target for target in targets if target not in config.targets]
     if unknown or not targets or rank < 1:
         raise FwError(
             "invalid_argument",
-            f"Unknown target '{unknown[0]}'." if unknown else "An adapter needs a target and a rank of at least 1.",
+            f"This model has no target '{unknown[0]}'."
+            if unknown
+            else "An adapter needs a target and a rank of at least 1.",
             not_done="No adapter was made.",
-            hint=f"targets are {', '.join(TARGETS)}",
+            hint=f"targets are {', '.join(config.targets)}",
             param="targets",
         )
     generator = torch.Generator().manual_seed(seed)
-    ordered = tuple(target for target in TARGETS if target in targets)
+    ordered = tuple(target for target in config.targets if target in targets)
     weights = {}
     for layer in range(config.layers):
         for target in ordered:

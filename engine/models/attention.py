@@ -7,13 +7,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
 
 
 class Attention(Protocol):
     """What a forward pass calls once per layer. Queries and keys are rotated already."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
         """query: [T, heads, head_dim], key and value: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
         ...
 
@@ -28,6 +29,6 @@ class PackedCausalAttention:
     def __init__(self, segment_lengths: Sequence[int]) -> None:
         self.segment_lengths = tuple(segment_lengths)
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
         """As ``Attention``."""
-        return causal_attention(query, key, value, self.segment_lengths)
+        return causal_attention(query, key, value, self.segment_lengths, spec=spec)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from engine.catalog import GgufFile, find_model_files, read_config
-from engine.models.llama import CausalLM, Layer
-from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged, layer_parts
+from engine.models.causal_lm import CausalLM
+from engine.models.layer import Layer, Slot
+from engine.models.registry import model_class
+from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged
 
 
 def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> CausalLM:
@@ -25,7 +27,7 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "
     """
     path = Path(path)
     config, files = read_config(path), find_model_files(path)
-    model = CausalLM(config, dtype, device)
+    model = model_class(config)(config, dtype, device)
     weights: Weights
     if files.gguf:
         weights = GgufWeights(GgufFile.open(files.gguf), config)
@@ -42,31 +44,32 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "
 
 def _fill(model: CausalLM, weights: Weights) -> None:
     _copy(model.embedding, weights, "model.embed_tokens.weight")
-    _copy(model.final_norm, weights, "model.norm.weight")
+    _stack(model.final_norm, weights, model.final_slot(model.config), "")
     if not model.config.tie_embeddings:
         _copy(model.head, weights, "lm_head.weight")
-    for index, layer in enumerate(model.layers):
+    for layer in model.layers:
         assert isinstance(layer, Layer)
-        for buffer, parts in layer_parts(index):
-            _stack(getattr(layer, buffer), weights, [f"{part}.weight" for part in parts])
-            bias = getattr(layer, f"{buffer}_bias", None)
-            if bias is not None:
-                _stack(bias, weights, [f"{part}.bias" for part in parts])
+        prefix = f"model.layers.{layer.index}."
+        for name, slot in model.slots(model.config, layer.index).items():
+            _stack(getattr(layer, name), weights, slot, prefix)
 
 
-def _stack(buffer: Tensor, weights: Weights, names: list[str]) -> None:
-    """Fill ``buffer`` with the tensors of ``names``, one below the other."""
+def _stack(buffer: Tensor, weights: Weights, slot: Slot, prefix: str) -> None:
+    """Fill ``buffer`` with the slot's tensors, one below the other."""
     start = 0
-    for name in names:
-        tensor = weights.get(name)
+    for source in slot.sources:
+        tensor = weights.get(prefix + source)
+        if slot.turned is not None:
+            tensor = slot.turned(tensor)
         stop = start + tensor.shape[0]
-        _check(name, tensor, (tensor.shape[0], *buffer.shape[1:]))
+        _check(prefix + source, tensor, (tensor.shape[0], *buffer.shape[1:]))
         if stop > buffer.shape[0]:
-            raise damaged(f"{name} is {tuple(tensor.shape)}, too large")
+            raise damaged(f"{prefix + source} is {tuple(tensor.shape)}, too large")
         buffer[start:stop].copy_(tensor)
         start = stop
     if start != buffer.shape[0]:
-        raise damaged(f"{', '.join(names)} have {start} rows together, {buffer.shape[0]} are needed")
+        names = ", ".join(prefix + source for source in slot.sources)
+        raise damaged(f"{names} have {start} rows together, {buffer.shape[0]} are needed")
 
 
 def _copy(buffer: Tensor, weights: Weights, name: str) -> None:

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from engine.catalog import GgufFile, ModelConfig, find_model_files, read_config
+from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_dtype
-from engine.models.llama import CausalLM, Layer, rope_frequencies
+from engine.models.layer import Layer, Slots
+from engine.models.llama import Llama
 from engine.models.loading import load_model
-from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged, layer_parts
+from engine.models.rotary import rope_frequencies
+from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged
 from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
@@ -30,6 +33,7 @@ WIDE = {
 }
 """By numerics: what is multiplied with activations of 15 bits instead of 8. With all of them the logits are those of
 float32 to three digits; queries and logits alone take half of the error away and hardly any time."""
+PACKED_FAMILIES = ("llama",)
 PROJECTIONS = ("qkv", "output", "gate_up", "down")
 BITS = {"stored": None, "int8": 8, "int4": 4}
 
@@ -149,6 +153,8 @@ def why_not_packed(path: Path, config: ModelConfig, bits: int | None) -> str | N
         config: of the model.
         bits: to which they are quantised on load, 4 or 8; None takes them as they are stored.
     """
+    if config.family not in PACKED_FAMILIES or config.window is not None:
+        return f"models of the kind '{config.family}'{' with sliding windows' if config.window else ''} are not packed"
     reason = unsupported(shape_of(config))
     if reason is not None or bits is not None:
         return reason
@@ -185,15 +191,15 @@ def load_packed(
     else:
         weights = SafetensorsWeights(files.weights)
     packer = _Packer(weights, config, library, bits or 8, wide)
-    embedding = packer.matrix("embedding", ("model.embed_tokens",), config.vocab_size, config.hidden_size)
+    embedding = packer.matrix("embedding", ("model.embed_tokens.weight",), config.vocab_size, config.hidden_size)
     tied = config.tie_embeddings
-    head = embedding if tied else packer.matrix("head", ("lm_head",), config.vocab_size, config.hidden_size)
+    head = embedding if tied else packer.matrix("head", ("lm_head.weight",), config.vocab_size, config.hidden_size)
     return DecoderWeights(
         shape_of(config),
         np.ascontiguousarray(frequencies.float().numpy()),
         embedding,
         head,
-        packer.vector("model.norm"),
+        packer.vector("model.norm.weight"),
         tuple(packer.layer(index) for index in range(config.layers)),
     )
 
@@ -209,31 +215,33 @@ class _Packer:
         self.arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
-        config, parts = self._config, dict(layer_parts(index))
-        hidden, query = config.hidden_size, config.query_size
+        slots, prefix = Llama.slots(self._config, index), f"model.layers.{index}."
         return LayerWeights(
-            self.vector(*parts["input_norm"]),
-            self.vector(*parts["post_norm"]),
-            self.matrix("qkv", parts["qkv"], query + 2 * config.kv_size, hidden, config.attention_bias),
-            self.matrix("output", parts["output"], hidden, query, config.attention_bias),
-            self.matrix("gate_up", parts["gate_up"], 2 * config.ffn_size, hidden, config.mlp_bias),
-            self.matrix("down", parts["down"], hidden, config.ffn_size, config.mlp_bias),
+            self.vector(prefix + slots["input_norm"].sources[0]),
+            self.vector(prefix + slots["post_norm"].sources[0]),
+            *(self._projection(name, slots, prefix) for name in PROJECTIONS),
         )
 
+    def _projection(self, name: str, slots: Slots, prefix: str) -> Matrix:
+        rows, columns = slots[name].shape
+        bias = slots.get(f"{name}_bias")
+        biases = tuple(prefix + source for source in bias.sources) if bias else ()
+        return self.matrix(name, tuple(prefix + source for source in slots[name].sources), rows, columns, biases)
+
     def vector(self, name: str) -> Floats:
-        found = self._weights.get(f"{name}.weight").float().numpy()
+        found = self._weights.get(name).float().numpy()
         if found.shape != (self._config.hidden_size,):
             raise damaged(f"{name} is {found.shape}, its configuration needs ({self._config.hidden_size},)")
         return np.ascontiguousarray(found)
 
-    def matrix(self, buffer: str, names: tuple[str, ...], rows: int, columns: int, has_bias: bool = False) -> Matrix:
-        parts = [self._weights.rows(f"{name}.weight", columns) for name in names]
+    def matrix(
+        self, buffer: str, names: tuple[str, ...], rows: int, columns: int, biases: tuple[str, ...] = ()
+    ) -> Matrix:
+        parts = [self._weights.rows(name, columns) for name in names]
         found = sum(len(part.addresses()) for part in parts)
         if found != rows:
             raise damaged(f"{', '.join(names)} have {found} rows together, {rows} are needed")
-        bias = (
-            np.concatenate([self._weights.get(f"{name}.bias").float().numpy() for name in names]) if has_bias else None
-        )
+        bias = np.concatenate([self._weights.get(name).float().numpy() for name in biases]) if biases else None
         return Matrix.pack(
             self._library, parts, columns, bits=self._bits, bias=bias, wide=buffer in self._wide, arena=self.arena
         )

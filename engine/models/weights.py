@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -125,18 +124,6 @@ class GgufWeights:
             return torch.from_numpy(np.ascontiguousarray(dequantize(blocks, kind), dtype=np.float32))
         except NotImplementedError as error:
             raise damaged(f"the tensor {name} has the type {kind.name}, which cannot be dequantised") from error
-
-
-def layer_parts(index: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each buffer of a ``Layer`` with the tensors that are stacked in it, without ``.weight`` or ``.bias``."""
-    prefix = f"model.layers.{index}."
-    attention, mlp = prefix + "self_attn.", prefix + "mlp."
-    yield "qkv", (attention + "q_proj", attention + "k_proj", attention + "v_proj")
-    yield "output", (attention + "o_proj",)
-    yield "gate_up", (mlp + "gate_proj", mlp + "up_proj")
-    yield "down", (mlp + "down_proj",)
-    yield "input_norm", (prefix + "input_layernorm",)
-    yield "post_norm", (prefix + "post_attention_layernorm",)
 
 
 def damaged(reason: str) -> FwError:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.training.examples import Example
 from engine.training.packing import shared_prefix
+from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
 
 
@@ -33,9 +34,9 @@ class PackedRows:
     predictors: Tensor
     targets: Tensor
 
-    def attention(self, _layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attention(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
         """Causal attention within each row; implements ``engine.models.Attention``."""
-        return causal_attention(query, key, value, self.lengths, self.prefix)
+        return causal_attention(query, key, value, self.lengths, self.prefix, spec)
 
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedRows:

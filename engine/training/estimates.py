@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.catalog import TARGETS, ModelConfig
+from engine.catalog import ModelConfig
 from engine.training.packing import PASS_TOKENS, plan_lanes, plan_steps
 from fw_sdk.types import Estimate, TrainingConfig
 from kernels.native import outruns_bf16
@@ -50,12 +50,11 @@ def estimate(
 
 def _epoch_flops(config: ModelConfig, row_lengths: Sequence[int], trained: int, rank: int) -> float:
     """Forward and the gradient of activations through the frozen weights; the adapter's own weights' too."""
-    shapes = [config.target_shape(target) for target in TARGETS]
-    frozen = config.layers * sum(inputs * outputs for inputs, outputs in shapes)
+    shapes = [config.target_shape(target) for target in config.targets]
     adapted = config.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
     head = config.vocab_size * config.hidden_size
     attention = 6 * config.layers * config.heads * config.head_dim * sum(length * length for length in row_lengths)
-    return float(sum(row_lengths) * (4 * frozen + 6 * adapted) + 4 * trained * head + attention)
+    return float(sum(row_lengths) * (4 * config.multiplied + 6 * adapted) + 4 * trained * head + attention)
 
 
 def _cpu_flops() -> float:
@@ -76,11 +75,12 @@ def _cpu_flags() -> set[str]:
 def _peak_memory_bytes(config: ModelConfig, row_lengths: Sequence[int], training: TrainingConfig) -> int:
     """Weights, adapter with its optimiser, and what the passes that run side by side keep for backward."""
     item = 2 if _cpu_flags() & set(BF16_FLAGS) else 4
-    shapes = [config.target_shape(target) for target in TARGETS]
+    shapes = [config.target_shape(target) for target in config.targets]
     adapter = config.layers * training.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
     lanes = plan_lanes(len(os.sched_getaffinity(0)), training.batch_size)
     live_tokens = max(min(lanes * PASS_TOKENS, training.batch_size), lanes * max(row_lengths, default=0))
-    kept = 5 * config.hidden_size + config.query_size * 2 + 2 * config.kv_size + 3 * config.ffn_size
+    ffn = config.experts.ffn_size * config.experts.chosen if config.experts else config.ffn_size
+    kept = 5 * config.hidden_size + config.query_size * 2 + 2 * config.kv_size + 3 * ffn
     activations = config.layers * live_tokens * kept * item
     return RUNTIME_BYTES + config.parameters * item + adapter * (16 + item) + activations
 

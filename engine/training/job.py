@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from engine.catalog import TARGETS, ModelConfig, digest_tree, read_config
+from engine.catalog import ModelConfig, digest_tree, read_config
 from engine.jobs.program import JobContext, main
 from engine.jobs.rows import read_rows
 from engine.jobs.specs import RowsRef, TrainResult, TrainSpec
@@ -85,7 +85,7 @@ def _trainer(context: JobContext[TrainSpec], base: Path, config: ModelConfig, ex
     device = pick_device(context.spec.device)
     dtype = pick_dtype(device)
     model = load_for_training(base, dtype=dtype, device=device)
-    adapter = new_adapter(config, settings.lora_rank, settings.lora_alpha, TARGETS, settings.seed)
+    adapter = new_adapter(config, settings.lora_rank, settings.lora_alpha, config.targets, settings.seed)
     trainer = Trainer(model, TrainableAdapter(adapter, dtype=dtype, device=model.device), examples, settings)
     tokens = sum(len(example.tokens) for example in examples)
     trained = sum(example.trained_tokens for example in examples)

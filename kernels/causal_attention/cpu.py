@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.attention_spec import AttentionSpec, softmax_beside_sinks
+
 BLOCK_QUERIES = 128
 KEPT_ELEMENTS = 2**24
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int], shared_prefix: int = 0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_lengths: Sequence[int],
+    shared_prefix: int = 0,
+    spec: AttentionSpec | None = None,
 ) -> Tensor:
     """Each token attends to the shared prefix and to the tokens of its own segment up to itself.
 
@@ -30,24 +37,27 @@ def causal_attention(
         segment_lengths: lengths of the sequences that lie one after another behind the prefix.
         shared_prefix: length of the prefix at the start of the batch that every segment continues; it and the
             segments sum to T.
+        spec: of this layer; plain attention with the scale ``head_dim ** -0.5`` unless given.
 
     Returns:
         [T, heads, head_dim]; differentiable in all three inputs. The attention weights are kept for backward while
         they are at most ``KEPT_ELEMENTS``, else computed again.
     """
+    spec = AttentionSpec(query.shape[-1] ** -0.5) if spec is None else spec
+    plain = spec.window is None and spec.sinks is None and not shared_prefix
     wants_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if query.dtype is torch.float32 and not shared_prefix and not wants_gradient:
-        return _fused(query, key, value, segment_lengths)
-    blocks = list(_blocks(segment_lengths, shared_prefix))
-    result: Tensor = _CausalAttention.apply(query, key, value, blocks, shared_prefix)  # type: ignore[no-untyped-call]
+    if query.dtype is torch.float32 and plain and not wants_gradient:
+        return _fused(query, key, value, segment_lengths, spec.scale)
+    blocks = list(_blocks(segment_lengths, shared_prefix, spec))
+    result: Tensor = _CausalAttention.apply(query, key, value, blocks, spec)  # type: ignore[no-untyped-call]
     return result
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int]) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int], scale: float) -> Tensor:
     """float32 without gradient: torch's fused attention is fast there, and gives transformers' results bit for bit."""
     split = (tensor.transpose(0, 1).split(list(segment_lengths), 1) for tensor in (query, key, value))
     out = [
-        scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=True)
+        scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=True)
         for q, k, v in zip(*split, strict=True)
     ]
     return torch.cat(out, 2)[0].transpose(0, 1)
@@ -55,23 +65,27 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries [start, stop) see the prefix and the keys [begin, stop), the last ones causally."""
+    """Queries [start, stop) see the keys of ``prefix`` and those of [begin, stop), the last ones causally."""
 
     begin: int
     start: int
     stop: int
-    prefix: int
+    prefix: slice
+
+    @property
+    def shared(self) -> int:
+        return int(self.prefix.stop - self.prefix.start)
 
     @property
     def keys(self) -> int:
-        return self.prefix + self.stop - self.begin
+        return self.shared + self.stop - self.begin
 
     @property
     def weights(self) -> int:
         return (self.stop - self.start) * self.keys
 
 
-def _blocks(segment_lengths: Sequence[int], shared_prefix: int) -> Iterator[_Block]:
+def _blocks(segment_lengths: Sequence[int], shared_prefix: int, spec: AttentionSpec) -> Iterator[_Block]:
     segments = [(0, shared_prefix, 0)] if shared_prefix else []
     begin = shared_prefix
     for length in segment_lengths:
@@ -79,14 +93,18 @@ def _blocks(segment_lengths: Sequence[int], shared_prefix: int) -> Iterator[_Blo
         begin += length
     for begin, end, prefix in segments:
         for start in range(begin, end, BLOCK_QUERIES):
-            yield _Block(begin, start, min(end, start + BLOCK_QUERIES), prefix)
+            first = spec.first_seen(prefix + start - begin)
+            seen = slice(min(first, prefix), prefix)
+            yield _Block(begin + max(0, first - prefix), start, min(end, start + BLOCK_QUERIES), seen)
 
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[_Block], prefix: int) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[_Block], spec: AttentionSpec
+    ) -> Tensor:
         keeps = any(ctx.needs_input_grad) and query.shape[1] * sum(block.weights for block in blocks) <= KEPT_ELEMENTS
-        heads = _Heads(query, key, value, blocks)
+        heads = _Heads(query, key, value, blocks, spec)
         out = torch.empty_like(query)
         kept = []
         for block in blocks:
@@ -95,13 +113,13 @@ class _CausalAttention(torch.autograd.Function):
             if keeps:
                 kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.blocks, ctx.prefix = blocks, prefix
+        ctx.blocks, ctx.spec = blocks, spec
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
-        heads = _Heads(query, key, value, ctx.blocks)
+        heads = _Heads(query, key, value, ctx.blocks, ctx.spec)
         wide = torch.float64 if query.dtype is torch.float64 else torch.float32
         d_query = torch.empty_like(query)
         d_key, d_value = (torch.zeros(key.transpose(0, 1).shape, dtype=wide, device=key.device) for _ in range(2))
@@ -110,28 +128,28 @@ class _CausalAttention(torch.autograd.Function):
             d_out = heads.gather(gradients[0], block)
             d_weights = d_out @ heads.values(block).transpose(1, 2)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            heads.scatter(d_query, block, (d_scores @ heads.keys(block)).mul_(heads.scale))
-            heads.add(d_key, block, (heads.gather(query, block) * heads.scale).transpose(1, 2) @ d_scores)
+            heads.scatter(d_query, block, (d_scores @ heads.keys(block)).mul_(ctx.spec.scale))
+            heads.add(d_key, block, (heads.gather(query, block) * ctx.spec.scale).transpose(1, 2) @ d_scores)
             heads.add(d_value, block, d_out.transpose(1, 2) @ weights)
         d_key, d_value = (grown.transpose(0, 1).to(key.dtype) for grown in (d_key, d_value))
         return d_query, d_key, d_value, None, None
 
 
 class _Heads:
-    """Blocks of the inputs as batches over the KV heads; the queries of a group stand below one another.
+    """Blocks of the inputs as batches over the KV heads; the queries of a group stand below one another."""
 
-    Attributes:
-        scale: of the scores, 1 / sqrt(head_dim).
-    """
-
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[_Block]) -> None:
-        self.scale = query.shape[-1] ** -0.5
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[_Block], spec: AttentionSpec
+    ) -> None:
+        self._spec = spec
         self._query, self._kv_heads = query, key.shape[1]
         self._key, self._value = key.transpose(0, 1), value.transpose(0, 1)
         rows = max(block.stop - block.start for block in blocks)
         columns = max(block.keys for block in blocks)
-        hidden = torch.full((rows, rows), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
-        self._mask = torch.cat((hidden.new_zeros(rows, columns), hidden), 1)
+        steps = torch.arange(rows, device=query.device)[:, None] + columns
+        distance = steps - torch.arange(columns + rows, device=query.device)
+        hidden = (distance < 0) | (distance >= (spec.window or columns + rows))
+        self._mask = query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
     def gather(self, tensor: Tensor, block: _Block) -> Tensor:
         """[T, heads, D] -> [kv_heads, group * queries, D]."""
@@ -155,23 +173,28 @@ class _Heads:
 
     def weights(self, block: _Block) -> Tensor:
         """[kv_heads, group * queries, keys]: the softmax of the block's scores."""
-        query = self.gather(self._query, block) * self.scale
+        query = self.gather(self._query, block) * self._spec.scale
         scores = query @ self.keys(block).transpose(1, 2)
         count = block.stop - block.start
         first = self._mask.shape[1] - self._mask.shape[0] - (block.keys - count)
         mask = self._mask[:count, first : first + block.keys]
         scores.view(-1, count, block.keys).add_(mask)
-        return torch.softmax(scores, -1)
+        return softmax_beside_sinks(scores, self._sinks(count))
+
+    def _sinks(self, count: int) -> Tensor | None:
+        """[kv_heads, group * count, 1]: the sink of each row of a block's scores."""
+        sinks = self._spec.sinks
+        return None if sinks is None else sinks.repeat_interleave(count).view(self._kv_heads, -1, 1)
 
     @staticmethod
     def add(total: Tensor, block: _Block, part: Tensor) -> None:
         """Add ``part`` [kv_heads, D, keys] where the block's keys stand in ``total`` [kv_heads, T, D]."""
         part = part.transpose(1, 2)
-        if block.prefix:
-            total[:, : block.prefix] += part[:, : block.prefix]
-        total[:, block.begin : block.stop] += part[:, block.prefix :]
+        if block.shared:
+            total[:, block.prefix] += part[:, : block.shared]
+        total[:, block.begin : block.stop] += part[:, block.shared :]
 
 
 def _seen(heads: Tensor, block: _Block) -> Tensor:
     own = heads[:, block.begin : block.stop]
-    return torch.cat((heads[:, : block.prefix], own), 1) if block.prefix else own
+    return torch.cat((heads[:, block.prefix], own), 1) if block.shared else own

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.attention_spec import AttentionSpec
+
 
 def paged_attention_reference(
     query: Tensor,
@@ -14,19 +16,21 @@ def paged_attention_reference(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     page_tables: Sequence[Sequence[int]],
-    scale: float | None = None,
+    spec: AttentionSpec | None = None,
 ) -> Tensor:
     """query: [tokens, heads, D], pages: [2, kv_heads, page_count, page_size, D] -> [tokens, heads, D] float64."""
     kv_heads, page_size = pages.shape[1], pages.shape[3]
     heads, width = query.shape[1:]
-    scale = width**-0.5 if scale is None else scale
+    spec = AttentionSpec(width**-0.5) if spec is None else spec
     out, row = [], 0
     for length, context, table in zip(query_lengths, context_lengths, page_tables, strict=True):
         for position in range(context - length, context):
-            where = [(table[p // page_size], p % page_size) for p in range(position + 1)]
+            where = [(table[p // page_size], p % page_size) for p in range(spec.first_seen(position), position + 1)]
             held = torch.stack([pages[:, :, page, offset] for page, offset in where], 2).double()
             key, value = held.repeat_interleave(heads // kv_heads, 1)
-            scores = torch.einsum("hkd,hd->hk", key, query[row].double()) * scale
-            out.append(torch.einsum("hk,hkd->hd", scores.softmax(-1), value))
+            scores = torch.einsum("hkd,hd->hk", key, query[row].double()) * spec.scale
+            sinks = scores.new_full((heads, 1), -torch.inf) if spec.sinks is None else spec.sinks.double()[:, None]
+            weights = torch.cat((scores, sinks), 1).softmax(-1)[:, :-1]
+            out.append(torch.einsum("hk,hkd->hd", weights, value))
             row += 1
     return torch.stack(out)

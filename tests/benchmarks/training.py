@@ -75,7 +75,6 @@ def write_peer_model(base: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from engine.models import load_model
-    from engine.models.weights import layer_parts
 
     model = load_model(base, dtype=torch.bfloat16)
     config = model.config
@@ -83,10 +82,10 @@ def write_peer_model(base: Path, folder: Path) -> None:
     if not config.tie_embeddings:
         tensors["lm_head.weight"] = model.head
     for index, layer in enumerate(model.layers):
-        for buffer, parts in layer_parts(index):
-            sizes = [_rows_of(part, config) for part in parts]
-            for part, tensor in zip(parts, getattr(layer, buffer).split(sizes), strict=True):
-                tensors[f"{part}.weight"] = tensor.contiguous()
+        for buffer, slot in model.slots(config, index).items():
+            sizes = [_rows_of(source, config) for source in slot.sources]
+            for source, tensor in zip(slot.sources, getattr(layer, buffer).split(sizes), strict=True):
+                tensors[f"model.layers.{index}.{source}"] = tensor.contiguous()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     fields = {
         "architectures": ["LlamaForCausalLM"],
@@ -109,7 +108,7 @@ def write_peer_model(base: Path, folder: Path) -> None:
 
 def _rows_of(part: str, config: Any) -> int:
     """Rows of one weight by its Hugging Face name; a norm has the hidden size."""
-    target = part.rsplit(".", 1)[-1]
+    target = part.rsplit(".", 2)[-2]
     return int(config.target_shape(target)[1]) if target in TARGETS else int(config.hidden_size)
 
 

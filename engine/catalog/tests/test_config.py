@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from engine.catalog import RopeScaling, find_model_files, read_config
-from engine.catalog.config import config_from_hf
+from engine.catalog import RopeScaling, SlidingWindow, find_model_files, read_config
+from engine.catalog.hf_config import config_from_hf
 from engine.catalog.tests.gguf_writer import LLAMA
 from engine.catalog.tests.gguf_writer import gguf as write
 from fw_sdk.types import FwError
@@ -51,10 +51,12 @@ def test_both_spellings_of_rope():
     assert old.rope_scaling == RopeScaling("linear", 2.0)
 
 
-def test_mistral_reads_like_llama_within_its_window():
-    change = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    assert config_from_hf({**HF, **change}) == config_from_hf(HF)
-    assert config_from_hf({**HF, **change, "sliding_window": 64}).max_context == 64
+def test_mistral_is_llama_with_a_window():
+    mistral = {**HF, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    assert config_from_hf(mistral) == config_from_hf(HF)
+    assert config_from_hf({**mistral, "sliding_window": 256}) == config_from_hf(HF)
+    windowed = config_from_hf({**mistral, "sliding_window": 64})
+    assert (windowed.max_context, windowed.window, windowed.kind(1)) == (256, SlidingWindow(64), "sliding")
 
 
 def test_generation_config_adds_end_tokens(tiny_llama_dir, tmp_path):
@@ -67,11 +69,11 @@ def test_generation_config_adds_end_tokens(tiny_llama_dir, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+        {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]},
         {"architectures": ["LlamaForSequenceClassification"]},
         {"hidden_act": "gelu"},
         {"quantization_config": {"bits": 4}},
-        {"rope_scaling": {"type": "yarn", "factor": 2}},
+        {"rope_scaling": {"type": "longrope", "factor": 2}},
         {"num_key_value_heads": 3},
         {"num_hidden_layers": 0},
         {"vocab_size": 2**40},

@@ -75,9 +75,9 @@ def greedy_tokens(model, ids, count):
     while len(made) < count:
         plan = plan_batch([len(fed)], [len(ids) + len(made)], [table], 16)
 
-        def attention(layer, query, key, value, plan=plan):
+        def attention(layer, query, key, value, *, spec, plan=plan):
             write_pages(pages[layer], key, value, plan)
-            return paged_attention(query, pages[layer], plan)
+            return paged_attention(query, pages[layer], plan, spec)
 
         hidden = model(torch.tensor(fed), plan.positions, attention)
         fed = [int(model.logits(hidden[-1:]).argmax())]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
 from kernels.causal_attention.cpu import BLOCK_QUERIES
 from kernels.causal_attention.reference import causal_attention_reference
@@ -13,6 +14,15 @@ CASES = [
     ([3, 40, 9], 11, 3, 3, 6),
     ([BLOCK_QUERIES + 7, 2], 5, 2, 1, 4),
 ]
+SPECIAL = [None, (1.0, 1, False), (0.5, 7, False), (0.3, None, True), (0.2, 20, True)]
+"""Scale, window, and whether heads have sinks."""
+
+
+def spec_of(special, heads):
+    if special is None:
+        return None
+    scale, window, sinks = special
+    return AttentionSpec(scale, window, torch.linspace(-1, 2, heads) if sinks else None)
 
 
 def inputs(lengths, prefix, heads, kv_heads, width, dtype=torch.float32):
@@ -24,22 +34,25 @@ def inputs(lengths, prefix, heads, kv_heads, width, dtype=torch.float32):
 @pytest.mark.parametrize(("lengths", "prefix", "heads", "kv_heads", "width"), CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_equals_the_reference(lengths, prefix, heads, kv_heads, width, dtype, tolerance, gradient):
-    three = inputs(lengths, prefix, heads, kv_heads, width, dtype)
-    expected = causal_attention_reference(*three, lengths, prefix)
+@pytest.mark.parametrize("special", SPECIAL)
+def test_equals_the_reference(lengths, prefix, heads, kv_heads, width, dtype, tolerance, gradient, special):
+    three, spec = inputs(lengths, prefix, heads, kv_heads, width, dtype), spec_of(special, heads)
+    expected = causal_attention_reference(*three, lengths, prefix, spec)
     if gradient:
         three = [tensor.requires_grad_() for tensor in three]
-    out = causal_attention(*three, lengths, prefix)
+    out = causal_attention(*three, lengths, prefix, spec)
     assert out.requires_grad == gradient
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(("lengths", "prefix", "heads", "kv_heads", "width"), CASES)
-def test_gradients_equal_the_references(lengths, prefix, heads, kv_heads, width):
+@pytest.mark.parametrize("special", SPECIAL)
+def test_gradients_equal_the_references(lengths, prefix, heads, kv_heads, width, special):
+    spec = spec_of(special, heads)
     three = [tensor.requires_grad_() for tensor in inputs(lengths, prefix, heads, kv_heads, width)]
     weights = torch.randn(three[0].shape, generator=torch.Generator().manual_seed(1))
-    found = torch.autograd.grad((causal_attention(*three, lengths, prefix) * weights).sum(), three)
-    exact = torch.autograd.grad((causal_attention_reference(*three, lengths, prefix) * weights).sum(), three)
+    found = torch.autograd.grad((causal_attention(*three, lengths, prefix, spec) * weights).sum(), three)
+    exact = torch.autograd.grad((causal_attention_reference(*three, lengths, prefix, spec) * weights).sum(), three)
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.attention_spec import AttentionSpec
 from kernels.paged_attention import new_pages, paged_attention, plan_batch, write_pages
 from kernels.paged_attention.reference import paged_attention_reference
 
@@ -26,7 +27,7 @@ def scattered(contexts, page_size, generator):
     return tables, sum(counts) + 3
 
 
-def run(contexts, queries, *, heads=6, kv_heads=2, width=8, page_size=4, dtype=torch.float32, seed=0):
+def run(contexts, queries, *, heads=6, kv_heads=2, width=8, page_size=4, dtype=torch.float32, seed=0, spec=None):
     generator = torch.Generator().manual_seed(seed)
     tables, count = scattered(contexts, page_size, generator)
     pages = new_pages(1, count, page_size, kv_heads, width, dtype)[0]
@@ -40,8 +41,8 @@ def run(contexts, queries, *, heads=6, kv_heads=2, width=8, page_size=4, dtype=t
     write_pages(pages, key, value, plan)
     changed = (pages != before).flatten(2, 3).any(-1).any(0).any(0).nonzero().flatten()
     assert sorted(changed.tolist()) == sorted(plan.slots.tolist())
-    out = paged_attention(query, pages, plan)
-    expected = paged_attention_reference(query, pages, queries, contexts, tables)
+    out = paged_attention(query, pages, plan, spec)
+    expected = paged_attention_reference(query, pages, queries, contexts, tables, spec)
     return out, expected, plan, pages, query
 
 
@@ -55,8 +56,25 @@ def test_equals_the_reference(sequences, heads, page_size):
     assert plan.positions.tolist() == positions
 
 
-def test_bfloat16_stays_close():
-    out, expected, *_ = run([40, 7, 33], [1, 7, 12], dtype=torch.bfloat16, width=64, page_size=16)
+@settings(max_examples=40, deadline=None)
+@given(SEQUENCES, st.integers(1, 9), st.one_of(st.none(), st.integers(1, 40)), st.booleans())
+def test_windows_and_sinks_equal_the_reference(sequences, page_size, window, sinks):
+    contexts, queries = [context for context, _ in sequences], [length for _, length in sequences]
+    spec = AttentionSpec(0.4, window, torch.linspace(-1, 2, 6) if sinks else None)
+    out, expected, *_ = run(contexts, queries, page_size=page_size, spec=spec)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_windowed_chunk_equals_the_reference():
+    for window in (3, 100):
+        spec = AttentionSpec(0.3, window, torch.linspace(-1, 2, 2))
+        out, expected, *_ = run([600, 340], [590, 1], heads=2, kv_heads=1, spec=spec)
+        torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [None, AttentionSpec(0.1, 9, torch.linspace(-1, 2, 6))])
+def test_bfloat16_stays_close(spec):
+    out, expected, *_ = run([40, 7, 33], [1, 7, 12], dtype=torch.bfloat16, width=64, page_size=16, spec=spec)
     torch.testing.assert_close(out.double(), expected, atol=3e-2, rtol=3e-2)
 
 
@@ -104,5 +122,6 @@ def test_scale(scale):
     _, _, plan, pages, query = run([11, 6], [1, 6])
     tables = [[0, 1, 2], [3, 4]]
     plan = plan_batch([1, 6], [11, 6], tables, 4)
-    expected = paged_attention_reference(query, pages, [1, 6], [11, 6], tables, scale)
-    torch.testing.assert_close(paged_attention(query, pages, plan, scale).double(), expected, atol=1e-5, rtol=1e-5)
+    spec = AttentionSpec(scale)
+    expected = paged_attention_reference(query, pages, [1, 6], [11, 6], tables, spec)
+    torch.testing.assert_close(paged_attention(query, pages, plan, spec).double(), expected, atol=1e-5, rtol=1e-5)

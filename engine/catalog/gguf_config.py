@@ -1,0 +1,87 @@
+"""A model's architecture from a GGUF file's metadata and the names of its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.catalog.config import FAMILIES, ModelConfig, RopeScaling, unsupported_model
+from engine.catalog.gguf_file import GgufFile
+
+FAMILY_OF = {record.gguf: family for family, record in FAMILIES.items()}
+
+
+class _Metadata:
+    """The architecture's own keys of a file, without their prefix."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self.file = file
+        self.architecture = str(file.metadata.get("general.architecture"))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.file.metadata[f"{self.architecture}.{key}"]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.file.metadata.get(f"{self.architecture}.{key}", default)
+
+
+def config_from_gguf(file: GgufFile) -> ModelConfig:
+    """From a GGUF file.
+
+    Raises:
+        FwError: ``model_unsupported`` for another family or for what fw does not compute.
+        KeyError, TypeError, ValueError: an entry is missing or malformed.
+    """
+    meta = _Metadata(file)
+    if meta.architecture not in FAMILY_OF:
+        raise unsupported_model(f"Its architecture is {meta.architecture!r}")
+    return READERS[FAMILY_OF[meta.architecture]](meta)
+
+
+def _llama(meta: _Metadata) -> ModelConfig:
+    if meta.get("expert_count"):
+        raise unsupported_model("Its architecture is a mixture of experts of the Llama kind")
+    return _decoder(meta)
+
+
+READERS = {"llama": _llama}
+"""By family."""
+
+
+def _decoder(meta: _Metadata, **more: Any) -> ModelConfig:
+    """What the families have in common; ``more`` adds fields or takes their place."""
+    tensors, tokenizer = meta.file.tensors, meta.file.metadata
+    heads, hidden = int(meta["attention.head_count"]), int(meta["embedding_length"])
+    head_dim = int(meta.get("attention.key_length") or hidden // heads)
+    if int(meta.get("rope.dimension_count", head_dim)) != head_dim:
+        raise unsupported_model("It rotates only a part of each head")
+    eos = [tokenizer.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    common = {
+        "family": FAMILY_OF[meta.architecture],
+        "vocab_size": tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden,
+        "layers": int(meta["block_count"]),
+        "heads": heads,
+        "kv_heads": int(meta.get("attention.head_count_kv", heads)),
+        "head_dim": head_dim,
+        "ffn_size": int(meta["feed_forward_length"]),
+        "norm_eps": float(meta["attention.layer_norm_rms_epsilon"]),
+        "rope_base": float(meta.get("rope.freq_base", 10_000.0)),
+        "rope_scaling": _scaling(meta),
+        "max_context": int(meta["context_length"]),
+        "tie_embeddings": "output.weight" not in tensors,
+        "eos_ids": tuple(dict.fromkeys(int(value) for value in eos if value is not None)),
+        "bos_id": tokenizer.get("tokenizer.ggml.bos_token_id"),
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "output_bias": "blk.0.attn_output.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+    }
+    return ModelConfig(**{**common, **more})
+
+
+def _scaling(meta: _Metadata) -> RopeScaling | None:
+    kind = meta.get("rope.scaling.type", "none")
+    if kind == "linear":
+        return RopeScaling("linear", float(meta["rope.scaling.factor"]))
+    if kind != "none":
+        raise unsupported_model(f"Its rope scaling is {kind!r}; supported is 'linear'")
+    return RopeScaling("stored") if "rope_freqs.weight" in meta.file.tensors else None

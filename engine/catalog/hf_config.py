@@ -1,0 +1,131 @@
+"""A model's architecture from the fields of a Hugging Face config.json, as transformers 4 and 5 write it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from engine.catalog.config import FAMILIES, ModelConfig, RopeScaling, SlidingWindow, unsupported_model
+
+Fields = dict[str, Any]
+FAMILY_OF = {name: family for family, record in FAMILIES.items() for name in record.architectures}
+
+
+def config_from_hf(fields: Fields) -> ModelConfig:
+    """From the fields of a config.json.
+
+    Raises:
+        FwError: ``model_unsupported`` for another family or for what fw does not compute.
+        KeyError, TypeError, ValueError: a field is missing or malformed.
+    """
+    name = str(fields.get("model_type"))
+    architectures = fields.get("architectures")
+    family = FAMILY_OF.get(name)
+    if family is None or architectures not in (None, [], [FAMILIES[family].architectures[name]]):
+        raise unsupported_model(f"Its architecture is {architectures[0] if architectures else repr(name)}")
+    if fields.get("quantization_config"):
+        raise unsupported_model("Its safetensors are quantised")
+    return READERS[name](fields)
+
+
+def token_ids(value: Any) -> list[int]:
+    """Token ids that a field holds: one, several or none."""
+    if value is None:
+        return []
+    return [int(item) for item in value] if isinstance(value, list) else [int(value)]
+
+
+def _llama(fields: Fields) -> ModelConfig:
+    bias = bool(fields.get("attention_bias", False))
+    return _decoder(fields, attention_bias=bias, output_bias=bias, mlp_bias=bool(fields.get("mlp_bias", False)))
+
+
+def _mistral(fields: Fields) -> ModelConfig:
+    config = _decoder(fields)
+    window = fields.get("sliding_window")
+    if not window or window >= config.max_context:
+        return config
+    return _decoder(fields, layer_kinds=("sliding",) * config.layers, window=SlidingWindow(int(window)))
+
+
+READERS = {"llama": _llama, "mistral": _mistral}
+"""By ``model_type``."""
+
+
+def _decoder(fields: Fields, *, activation: str = "hidden_act", **more: Any) -> ModelConfig:
+    """What the families have in common; ``more`` adds fields or takes their place."""
+    if fields.get(activation, "silu") != "silu":
+        raise unsupported_model(f"Its activation is {fields[activation]!r}, not 'silu'")
+    rope = _rope_fields(fields)
+    heads = int(fields["num_attention_heads"])
+    common = {
+        "family": FAMILY_OF[fields["model_type"]],
+        "vocab_size": int(fields["vocab_size"]),
+        "hidden_size": int(fields["hidden_size"]),
+        "layers": int(fields["num_hidden_layers"]),
+        "heads": heads,
+        "kv_heads": int(fields.get("num_key_value_heads") or heads),
+        "head_dim": int(fields.get("head_dim") or fields["hidden_size"] // heads),
+        "ffn_size": int(fields["intermediate_size"]),
+        "norm_eps": float(fields.get("rms_norm_eps", 1e-6)),
+        "rope_base": float(rope.get("rope_theta") or 10_000.0),
+        "rope_scaling": _scaling(rope, int(fields["max_position_embeddings"])),
+        "max_context": int(fields["max_position_embeddings"]),
+        "tie_embeddings": bool(fields.get("tie_word_embeddings", False)),
+        "eos_ids": tuple(dict.fromkeys(token_ids(fields.get("eos_token_id")))),
+        "bos_id": fields.get("bos_token_id"),
+    }
+    return ModelConfig(**{**common, **more})
+
+
+def _rope_fields(fields: Fields) -> Fields:
+    """Base and scaling of the rotary frequencies, wherever the file keeps them."""
+    both = {**(fields.get("rope_scaling") or {}), **(fields.get("rope_parameters") or {})}
+    return {"rope_theta": fields.get("rope_theta"), **both}
+
+
+def _scaling(rope: Fields, context: int) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if float(rope.get("partial_rotary_factor") or 1) != 1:
+        raise unsupported_model("It rotates only a part of each head")
+    if kind == "default":
+        return None
+    if kind not in SCALINGS:
+        raise unsupported_model(f"Its rope scaling is {kind!r}; supported are {', '.join(SCALINGS)}")
+    original = int(rope.get("original_max_position_embeddings") or context)
+    return SCALINGS[kind](rope, original)
+
+
+def _linear(rope: Fields, _original: int) -> RopeScaling:
+    return RopeScaling("linear", float(rope["factor"]))
+
+
+def _llama3(rope: Fields, original: int) -> RopeScaling:
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    return RopeScaling("llama3", float(rope["factor"]), low, high, original)
+
+
+def _yarn(rope: Fields, original: int) -> RopeScaling:
+    factor = float(rope["factor"])
+    magnitude = rope.get("attention_factor")
+    if magnitude is None:
+        both = rope.get("mscale"), rope.get("mscale_all_dim")
+        magnitude = _stretch(factor, both[0]) / _stretch(factor, both[1]) if all(both) else _stretch(factor, 1.0)
+    return RopeScaling(
+        "yarn",
+        factor,
+        float(rope.get("beta_slow") or 1),
+        float(rope.get("beta_fast") or 32),
+        original,
+        float(magnitude),
+        bool(rope.get("truncate", True)),
+    )
+
+
+def _stretch(factor: float, strength: Any) -> float:
+    """YaRN's rule for how much larger the scores of a context ``factor`` times longer must be."""
+    return 0.1 * float(strength) * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+"""By ``rope_type``."""

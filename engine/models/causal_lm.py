@@ -1,0 +1,159 @@
+"""What every family's model is: one flat-token forward for prefill, decoding, training and scoring."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.catalog import LayerKind, ModelConfig
+from engine.models.adapters import Adapters
+from engine.models.attention import Attention
+from engine.models.layer import Layer, Slot, Slots, norm
+from engine.models.rotary import rope_frequencies
+from kernels.attention_spec import AttentionSpec
+from kernels.rms_norm import rms_norm
+from kernels.rope import rope_tables
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass carries through the layers.
+
+    Attributes:
+        attention: called once per layer with this batch's queries, keys and values.
+        adapters: updates to add to the projections.
+        turns: cosine and sine of the batch's positions, by kind of layer.
+        rows: [N] i64, the tokens wanted behind the last layer's attention; None for all.
+        last: index of the last layer.
+    """
+
+    attention: Attention
+    adapters: Adapters | None
+    turns: Mapping[LayerKind, tuple[Tensor, Tensor]]
+    rows: Tensor | None
+    last: int
+
+    def wanted(self, layer: Layer, tensor: Tensor) -> Tensor:
+        """tensor: [T, …] -> those rows that are needed behind the layer's attention."""
+        return tensor if self.rows is None or layer.index != self.last else tensor.index_select(0, self.rows)
+
+    def adapt(self, layer: Layer, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """inputs: [T, in] of the projection ``target``, outputs: [T, out] of it -> [T, out] as the adapters want it."""
+        return outputs if self.adapters is None else self.adapters.apply(layer.index, target, inputs, outputs)
+
+
+class CausalLM(nn.Module, ABC):
+    """A decoder whose weights are frozen buffers, uninitialised until ``load_model`` fills them.
+
+    A family says which buffers a layer has (``slots``) and how it computes (``decode``).
+
+    Attributes:
+        config: its architecture.
+        dtype: of weights and activations.
+        device: where it is.
+        embedding: [vocab, hidden].
+        head: [vocab, hidden]; the embedding itself when tied.
+        final_norm: [hidden].
+        frequencies: [head_dim / 2] f32, radians per position.
+        local_frequencies: [head_dim / 2] f32, those of the sliding layers; ``frequencies`` itself if they share them.
+    """
+
+    embedding: Tensor
+    head: Tensor
+    final_norm: Tensor
+    frequencies: Tensor
+    local_frequencies: Tensor
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.device = torch.device(device)
+        empty = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=self.device)
+        self.register_buffer("embedding", empty)
+        self.register_buffer("head", empty if config.tie_embeddings else torch.empty_like(empty))
+        final = self.final_slot(config)
+        self.register_buffer("final_norm", torch.empty(final.shape, dtype=final.dtype or dtype, device=self.device))
+        frequencies = rope_frequencies(config.head_dim, config.rope_base, config.rope_scaling).to(self.device)
+        local = None if config.window is None else config.window.rope_base
+        own = frequencies if local is None else rope_frequencies(config.head_dim, local, None).to(self.device)
+        self.register_buffer("frequencies", frequencies)
+        self.register_buffer("local_frequencies", own)
+        self.layers = nn.ModuleList(
+            Layer(index, config.kind(index), self.slots(config, index), dtype, self.device)
+            for index in range(config.layers)
+        )
+
+    @classmethod
+    @abstractmethod
+    def slots(cls, config: ModelConfig, index: int) -> Slots:
+        """The buffers of the layer ``index``."""
+
+    @classmethod
+    def final_slot(cls, config: ModelConfig) -> Slot:
+        """The norm behind the last layer."""
+        return norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
+
+    @abstractmethod
+    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
+        """hidden: [T, hidden_size] -> the same behind the layer; rows that nobody wants may be dropped."""
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        adapters: Adapters | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            token_ids: [T] i64, the tokens of all sequences of the batch, one after another.
+            positions: [T] i64, each token's position in its sequence.
+            attention: called once per layer with this batch's queries, keys and values.
+            adapters: updates to add to the projections.
+            rows: [N] i64, the tokens whose hidden states are wanted; without it, all. Behind the last attention the
+                others are dropped, and adapters see only these.
+
+        Returns:
+            [T or N, hidden_size] in the model's dtype.
+        """
+        hidden = self.embed(token_ids)
+        batch = Pass(attention, adapters, self._turns(positions), rows, len(self.layers) - 1)
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            hidden = self.decode(layer, hidden, batch)
+        return self.norm(hidden, self.final_norm)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """token_ids: [T] -> [T, hidden_size]."""
+        return functional.embedding(token_ids, self.embedding)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [N, hidden_size] -> [N, vocab] float32."""
+        return functional.linear(hidden, self.head).float()
+
+    def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """hidden: [..., width] normed -> the same shape and dtype."""
+        return rms_norm(hidden, weight, self.config.norm_eps)
+
+    def spec(self, layer: Layer) -> AttentionSpec:
+        """How the layer attends."""
+        config = self.config
+        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        window = config.window.tokens if config.window and layer.kind == "sliding" else None
+        return AttentionSpec(scale, window, getattr(layer, "sinks", None))
+
+    def _turns(self, positions: Tensor) -> Mapping[LayerKind, tuple[Tensor, Tensor]]:
+        scaling = self.config.rope_scaling
+        magnitude = scaling.magnitude if scaling else 1.0
+        full = rope_tables(positions, self.frequencies, self.dtype, magnitude)
+        if self.local_frequencies is self.frequencies:
+            return {"full": full, "sliding": full}
+        return {"full": full, "sliding": rope_tables(positions, self.local_frequencies, self.dtype)}

@@ -1,0 +1,16 @@
+"""The class that computes each family; the families themselves are listed in ``engine.catalog.FAMILIES``."""
+
+from __future__ import annotations
+
+from engine.catalog import ModelConfig
+from engine.models.causal_lm import CausalLM
+from engine.models.llama import Llama
+
+MODELS: dict[str, type[CausalLM]] = {
+    "llama": Llama,
+}
+
+
+def model_class(config: ModelConfig) -> type[CausalLM]:
+    """The class for a configuration."""
+    return MODELS[config.family]
