@@ -35,6 +35,7 @@ SOURCES = (
     "rms_norm/cpu.c",
     "rope/cpu.c",
     "softmax/cpu.c",
+    "gated_delta_net/cpu.c",
 )
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-Wno-psabi")
 COMPILE_TIMEOUT_S = 180
