@@ -1,4 +1,4 @@
-"""The MCP server over streamable HTTP: an ASGI app of its own, or ``/mcp`` of the daemon's."""
+"""The MCP server over streamable HTTP: an app of its own, or ``/mcp`` of the daemon's with the pages beside it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fw_mcp import site
 from fw_mcp.app import build_server
 from fw_mcp.platform import Connect
 from fw_mcp.workspace import Workspace
@@ -67,7 +68,8 @@ def create_mcp_app(connect: Connect, token: Callable[[], str], workspace: Worksp
 
 
 def mount(app: Any, base_url: Callable[[], str], token: Callable[[], str]) -> None:
-    """Serve MCP at ``/mcp`` of ``app`` (FastAPI or Starlette) and run its sessions within the app's lifespan.
+    """Serve MCP at ``/mcp`` of ``app`` (FastAPI or Starlette) and run its sessions within the app's lifespan; serve the
+    documentation beside it.
 
     Args:
         app: the daemon's application; its own middleware checks requests before this server does.
@@ -79,7 +81,7 @@ def mount(app: Any, base_url: Callable[[], str], token: Callable[[], str]) -> No
         return AsyncClient(base_url=base_url(), api_key=token())
 
     inner = create_mcp_app(connect, token)
-    app.router.routes[:0] = [route for route in inner.routes if isinstance(route, Route)]
+    app.router.routes[:0] = [*(route for route in inner.routes if isinstance(route, Route)), *site.routes()]
     outer: Callable[[Any], Any] = app.router.lifespan_context
 
     @asynccontextmanager

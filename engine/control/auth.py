@@ -10,7 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fw_sdk.types import FwError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-OPEN_PATHS = frozenset({"/v1/health"})
+OPEN_PATHS = frozenset({"/v1/health", "/llms.txt", "/llms-full.txt", "/docs"})
+OPEN_FOLDER = "/docs/"
+"""The documentation is the same on every machine; a browser can read it without a token."""
 
 
 class AccessMiddleware:
@@ -32,7 +34,7 @@ class AccessMiddleware:
             headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
             check_host([value for name, value in headers if name == b"host"])
             check_origin([value for name, value in headers if name == b"origin"])
-            if scope["path"] not in OPEN_PATHS:
+            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_FOLDER):
                 self._check_token(headers)
         await self._app(scope, receive, send)
 
