@@ -54,6 +54,8 @@ class Answer:
     parts: list[Part] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    weight_versions: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     _open: Part | None = None
@@ -62,6 +64,8 @@ class Answer:
         """Append an output; returns what it changed, in order."""
         self.token_ids += output.token_ids
         self.logprobs += output.logprobs
+        self.prompt_logprobs += output.prompt_logprobs
+        self.weight_versions += output.weight_versions
         self.usage = output.usage
         changes: list[Change] = []
         for event in self._events(output):

@@ -78,7 +78,7 @@ def new_app() -> FastAPI:
 def _generating(served: Served, surface: Surface) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         body, ask, writer = surface(served, await json_body(request), Caller.of(request.headers))
-        choices = Choices(ask, served.loop, served.metrics)
+        choices = await Choices.submit(ask, served.loop, served.metrics, served.grammars)
         if body.stream:
             return StreamingResponse(choices.events(writer), media_type="text/event-stream", headers=STREAM_HEADERS)
         return JSONResponse(await unless_gone(request, choices.collect(writer)))

@@ -14,7 +14,9 @@ from engine.inference.loop import EngineLoop
 from engine.inference.philox import derive_seed
 from engine.inference.request import Output, Request, SamplingParams
 from engine.serving.answers import Answer, Change
+from engine.serving.grammars import GrammarPool
 from engine.serving.metrics import Metrics
+from engine.text.grammar import Grammar, GrammarSpec
 from fw_sdk.types import FwError
 
 log = logging.getLogger(__name__)
@@ -27,21 +29,40 @@ class Ask:
     Attributes:
         id: of the answer; the choices' ids begin with it.
         adapter: the adapter's name, None for the base.
+        adapters: instead of one, several with weights.
         prompts: token ids.
         sampling: of the first choice; the others differ in their seeds, which are derived from it.
+        priority: smaller runs earlier.
+        tenant: whose it is.
         n: choices per prompt.
+        grammar: what the answer must look like, still to be compiled.
+        prompt_only: the prompts are only read: the one token that the engine draws anyway is kept back.
     """
 
     id: str
     adapter: str | None
+    adapters: tuple[tuple[str, float], ...]
     prompts: Sequence[Sequence[int]]
     sampling: SamplingParams
+    priority: int
+    tenant: str
     n: int = 1
+    grammar: GrammarSpec | None = None
+    prompt_only: bool = False
 
-    def requests(self) -> list[Request]:
+    def requests(self, grammar: Grammar | None) -> list[Request]:
         """One request per choice."""
         return [
-            Request(f"{self.id}-{number}-{index}", tuple(prompt), _seeded(self.sampling, index), self.adapter)
+            Request(
+                f"{self.id}-{number}-{index}",
+                tuple(prompt),
+                _seeded(self.sampling, index),
+                self.adapter,
+                adapters=self.adapters,
+                priority=self.priority,
+                tenant=self.tenant,
+                grammar=grammar,
+            )
             for number, prompt in enumerate(self.prompts)
             for index in range(self.n)
         ]
@@ -78,14 +99,27 @@ class Writer(Protocol):
 
 
 class Choices:
-    """The choices of one ``Ask``, submitted; iterate to get their outputs as they come.
+    """The choices of one ``Ask``, running.
 
-    Raises:
-        FwError: if any of them is refused; then none runs.
+    Args:
+        streams: their outputs.
+        prompt_only: see ``Ask``.
     """
 
-    def __init__(self, ask: Ask, loop: EngineLoop, metrics: Metrics) -> None:
-        self._streams = [metrics.watch(stream) for stream in loop.submit_all(ask.requests())]
+    def __init__(self, streams: Sequence[AsyncGenerator[Output, None]], *, prompt_only: bool) -> None:
+        self._streams = streams
+        self._prompt_only = prompt_only
+
+    @classmethod
+    async def submit(cls, ask: Ask, loop: EngineLoop, metrics: Metrics, grammars: GrammarPool) -> Choices:
+        """Compile the grammar if there is one, and submit every choice.
+
+        Raises:
+            FwError: if any of them is refused; then none runs.
+        """
+        grammar = None if ask.grammar is None else await grammars.compile(ask.grammar)
+        streams = [metrics.watch(stream) for stream in loop.submit_all(ask.requests(grammar))]
+        return cls(streams, prompt_only=ask.prompt_only)
 
     async def collect(self, writer: Writer) -> dict[str, Any]:
         """The whole answer."""
@@ -119,7 +153,7 @@ class Choices:
         if len(streams) == 1:  # nothing to wait for side by side: spare every token its task
             async with aclosing(streams[0]) as only:
                 async for item in only:
-                    yield 0, item
+                    yield 0, self._shown(item)
             return
         waiting = {asyncio.ensure_future(_next(stream)): index for index, stream in enumerate(streams)}
         try:
@@ -129,11 +163,19 @@ class Choices:
                     index, output = waiting.pop(task), task.result()
                     if output is not None:
                         waiting[asyncio.ensure_future(_next(streams[index]))] = index
-                        yield index, output
+                        yield index, self._shown(output)
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _shown(self, output: Output) -> Output:
+        if not self._prompt_only:
+            return output
+        usage = replace(output.usage, completion_tokens=0)
+        return replace(
+            output, token_ids=(), text="", logprobs=(), weight_versions=(), finish_reason="length", usage=usage
+        )
 
 
 def sse(value: Any, event: str | None = None) -> bytes:

@@ -116,7 +116,7 @@ class PromptBody(SamplingBody):
 class MessagesBody(PromptBody):
     """Body of ``POST /v1/messages``."""
 
-    max_tokens: StrictInt = Field(ge=1)
+    max_tokens: StrictInt = Field(ge=0)
     stop_sequences: list[StrictStr] | None = None
     metadata: Metadata | None = None
 

@@ -74,17 +74,17 @@ class MessageWriter:
 def message(served: Served, value: Any, caller: Caller) -> tuple[MessagesBody, Ask, MessageWriter]:
     """A message request, checked and rendered."""
     body = parse_inference(MessagesBody, value, NEUTRAL)
-    adapter = served.adapter_of(body.model)
-    sampling = body.sampling(max_tokens=body.max_tokens, stop=body.stop_sequences or ())
+    served.check_model(body.model)
+    sampling = body.sampling(max_tokens=body.max_tokens or 1, stop=body.stop_sequences or ())
     identifier = f"msg_{secrets.token_hex(12)}"
-    ask = Ask(identifier, adapter, [_prompt(served, body)], sampling)
+    ask = served.ask(identifier, body, caller, [_prompt(served, body)], sampling, prompt_only=body.max_tokens == 0)
     return body, ask, MessageWriter(identifier, caller.shown or body.model, Answer())
 
 
 def count_tokens(served: Served, value: Any) -> dict[str, int]:
     """How long a message request's prompt is, in tokens."""
     body = parse_inference(CountBody, value, NEUTRAL)
-    served.adapter_of(body.model)
+    served.check_model(body.model)
     return {"input_tokens": len(_prompt(served, body))}
 
 
@@ -144,6 +144,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "cache_creation_input_tokens": 0,
+        "cache_miss": usage.cache_miss,
         "output_tokens": usage.completion_tokens,
     }
 

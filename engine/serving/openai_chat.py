@@ -13,6 +13,7 @@ from engine.serving.generation import Ask
 from engine.serving.openai_shared import NEUTRAL, CompletionFields, Frame, TokenWriter, failure
 from engine.serving.protocol import InferenceBody, parse_inference, wrong
 from engine.serving.served import Caller, Served
+from engine.serving.structured import one_grammar
 from fw_sdk.types import FwError
 
 
@@ -71,6 +72,7 @@ class ChatWriter:
         self._tokens = tokens
         self._logprobs = bool(body.logprobs)
         self._token_ids = body.return_token_ids
+        self._prompt_logprobs = body.prompt_logprobs is not None
 
     def whole(self) -> dict[str, Any]:
         """A choice per answer."""
@@ -80,11 +82,14 @@ class ChatWriter:
                 "message": {"role": "assistant", "content": answer.text, "refusal": None},
                 "logprobs": self._tokens.chat(answer.logprobs) if self._logprobs else None,
                 "finish_reason": answer.finish_reason,
-                **({"token_ids": answer.token_ids} if self._token_ids else {}),
+                **self._ids(answer.token_ids, answer.weight_versions),
             }
             for index, answer in enumerate(self.answers)
         ]
-        return self._frame.complete(choices, self.answers)
+        whole = self._frame.complete(choices, self.answers)
+        if self._prompt_logprobs:
+            whole["prompt_logprobs"] = self._tokens.prompt(self.answers[0].prompt_logprobs)
+        return whole
 
     def begin(self) -> Iterable[bytes]:
         """The role comes first, alone."""
@@ -104,10 +109,14 @@ class ChatWriter:
                     "delta": delta,
                     "logprobs": self._tokens.chat(output.logprobs) if self._logprobs else None,
                     "finish_reason": output.finish_reason,
-                    **({"token_ids": list(output.token_ids)} if self._token_ids else {}),
+                    **self._ids(output.token_ids, output.weight_versions),
                 }
             ]
         )
+
+    def _ids(self, token_ids: Sequence[int], weight_versions: Sequence[int]) -> dict[str, Any]:
+        """The tokens themselves, and which weights drew them, if asked for."""
+        return {"token_ids": list(token_ids), "weight_versions": list(weight_versions)} if self._token_ids else {}
 
     def end(self) -> Iterable[bytes]:
         """The counts, if asked for, and ``[DONE]``."""
@@ -125,8 +134,9 @@ def chat(served: Served, value: Any, caller: Caller) -> tuple[ChatBody, Ask, Cha
         raise wrong("top_logprobs", "'top_logprobs' needs 'logprobs': true")
     limit = served.context if body.limit is None else body.limit
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    adapter = served.adapter_of(body.model)
-    sampling = body.sampling(max_tokens=limit, stop=body.stops, logprobs=logprobs)
+    served.check_model(body.model)
+    sampling = body.sampling(max_tokens=limit, stop=body.stops, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
+    grammar = one_grammar(body.response_format, body.structured_outputs)
     prompts = [served.renderer.render([message.plain() for message in body.messages])]
     frame = Frame(
         "chatcmpl",
@@ -140,4 +150,4 @@ def chat(served: Served, value: Any, caller: Caller) -> tuple[ChatBody, Ask, Cha
     )
     answers = [Answer() for _ in range(body.n)]
     writer = ChatWriter(frame, answers, TokenWriter(served.renderer.tokenizer), body)
-    return body, Ask(frame.id, adapter, prompts, sampling, body.n), writer
+    return body, served.ask(frame.id, body, caller, prompts, sampling, n=body.n, grammar=grammar), writer

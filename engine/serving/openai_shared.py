@@ -14,6 +14,7 @@ from engine.inference.request import TokenLogprob
 from engine.serving.answers import Answer
 from engine.serving.generation import sse
 from engine.serving.protocol import InferenceBody, Neutral, SamplingBody, among, anything, empty
+from engine.serving.structured import ResponseFormat, StructuredOutputs
 from engine.text import Tokenizer
 from fw_sdk.types import FwError
 
@@ -34,6 +35,9 @@ class CompletionFields(SamplingBody):
     max_tokens: StrictInt | None = None
     stop: StrictStr | list[StrictStr] | None = None
     return_token_ids: StrictBool = False
+    prompt_logprobs: StrictInt | None = None
+    structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -44,20 +48,14 @@ class CompletionFields(SamplingBody):
 NEUTRAL: Neutral = {
     "audio": empty,
     "best_of": among(1),
-    "echo": empty,
-    "frequency_penalty": among(0),
     "function_call": among("none", "auto"),
     "functions": empty,
-    "logit_bias": empty,
     "metadata": anything,
     "modalities": among([], ["text"]),
     "parallel_tool_calls": anything,
     "prediction": empty,
-    "presence_penalty": among(0),
     "prompt_cache_key": anything,
     "reasoning_effort": among("none"),
-    "repetition_penalty": among(1),
-    "response_format": among({}, {"type": "text"}),
     "safety_identifier": anything,
     "service_tier": among("auto", "default"),
     "store": empty,
@@ -122,7 +120,10 @@ class Frame:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in firsts)},
+            "prompt_tokens_details": {
+                "cached_tokens": sum(usage.cached_tokens for usage in firsts),
+                "cache_miss": next((usage.cache_miss for usage in firsts if usage.cache_miss is not None), None),
+            },
         }
 
     def _fields(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -159,6 +160,10 @@ class TokenWriter:
         ]
         return {"content": content, "refusal": None}
 
+    def prompt(self, items: Sequence[TokenLogprob | None]) -> list[dict[str, Any] | None]:
+        """vLLM's shape of a prompt's log-probabilities: per token the alternatives and itself, by id."""
+        return [None if item is None else self._ranked(item) for item in items]
+
     def columns(self, items: Sequence[TokenLogprob | None], texts: Sequence[str], offset: int) -> dict[str, Any]:
         """The older shape of completions: a list per field.
 
@@ -181,6 +186,18 @@ class TokenWriter:
     def text(self, token_id: int) -> str:
         """A token decoded alone."""
         return self._tokenizer.decode([token_id])
+
+    def joined(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return self._tokenizer.decode(token_ids)
+
+    def _ranked(self, item: TokenLogprob) -> dict[str, Any]:
+        ranks: dict[int, tuple[float, int | None]] = {item.token_id: (item.logprob, None)}
+        ranks.update({token: (value, place) for place, (token, value) in enumerate(item.top, 1)})
+        return {
+            str(token): {"logprob": value, "rank": rank, "decoded_token": self.text(token)}
+            for token, (value, rank) in ranks.items()
+        }
 
     def _best(self, item: TokenLogprob) -> dict[str, float]:
         """The most likely tokens; of several that read the same, the likeliest."""

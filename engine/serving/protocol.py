@@ -35,16 +35,32 @@ class SamplingBody(InferenceBody):
     top_k: StrictInt | None = None
     min_p: Number | None = None
     seed: StrictInt | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    logit_bias: dict[StrictStr, Number] | None = None
     stop_token_ids: TokenIds | None = None
+    min_tokens: StrictInt | None = None
     ignore_eos: StrictBool = False
+    priority: StrictInt = Field(default=0, ge=-(1 << 31), lt=1 << 31)
+    cache_salt: StrictStr | None = None
+    adapters: dict[StrictStr, Number] | None = None
 
-    def sampling(self, *, max_tokens: int, stop: Sequence[str] = (), logprobs: int | None = None) -> SamplingParams:
+    def sampling(
+        self,
+        *,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+    ) -> SamplingParams:
         """Sampling parameters; without a seed, a random one.
 
         Args:
             max_tokens: tokens to generate at most.
             stop: strings that end the answer.
             logprobs: number of alternatives, None for no log-probabilities.
+            prompt_logprobs: the same for the prompt's tokens.
 
         Raises:
             FwError: ``invalid_argument`` with the field's name.
@@ -61,7 +77,19 @@ class SamplingBody(InferenceBody):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            logit_bias=tuple((_token_id(name), bias) for name, bias in (self.logit_bias or {}).items()),
+            prompt_logprobs=prompt_logprobs,
+            min_tokens=self.min_tokens or 0,
         )
+
+
+def _token_id(name: str) -> int:
+    if not (name.isascii() and name.isdigit()):
+        raise wrong("logit_bias", f"'logit_bias' maps token ids to numbers, got {name!r:.40}")
+    return int(name)
 
 
 def anything(_: Any) -> bool:

@@ -165,7 +165,7 @@ class ResponseWriter:
 def response(served: Served, value: Any, caller: Caller) -> tuple[ResponsesBody, Ask, ResponseWriter]:
     """A responses request, checked and rendered after the response that it continues."""
     body = parse_inference(ResponsesBody, value, NEUTRAL)
-    adapter = served.adapter_of(body.model)
+    served.check_model(body.model)
     before: Sequence[Message] = ()
     if body.previous_response_id is not None:
         before = served.responses.get(body.previous_response_id, caller.tenant, "previous_response_id").messages
@@ -181,7 +181,7 @@ def response(served: Served, value: Any, caller: Caller) -> tuple[ResponsesBody,
             served.responses.put(finished, [*messages, _said(answer)], caller.tenant)
 
     writer = ResponseWriter(body, caller.shown or body.model, answer, keep)
-    return body, Ask(writer.id, adapter, [prompt], sampling), writer
+    return body, served.ask(writer.id, body, caller, [prompt], sampling), writer
 
 
 def _said(answer: Answer) -> Message:
@@ -202,7 +202,11 @@ def _content(kind: str, text: str) -> dict[str, Any]:
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": 0,
+            "cache_miss": usage.cache_miss,
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -11,9 +11,14 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from engine.inference.loop import EngineLoop
+from engine.inference.request import SamplingParams
+from engine.serving.generation import Ask
+from engine.serving.grammars import GrammarPool
 from engine.serving.metrics import Metrics
+from engine.serving.protocol import SamplingBody
 from engine.serving.responses_store import ResponseStore
 from engine.text import Renderer
+from engine.text.grammar import GrammarCompiler
 from fw_sdk.types import not_found
 
 SHOWN_HEADER, TENANT_HEADER = "x-fw-model-name", "x-fw-tenant"
@@ -47,6 +52,7 @@ class Served:
         renderer: the model's tokenizer and chat template.
         metrics: what ``/metrics`` shows.
         created: when the worker began to serve, in seconds since 1970.
+        grammars: compiles what answers must look like.
         responses: finished responses that may be continued.
     """
 
@@ -55,26 +61,51 @@ class Served:
     renderer: Renderer
     metrics: Metrics
     created: int
+    grammars: GrammarPool
     responses: ResponseStore = field(default_factory=ResponseStore)
 
     @classmethod
     def of(cls, name: str, loop: EngineLoop, renderer: Renderer) -> Served:
         """With fresh metrics."""
-        return cls(name, loop, renderer, Metrics(name, lambda: loop.stats), int(time.time()))
+        compiler = GrammarCompiler(renderer.tokenizer, loop.engine.model.config.vocab_size, renderer.stop_ids)
+        metrics = Metrics(name, lambda: loop.stats)
+        return cls(name, loop, renderer, metrics, int(time.time()), GrammarPool(compiler))
 
     @property
     def context(self) -> int:
         """Tokens that prompt and answer may have together."""
         return self.loop.engine.context
 
-    def adapter_of(self, model: str) -> str | None:
-        """The adapter that a model name means, None for the base; ``not_found`` otherwise."""
+    def check_model(self, model: str) -> None:
+        """Raise ``not_found`` unless it is the base's name or an adapter's."""
         adapters = self.loop.engine.adapters
-        if model == self.name:
-            return None
-        if model not in adapters:
+        if model != self.name and model not in adapters:
             raise not_found("model", model, [self.name, *adapters], "list the models with GET /v1/models")
-        return model
+
+    def ask(
+        self,
+        identifier: str,
+        body: SamplingBody,
+        caller: Caller,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        **options: Any,
+    ) -> Ask:
+        """What a request wants; ``options`` are the rest of ``Ask``.
+
+        A cache salt makes a tenant of its own: beginnings are not shared with whoever does not know it.
+        """
+        combined = tuple((body.adapters or {}).items())
+        return Ask(
+            id=identifier,
+            adapter=None if body.model == self.name else body.model,
+            adapters=combined,
+            prompts=prompts,
+            sampling=sampling,
+            priority=body.priority,
+            tenant=caller.tenant if body.cache_salt is None else f"{caller.tenant}\n{body.cache_salt}",
+            **options,
+        )
 
     def models(self) -> dict[str, Any]:
         """The base and its adapters, in a list that OpenAI's clients and Anthropic's both read."""
