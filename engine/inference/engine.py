@@ -201,7 +201,7 @@ class Engine:
             adapter_id=adapter.number if adapter else 0,
         )
         ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self._end_ids)
-        decoder = StreamDecoder(self.renderer.tokenizer) if self.renderer else None
+        decoder = StreamDecoder(self.renderer.tokenizer, not request.keep_special) if self.renderer else None
         shaping = Shaping.of(request, sequence.limit - sequence.known, ends)
         scores: list[TokenLogprob | None] | None = None if sampling.prompt_logprobs is None else [None]
         self._live[request.id] = Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop), shaping, scores)

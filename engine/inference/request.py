@@ -144,6 +144,7 @@ class Request:
         priority: smaller runs earlier.
         tenant: whose request it is. Beginnings are shared inside a tenant only, and tenants get equal turns.
         grammar: what the answer must look like; None is anything.
+        keep_special: leave special tokens in the text, for models whose markers they are (``Renderer.keep_special``).
     """
 
     id: str
@@ -154,6 +155,7 @@ class Request:
     priority: int = 0
     tenant: str = ""
     grammar: Grammar | None = None
+    keep_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)

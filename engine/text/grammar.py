@@ -37,6 +37,7 @@ PREFIX = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: |invalid r
 SPECIAL_PREFIX = b"\xff"
 ANY_OBJECT = '{"type":"object"}'
 OPTIONS = '%llguidance {"no_forcing": true}\n'  # forced text would be tokenised anew at every step, however long it is
+SPACE = {"whitespace_pattern": r"[ \n\r\t]{1,40}"}
 UNTRIED_BYTES = 16 << 10
 TRIED_KEYWORDS = ('"pattern', '"allOf"', '"multipleOf"', '"format"')
 
@@ -215,7 +216,16 @@ def _llguidance_source(spec: GrammarSpec) -> str:
         _check_nesting(spec.kind, spec.source)
         return str(llguidance.LLMatcher.grammar_from_lark(f"{spec.source}\n{OPTIONS}"))
     schema = _parsed(spec.source if spec.kind == "json_schema" else ANY_OBJECT)
-    return str(llguidance.LLMatcher.grammar_from_lark(f"{OPTIONS}start: %json {json.dumps(schema)}"))
+    return str(
+        llguidance.LLMatcher.grammar_from_lark(f"{OPTIONS}start: %json {json.dumps(with_bounded_space(schema))}")
+    )
+
+
+def with_bounded_space(schema: Any) -> Any:
+    """The schema with a bound on white space between tokens: a model could go on writing it for ever."""
+    if not isinstance(schema, dict):
+        return {"x-guidance": SPACE} if schema is True else schema
+    return {"x-guidance": SPACE, **schema}
 
 
 def _wants_trial(spec: GrammarSpec) -> bool:

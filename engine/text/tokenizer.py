@@ -40,6 +40,7 @@ class Tokenizer:
         bos_id: the id that begins one, if the model has it; ``encode`` never adds it.
         chat_template: the Jinja source, if the model has one.
         special_tokens: special tokens by the names that templates use (``eos_token``).
+        response_template: how to read the model's answers, if its files say; untrusted, checked where it is used.
         special_ids: ids that ``decode(…, skip_special=True)`` leaves out.
     """
 
@@ -51,6 +52,7 @@ class Tokenizer:
         bos_id: int | None = None,
         chat_template: str | None = None,
         special_tokens: dict[str, str] | None = None,
+        response_template: Any = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -59,6 +61,7 @@ class Tokenizer:
         self.bos_id = bos_id
         self.chat_template = chat_template
         self.special_tokens = dict(special_tokens or {})
+        self.response_template = response_template
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
         self._added = {number: token.content for number, token in added.items()}
@@ -202,6 +205,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         bos_id=bos,
         chat_template=_template(folder, fields),
         special_tokens=special,
+        response_template=fields.get("response_template"),
     )
 
 

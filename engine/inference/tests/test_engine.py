@@ -293,6 +293,15 @@ def test_generate_takes_text_conversations_tokens_and_requests(model, renderer):
     assert chat.usage.prompt_tokens == len(renderer.render([{"role": "user", "content": "hi"}]))
 
 
+def test_special_tokens_stay_in_the_text_only_for_those_who_ask(model, renderer):
+    tokenizer = renderer.tokenizer
+    special = min(tokenizer.special_ids)
+    sampling = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True, logit_bias=((special, 100.0),))
+    requests = [Request(f"keep {keep}", (5, 6), sampling, keep_special=keep) for keep in (True, False)]
+    kept, left_out = make(model, renderer).generate(requests)
+    assert (kept.text, left_out.text) == (tokenizer.token(special) * 2, "")
+
+
 def test_a_failing_step_drops_everything_and_leaves_nothing_behind(model, renderer):
     engine = make(model, renderer)
     engine.add(Request("r", tuple(range(20)), GREEDY))
