@@ -33,6 +33,7 @@ class Family:
 
 FAMILIES = {
     "llama": Family({"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}, "llama"),
+    "qwen2": Family({"qwen2": "Qwen2ForCausalLM"}, "qwen2"),
 }
 """Every family by its name: the one list of what is supported. ``engine.models.registry`` has a class for each."""
 

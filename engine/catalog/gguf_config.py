@@ -43,10 +43,6 @@ def _llama(meta: _Metadata) -> ModelConfig:
     return _decoder(meta)
 
 
-READERS = {"llama": _llama}
-"""By family."""
-
-
 def _decoder(meta: _Metadata, **more: Any) -> ModelConfig:
     """What the families have in common; ``more`` adds fields or takes their place."""
     tensors, tokenizer = meta.file.tensors, meta.file.metadata
@@ -85,3 +81,7 @@ def _scaling(meta: _Metadata) -> RopeScaling | None:
     if kind != "none":
         raise unsupported_model(f"Its rope scaling is {kind!r}; supported is 'linear'")
     return RopeScaling("stored") if "rope_freqs.weight" in meta.file.tensors else None
+
+
+READERS = {"llama": _llama, "qwen2": _decoder}
+"""By family."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from engine.catalog.config import FAMILIES, ModelConfig, RopeScaling, SlidingWindow, unsupported_model
+from engine.catalog.config import FAMILIES, LayerKind, ModelConfig, RopeScaling, SlidingWindow, unsupported_model
 
 Fields = dict[str, Any]
 FAMILY_OF = {name: family for family, record in FAMILIES.items() for name in record.architectures}
@@ -48,7 +48,31 @@ def _mistral(fields: Fields) -> ModelConfig:
     return _decoder(fields, layer_kinds=("sliding",) * config.layers, window=SlidingWindow(int(window)))
 
 
-READERS = {"llama": _llama, "mistral": _mistral}
+def _qwen2(fields: Fields) -> ModelConfig:
+    return _decoder(fields, attention_bias=True, **_upper_windows(fields))
+
+
+def _upper_windows(fields: Fields) -> dict[str, Any]:
+    """Qwen: the layers from ``max_window_layers`` on have windows, unless the file names each layer's kind."""
+    window, count = fields.get("sliding_window"), int(fields["num_hidden_layers"])
+    if not fields.get("use_sliding_window") or not window:
+        return {}
+    first = int(fields.get("max_window_layers", 28))
+    kinds = _named_kinds(fields) or ("full",) * min(first, count) + ("sliding",) * max(count - first, 0)
+    return {"layer_kinds": kinds, "window": SlidingWindow(int(window))} if "sliding" in kinds else {}
+
+
+def _named_kinds(fields: Fields) -> tuple[LayerKind, ...] | None:
+    """The kinds of layers as ``layer_types`` names them; None where it is not given."""
+    names = fields.get("layer_types")
+    unknown = sorted(set(names or ()) - set(KINDS))
+    if unknown:
+        raise unsupported_model(f"It has layers of the kind {unknown[0]!r}")
+    return tuple(KINDS[name] for name in names) if names else None
+
+
+KINDS: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
+READERS = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2}
 """By ``model_type``."""
 
 

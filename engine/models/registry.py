@@ -5,9 +5,11 @@ from __future__ import annotations
 from engine.catalog import ModelConfig
 from engine.models.causal_lm import CausalLM
 from engine.models.llama import Llama
+from engine.models.qwen2 import Qwen2
 
 MODELS: dict[str, type[CausalLM]] = {
     "llama": Llama,
+    "qwen2": Qwen2,
 }
 
 

@@ -1,0 +1,114 @@
+"""Each family against transformers: logits, and greedy tokens through the engine, alone, in chunks, in company."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from engine.catalog import FAMILIES
+from engine.inference import Engine, EngineConfig, SamplingParams
+from engine.models import PackedCausalAttention, load_model
+from engine.models.registry import MODELS
+
+VOCABULARY = 320
+GREEDY = SamplingParams(max_tokens=64, temperature=0, ignore_eos=True)
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to configure a family, by transformers' own classes."""
+
+    model: str
+    config: str
+    family: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    shard: str = "10MB"
+
+
+CASES = {
+    "llama": Case("LlamaForCausalLM", "LlamaConfig", "llama"),
+    "mistral with a window": Case("MistralForCausalLM", "MistralConfig", "llama", {"sliding_window": 19}, "100KB"),
+    "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", "qwen2", {"tie_word_embeddings": True}, "100KB"),
+    "qwen2 with windows": Case(
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 21, "max_window_layers": 1},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request, tmp_path_factory):
+    """A random model as transformers has it and as fw loads it."""
+    case, folder = CASES[request.param], tmp_path_factory.mktemp("family")
+    torch.manual_seed(0)
+    config = getattr(transformers, case.config)(**{**COMMON, **case.fields})
+    peer = getattr(transformers, case.model)(config).eval()
+    for name, parameter in peer.named_parameters():
+        if name.endswith("bias") or "norm" in name or "sinks" in name:
+            parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    peer.save_pretrained(folder, max_shard_size=case.shard)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (case.shard == "100KB")
+    model = load_model(folder, dtype=torch.float32)
+    assert model.config.family == case.family
+    return peer, model
+
+
+def prompt(length, seed):
+    return torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def continued(peer, ids):
+    """64 tokens as transformers goes on greedily."""
+    given = torch.tensor([ids])
+    peer.generation_config.eos_token_id = None
+    out = peer.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=64, do_sample=False)
+    return out[0, len(ids) :].tolist()
+
+
+def test_every_family_has_a_class_and_a_case():
+    assert set(FAMILIES) == set(MODELS) == {case.family for case in CASES.values()}
+
+
+def test_logits_and_number_of_weights(both):
+    peer, model = both
+    ids = prompt(150, 1)
+    with torch.inference_mode():
+        expected = peer(torch.tensor([ids])).logits[0]
+        hidden = model(torch.tensor(ids), torch.arange(len(ids)), PackedCausalAttention([len(ids)]))
+        assert expected.std() > 0.5
+        torch.testing.assert_close(model.logits(hidden), expected, atol=1e-4, rtol=0)
+    assert sum(parameter.numel() for parameter in peer.parameters()) == model.config.parameters
+
+
+def test_greedy_tokens_alone_in_chunks_and_in_a_mixed_batch(both):
+    peer, model = both
+    prompts = [prompt(length, length) for length in (47, 5, 90, 23)]
+    wanted = [continued(peer, ids) for ids in prompts[:2]]
+
+    def answers(given, **sizes):
+        engine = Engine(model, None, EngineConfig(kv_bytes=1 << 22, **sizes))
+        found = [answer.token_ids for answer in engine.generate(given, GREEDY)]
+        engine.check_integrity()
+        return [list(tokens) for tokens in found]
+
+    assert answers(prompts[:1]) == wanted[:1]
+    assert answers(prompts[:1], max_batched_tokens=8, max_running=8) == wanted[:1]
+    assert answers(prompts, max_batched_tokens=32, max_running=8)[:2] == wanted
