@@ -34,6 +34,8 @@ class Family:
 FAMILIES = {
     "llama": Family({"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}, "llama"),
     "qwen2": Family({"qwen2": "Qwen2ForCausalLM"}, "qwen2"),
+    "qwen3": Family({"qwen3": "Qwen3ForCausalLM"}, "qwen3", head_norms=True),
+    "qwen3_moe": Family({"qwen3_moe": "Qwen3MoeForCausalLM"}, "qwen3moe", head_norms=True),
 }
 """Every family by its name: the one list of what is supported. ``engine.models.registry`` has a class for each."""
 

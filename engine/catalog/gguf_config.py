@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.catalog.config import FAMILIES, ModelConfig, RopeScaling, unsupported_model
+from engine.catalog.config import FAMILIES, Experts, ModelConfig, RopeScaling, unsupported_model
 from engine.catalog.gguf_file import GgufFile
 
 FAMILY_OF = {record.gguf: family for family, record in FAMILIES.items()}
@@ -59,7 +59,7 @@ def _decoder(meta: _Metadata, **more: Any) -> ModelConfig:
         "heads": heads,
         "kv_heads": int(meta.get("attention.head_count_kv", heads)),
         "head_dim": head_dim,
-        "ffn_size": int(meta["feed_forward_length"]),
+        "ffn_size": int(meta.get("feed_forward_length", 0)),
         "norm_eps": float(meta["attention.layer_norm_rms_epsilon"]),
         "rope_base": float(meta.get("rope.freq_base", 10_000.0)),
         "rope_scaling": _scaling(meta),
@@ -83,5 +83,11 @@ def _scaling(meta: _Metadata) -> RopeScaling | None:
     return RopeScaling("stored") if "rope_freqs.weight" in meta.file.tensors else None
 
 
-READERS = {"llama": _llama, "qwen2": _decoder}
+def _qwen3_moe(meta: _Metadata) -> ModelConfig:
+    count, chosen = int(meta["expert_count"]), int(meta["expert_used_count"])
+    experts = Experts(count, chosen, int(meta["expert_feed_forward_length"]), normalised=True)
+    return _decoder(meta, ffn_size=0, experts=experts)
+
+
+READERS = {"llama": _llama, "qwen2": _decoder, "qwen3": _decoder, "qwen3_moe": _qwen3_moe}
 """By family."""

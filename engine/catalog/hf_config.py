@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from engine.catalog.config import FAMILIES, LayerKind, ModelConfig, RopeScaling, SlidingWindow, unsupported_model
+from engine.catalog.config import (
+    FAMILIES,
+    Experts,
+    LayerKind,
+    ModelConfig,
+    RopeScaling,
+    SlidingWindow,
+    unsupported_model,
+)
 
 Fields = dict[str, Any]
 FAMILY_OF = {name: family for family, record in FAMILIES.items() for name in record.architectures}
@@ -52,6 +60,30 @@ def _qwen2(fields: Fields) -> ModelConfig:
     return _decoder(fields, attention_bias=True, **_upper_windows(fields))
 
 
+def _qwen3(fields: Fields) -> ModelConfig:
+    bias = bool(fields.get("attention_bias", False))
+    fields = {"head_dim": 128, **fields}
+    return _decoder(fields, attention_bias=bias, output_bias=bias, **_upper_windows(fields))
+
+
+def _qwen3_moe(fields: Fields) -> ModelConfig:
+    if fields.get("mlp_only_layers") or fields.get("decoder_sparse_step", 1) != 1:
+        raise unsupported_model("Only some of its layers have experts")
+    bias = bool(fields.get("attention_bias", False))
+    count = fields["num_experts"] if "num_experts" in fields else fields["num_local_experts"]
+    experts = Experts(
+        int(count),
+        int(fields["num_experts_per_tok"]),
+        int(fields["moe_intermediate_size"]),
+        bool(fields.get("norm_topk_prob", False)),
+    )
+    more: dict[str, Any] = {"ffn_size": 0, "attention_bias": bias, "output_bias": bias, "experts": experts}
+    if fields.get("use_sliding_window") and fields.get("sliding_window"):
+        more["layer_kinds"] = ("sliding",) * int(fields["num_hidden_layers"])
+        more["window"] = SlidingWindow(int(fields["sliding_window"]))
+    return _decoder(fields, **more)
+
+
 def _upper_windows(fields: Fields) -> dict[str, Any]:
     """Qwen: the layers from ``max_window_layers`` on have windows, unless the file names each layer's kind."""
     window, count = fields.get("sliding_window"), int(fields["num_hidden_layers"])
@@ -72,7 +104,7 @@ def _named_kinds(fields: Fields) -> tuple[LayerKind, ...] | None:
 
 
 KINDS: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
-READERS = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2}
+READERS = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "qwen3_moe": _qwen3_moe}
 """By ``model_type``."""
 
 

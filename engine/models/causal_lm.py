@@ -143,6 +143,10 @@ class CausalLM(nn.Module, ABC):
         """hidden: [..., width] normed -> the same shape and dtype."""
         return rms_norm(hidden, weight, self.config.norm_eps)
 
+    def norm_heads(self, layer: Layer, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """query: [T, heads, head_dim], key: [T, kv_heads, head_dim] -> both with every head normed."""
+        return self.norm(query, layer.query_norm), self.norm(key, layer.key_norm)
+
     def spec(self, layer: Layer) -> AttentionSpec:
         """How the layer attends."""
         config = self.config

@@ -113,6 +113,14 @@ def attention_slots(config: ModelConfig) -> dict[str, Slot]:
     }
 
 
+def head_norm_slots(config: ModelConfig) -> dict[str, Slot]:
+    """Norms of each query and key head."""
+    return {
+        **norm("query_norm", config.head_dim, "self_attn.q_norm"),
+        **norm("key_norm", config.head_dim, "self_attn.k_norm"),
+    }
+
+
 def feed_forward_slots(config: ModelConfig) -> dict[str, Slot]:
     """Projections of a dense feed-forward block."""
     hidden, ffn = config.hidden_size, config.ffn_size

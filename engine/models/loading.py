@@ -55,12 +55,13 @@ def _fill(model: CausalLM, weights: Weights) -> None:
 
 
 def _stack(buffer: Tensor, weights: Weights, slot: Slot, prefix: str) -> None:
-    """Fill ``buffer`` with the slot's tensors, one below the other."""
-    start = 0
+    """Fill ``buffer`` with the slot's tensors, one below the other; experts [E, R, C] are E * R rows."""
+    buffer, start = _rows(buffer), 0
     for source in slot.sources:
         tensor = weights.get(prefix + source)
         if slot.turned is not None:
             tensor = slot.turned(tensor)
+        tensor = _rows(tensor)
         stop = start + tensor.shape[0]
         _check(prefix + source, tensor, (tensor.shape[0], *buffer.shape[1:]))
         if stop > buffer.shape[0]:
@@ -70,6 +71,10 @@ def _stack(buffer: Tensor, weights: Weights, slot: Slot, prefix: str) -> None:
     if start != buffer.shape[0]:
         names = ", ".join(prefix + source for source in slot.sources)
         raise damaged(f"{names} have {start} rows together, {buffer.shape[0]} are needed")
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.flatten(0, -2) if tensor.dim() > 2 else tensor
 
 
 def _copy(buffer: Tensor, weights: Weights, name: str) -> None:

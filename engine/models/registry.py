@@ -6,10 +6,14 @@ from engine.catalog import ModelConfig
 from engine.models.causal_lm import CausalLM
 from engine.models.llama import Llama
 from engine.models.qwen2 import Qwen2
+from engine.models.qwen3 import Qwen3
+from engine.models.qwen3_moe import Qwen3Moe
 
 MODELS: dict[str, type[CausalLM]] = {
     "llama": Llama,
     "qwen2": Qwen2,
+    "qwen3": Qwen3,
+    "qwen3_moe": Qwen3Moe,
 }
 
 

@@ -30,6 +30,12 @@ COMMON = {
 }
 
 
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+
+
+SUM_TO_1 = {"norm_topk_prob": True}
+
+
 @dataclass(frozen=True)
 class Case:
     """One way to configure a family, by transformers' own classes."""
@@ -51,6 +57,9 @@ CASES = {
         "qwen2",
         {"use_sliding_window": True, "sliding_window": 21, "max_window_layers": 1},
     ),
+    "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", "qwen3", {"head_dim": 24}, "100KB"),
+    "qwen3_moe": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", {**MIXTURE, **SUM_TO_1}, "100KB"),
+    "qwen3_moe unnormalised": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", MIXTURE),
 }
 
 

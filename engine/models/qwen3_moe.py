@@ -1,0 +1,45 @@
+"""Qwen3-MoE: Qwen3 whose feed-forward parts are mixtures of experts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from engine.catalog import ModelConfig
+from engine.models.causal_lm import Pass
+from engine.models.layer import Layer, Slot, Slots, attention_slots, head_norm_slots, norm
+from engine.models.mixture import mixture
+from engine.models.qwen3 import Qwen3
+from kernels.softmax import softmax
+
+
+class Qwen3Moe(Qwen3):
+    """A token's experts are the likeliest of all by a softmax over their scores, weighted by it."""
+
+    @classmethod
+    def slots(cls, config: ModelConfig, index: int) -> Slots:
+        """As ``CausalLM.slots``."""
+        experts, hidden = config.experts, config.hidden_size
+        assert experts is not None
+        each = [f"mlp.experts.{number}." for number in range(experts.count)]
+        halves = tuple(f"{one}{half}_proj.weight" for one in each for half in ("gate", "up"))
+        return {
+            **norm("input_norm", hidden, "input_layernorm"),
+            **attention_slots(config),
+            **head_norm_slots(config),
+            **norm("post_norm", hidden, "post_attention_layernorm"),
+            "router": Slot((experts.count, hidden), ("mlp.gate.weight",)),
+            "experts_gate_up": Slot((experts.count, 2 * experts.ffn_size, hidden), halves),
+            "experts_down": Slot(
+                (experts.count, hidden, experts.ffn_size), tuple(f"{one}down_proj.weight" for one in each)
+            ),
+        }
+
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``Qwen3.feed``."""
+        experts = self.config.experts
+        assert experts is not None
+        shares = softmax(layer.project("router", inputs).float())
+        weights, chosen = shares.topk(experts.chosen)
+        if experts.normalised:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return mixture(layer, inputs, chosen, weights.to(inputs.dtype))
