@@ -36,6 +36,12 @@ FAMILIES = {
     "qwen2": Family({"qwen2": "Qwen2ForCausalLM"}, "qwen2"),
     "qwen3": Family({"qwen3": "Qwen3ForCausalLM"}, "qwen3", head_norms=True),
     "qwen3_moe": Family({"qwen3_moe": "Qwen3MoeForCausalLM"}, "qwen3moe", head_norms=True),
+    "gemma3": Family(
+        {"gemma3_text": "Gemma3ForCausalLM", "gemma3": "Gemma3ForConditionalGeneration"},
+        "gemma3",
+        head_norms=True,
+        layer_norms=4,
+    ),
 }
 """Every family by its name: the one list of what is supported. ``engine.models.registry`` has a class for each."""
 

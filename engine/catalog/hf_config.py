@@ -103,15 +103,77 @@ def _named_kinds(fields: Fields) -> tuple[LayerKind, ...] | None:
     return tuple(KINDS[name] for name in names) if names else None
 
 
+def _gemma3(fields: Fields) -> ModelConfig:
+    fields = {**GEMMA3_DEFAULTS, **fields}
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
+        if fields.get(name):
+            raise unsupported_model(f"It sets {name}")
+    ropes = fields.get("rope_parameters") or {}
+    full = ropes.get("full_attention") or {
+        "rope_theta": fields.get("rope_theta", 1e6),
+        **(fields.get("rope_scaling") or {}),
+    }
+    local = ropes.get("sliding_attention") or {"rope_theta": fields.get("rope_local_base_freq", 1e4)}
+    if local.get("rope_type", "default") != "default":
+        raise unsupported_model("The rotary frequencies of its sliding layers are stretched")
+    every = int(fields.get("sliding_window_pattern") or 6)
+    layers = range(1, int(fields["num_hidden_layers"]) + 1)
+    bias = bool(fields.get("attention_bias", False))
+    return _decoder(
+        {**fields, "rope_parameters": full, "rope_scaling": None},
+        activation="hidden_activation",
+        expected="gelu_pytorch_tanh",
+        attention_bias=bias,
+        output_bias=bias,
+        attention_scale=float(fields["query_pre_attn_scalar"]) ** -0.5,
+        layer_kinds=_named_kinds(fields) or tuple("full" if n % every == 0 else "sliding" for n in layers),
+        window=SlidingWindow(int(fields["sliding_window"]), float(local["rope_theta"])),
+    )
+
+
+def _gemma3_of_two(fields: Fields) -> ModelConfig:
+    """The text part of a model that also sees pictures."""
+    text = dict(fields["text_config"])
+    text["eos_token_id"] = token_ids(text.get("eos_token_id")) + token_ids(fields.get("eos_token_id"))
+    if "tie_word_embeddings" in fields:
+        text.setdefault("tie_word_embeddings", fields["tie_word_embeddings"])
+    return _gemma3({**text, "model_type": fields["model_type"]})
+
+
+GEMMA3_DEFAULTS: Fields = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131_072,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+"""What its files leave out where it is as here."""
 KINDS: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
-READERS = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "qwen3_moe": _qwen3_moe}
+READERS = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "qwen3_moe": _qwen3_moe,
+    "gemma3_text": _gemma3,
+    "gemma3": _gemma3_of_two,
+}
 """By ``model_type``."""
 
 
-def _decoder(fields: Fields, *, activation: str = "hidden_act", **more: Any) -> ModelConfig:
-    """What the families have in common; ``more`` adds fields or takes their place."""
-    if fields.get(activation, "silu") != "silu":
-        raise unsupported_model(f"Its activation is {fields[activation]!r}, not 'silu'")
+def _decoder(fields: Fields, *, activation: str = "hidden_act", expected: str = "silu", **more: Any) -> ModelConfig:
+    """What the families have in common; ``more`` adds fields or takes their place.
+
+    ``expected`` is the one activation of the family, in the field ``activation``.
+    """
+    if fields.get(activation, expected) != expected:
+        raise unsupported_model(f"Its activation is {fields[activation]!r}, not {expected!r}")
     rope = _rope_fields(fields)
     heads = int(fields["num_attention_heads"])
     common = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.catalog import ModelConfig
 from engine.models.causal_lm import CausalLM
+from engine.models.gemma3 import Gemma3
 from engine.models.llama import Llama
 from engine.models.qwen2 import Qwen2
 from engine.models.qwen3 import Qwen3
@@ -14,6 +15,7 @@ MODELS: dict[str, type[CausalLM]] = {
     "qwen2": Qwen2,
     "qwen3": Qwen3,
     "qwen3_moe": Qwen3Moe,
+    "gemma3": Gemma3,
 }
 
 

@@ -15,6 +15,8 @@ from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Rows
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+TEXT_PARTS = ("language_model.model.", "model.language_model.")
+"""What stands in place of ``model.`` where the language model is a part of a larger one."""
 GGUF_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -56,6 +58,7 @@ class SafetensorsWeights:
         except (SafetensorError, OSError) as error:
             raise damaged(f"its safetensors cannot be read: {error}") from error
         self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118  not a dict
+        self._text = next((text for text in TEXT_PARTS if any(name.startswith(text) for name in self._file_of)), "")
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -63,7 +66,10 @@ class SafetensorsWeights:
 
     def get(self, name: str) -> Tensor:
         """As ``Weights.get``; a decoder saved without its head has no ``model.`` before its names."""
-        name = name if name in self._file_of else name.removeprefix("model.")
+        if self._text:
+            name = name.replace("model.", self._text, 1)
+        elif name not in self._file_of:
+            name = name.removeprefix("model.")
         if name not in self._file_of:
             raise damaged(f"the tensor {name} is missing")
         tensor: Tensor = self._file_of[name].get_tensor(name)

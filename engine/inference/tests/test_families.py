@@ -33,6 +33,15 @@ COMMON = {
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
 
 
+GEMMA = {
+    "sliding_window": 17,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 24,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100_000.0},
+    },
+}
 SUM_TO_1 = {"norm_topk_prob": True}
 
 
@@ -60,6 +69,7 @@ CASES = {
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", "qwen3", {"head_dim": 24}, "100KB"),
     "qwen3_moe": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", {**MIXTURE, **SUM_TO_1}, "100KB"),
     "qwen3_moe unnormalised": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", MIXTURE),
+    "gemma3": Case("Gemma3ForCausalLM", "Gemma3TextConfig", "gemma3", GEMMA, "100KB"),
 }
 
 
@@ -121,3 +131,18 @@ def test_greedy_tokens_alone_in_chunks_and_in_a_mixed_batch(both):
     assert answers(prompts[:1]) == wanted[:1]
     assert answers(prompts[:1], max_batched_tokens=8, max_running=8) == wanted[:1]
     assert answers(prompts, max_batched_tokens=32, max_running=8)[:2] == wanted
+
+
+def test_the_text_part_of_a_model_that_sees_pictures(tmp_path):
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    text = transformers.Gemma3TextConfig(**{**COMMON, **GEMMA})
+    torch.manual_seed(0)
+    both_parts = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    peer = transformers.Gemma3ForConditionalGeneration(both_parts).eval()
+    peer.save_pretrained(tmp_path)
+    model, ids = load_model(tmp_path, dtype=torch.float32), prompt(60, 3)
+    with torch.inference_mode():
+        hidden = model(torch.tensor(ids), torch.arange(60), PackedCausalAttention([60]))
+        torch.testing.assert_close(model.logits(hidden), peer(torch.tensor([ids])).logits[0], atol=1e-4, rtol=0)

@@ -1,0 +1,69 @@
+"""Gemma 3's text model: norms on both sides of each block, and windows with rotary positions of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.catalog import ModelConfig
+from engine.models.blocks import attend, feed_forward
+from engine.models.causal_lm import CausalLM, Pass
+from engine.models.layer import (
+    Layer,
+    Slot,
+    Slots,
+    attention_slots,
+    feed_forward_slots,
+    head_norm_slots,
+    norm,
+)
+from kernels.pointwise import gelu_tanh
+
+
+class Gemma3(CausalLM):
+    """A norm's weight is stored less one; it is held, and multiplied with, in float32."""
+
+    @classmethod
+    def slots(cls, config: ModelConfig, index: int) -> Slots:
+        """As ``CausalLM.slots``."""
+        hidden = config.hidden_size
+        norms = {
+            **norm("input_norm", hidden, "input_layernorm"),
+            **norm("attended_norm", hidden, "post_attention_layernorm"),
+            **norm("post_norm", hidden, "pre_feedforward_layernorm"),
+            **norm("fed_norm", hidden, "post_feedforward_layernorm"),
+            **head_norm_slots(config),
+        }
+        one_more = {name: _one_more(slot) for name, slot in norms.items()}
+        return {**one_more, **attention_slots(config), **feed_forward_slots(config)}
+
+    @classmethod
+    def final_slot(cls, config: ModelConfig) -> Slot:
+        """As ``CausalLM.final_slot``."""
+        return _one_more(super().final_slot(config))
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """As ``CausalLM.embed``, scaled by the root of the width, itself rounded to the model's dtype."""
+        root = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
+        return super().embed(token_ids) * root.item()
+
+    def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """As ``CausalLM.norm``, in float32."""
+        return super().norm(hidden.float(), weight).to(hidden.dtype)
+
+    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.decode``."""
+        attended = attend(self, layer, self.norm(hidden, layer.input_norm), batch, self.norm_heads)
+        hidden = batch.wanted(layer, hidden) + self.norm(attended, layer.attended_norm)
+        fed = feed_forward(layer, self.norm(hidden, layer.post_norm), batch, _gelu_gated)
+        return hidden + self.norm(fed, layer.fed_norm)
+
+
+def _gelu_gated(gate: Tensor, up: Tensor) -> Tensor:
+    return gelu_tanh(gate) * up
+
+
+def _one_more(slot: Slot) -> Slot:
+    return replace(slot, turned=lambda weight: weight.float() + 1, dtype=torch.float32)
