@@ -42,6 +42,7 @@ FAMILIES = {
         head_norms=True,
         layer_norms=4,
     ),
+    "gpt_oss": Family({"gpt_oss": "GptOssForCausalLM"}, "gpt-oss", sinks=True),
 }
 """Every family by its name: the one list of what is supported. ``engine.models.registry`` has a class for each."""
 

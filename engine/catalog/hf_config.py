@@ -140,6 +140,28 @@ def _gemma3_of_two(fields: Fields) -> ModelConfig:
     return _gemma3({**text, "model_type": fields["model_type"]})
 
 
+def _gpt_oss(fields: Fields) -> ModelConfig:
+    fields = {**GPT_OSS_FIXED, "head_dim": 64, "attention_bias": True, **fields}
+    for name, fixed in GPT_OSS_FIXED.items():
+        if fields[name] != fixed:
+            raise unsupported_model(f"Its {name} is {fields[name]}, not {fixed}")
+    bias = bool(fields["attention_bias"])
+    layers = int(fields["num_hidden_layers"])
+    alternating: tuple[LayerKind, ...] = tuple("full" if index % 2 else "sliding" for index in range(layers))
+    count, chosen = int(fields["num_local_experts"]), int(fields["num_experts_per_tok"])
+    return _decoder(
+        fields,
+        ffn_size=0,
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=True,
+        layer_kinds=_named_kinds(fields) or alternating,
+        window=SlidingWindow(int(fields["sliding_window"])),
+        experts=Experts(count, chosen, int(fields["intermediate_size"])),
+    )
+
+
+GPT_OSS_FIXED: Fields = {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}
 GEMMA3_DEFAULTS: Fields = {
     "vocab_size": 262_208,
     "num_attention_heads": 8,
@@ -163,6 +185,7 @@ READERS = {
     "qwen3_moe": _qwen3_moe,
     "gemma3_text": _gemma3,
     "gemma3": _gemma3_of_two,
+    "gpt_oss": _gpt_oss,
 }
 """By ``model_type``."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.catalog import ModelConfig
 from engine.models.causal_lm import CausalLM
 from engine.models.gemma3 import Gemma3
+from engine.models.gpt_oss import GptOss
 from engine.models.llama import Llama
 from engine.models.qwen2 import Qwen2
 from engine.models.qwen3 import Qwen3
@@ -16,6 +17,7 @@ MODELS: dict[str, type[CausalLM]] = {
     "qwen3": Qwen3,
     "qwen3_moe": Qwen3Moe,
     "gemma3": Gemma3,
+    "gpt_oss": GptOss,
 }
 
 

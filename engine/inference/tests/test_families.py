@@ -42,6 +42,20 @@ GEMMA = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100_000.0},
     },
 }
+GPT_OSS = {
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 15,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 5000.0,
+        "factor": 4.0,
+        "beta_fast": 8.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 128,
+    },
+}
 SUM_TO_1 = {"norm_topk_prob": True}
 
 
@@ -70,6 +84,7 @@ CASES = {
     "qwen3_moe": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", {**MIXTURE, **SUM_TO_1}, "100KB"),
     "qwen3_moe unnormalised": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", MIXTURE),
     "gemma3": Case("Gemma3ForCausalLM", "Gemma3TextConfig", "gemma3", GEMMA, "100KB"),
+    "gpt_oss": Case("GptOssForCausalLM", "GptOssConfig", "gpt_oss", GPT_OSS, "100KB"),
 }
 
 
