@@ -15,7 +15,7 @@ from engine.catalog.config import (
 from engine.catalog.digests import digest_file, digest_model, digest_tree
 from engine.catalog.gguf_file import GgufFile, GgufTensor
 from engine.catalog.model_files import ModelFiles, find_model_files
-from engine.catalog.reading import read_config
+from engine.catalog.reading import OpenModel, open_model, read_config
 from engine.catalog.starters import STARTERS, Starter
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "LayerKind",
     "ModelConfig",
     "ModelFiles",
+    "OpenModel",
     "RopeScaling",
     "SlidingWindow",
     "Starter",
@@ -37,6 +38,7 @@ __all__ = [
     "digest_model",
     "digest_tree",
     "find_model_files",
+    "open_model",
     "read_adapter_info",
     "read_config",
     "unsupported_model",

@@ -14,6 +14,7 @@ from engine.catalog.config import (
     SlidingWindow,
     unsupported_model,
 )
+from engine.catalog.quantisation import quantisation_of
 
 Fields = dict[str, Any]
 FAMILY_OF = {name: family for family, record in FAMILIES.items() for name in record.architectures}
@@ -31,8 +32,7 @@ def config_from_hf(fields: Fields) -> ModelConfig:
     family = FAMILY_OF.get(name)
     if family is None or architectures not in (None, [], [FAMILIES[family].architectures[name]]):
         raise unsupported_model(f"Its architecture is {architectures[0] if architectures else repr(name)}")
-    if fields.get("quantization_config"):
-        raise unsupported_model("Its safetensors are quantised")
+    quantisation_of(fields)
     return READERS[name](fields)
 
 

@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.catalog.config import ModelConfig, unsupported_model
 from engine.catalog.gguf_config import config_from_gguf
 from engine.catalog.gguf_file import GgufFile
 from engine.catalog.hf_config import config_from_hf, token_ids
-from engine.catalog.model_files import find_model_files
+from engine.catalog.model_files import ModelFiles, find_model_files
+from engine.catalog.quantisation import Quantisation, quantisation_of
 
 MAX_DIMENSION = 1 << 24
 
 
-def read_config(path: Path) -> ModelConfig:
-    """The architecture of the model at ``path``: a Hugging Face folder, a folder with one GGUF file, or that file.
+@dataclass(frozen=True)
+class OpenModel:
+    """A model whose files were looked at once; its weights are still where they are.
+
+    Attributes:
+        config: its architecture.
+        files: where it is.
+        gguf: the header of the GGUF file, if it is one.
+        quantisation: how safetensors are quantised, if they are.
+    """
+
+    config: ModelConfig
+    files: ModelFiles
+    gguf: GgufFile | None = None
+    quantisation: Quantisation | None = None
+
+
+def open_model(path: Path) -> OpenModel:
+    """The model at ``path``: a Hugging Face folder, a folder with one GGUF file, or that file.
 
     Raises:
         FwError: ``not_found`` if nothing is there, ``model_unsupported`` if fw cannot run what is there.
     """
     files = find_model_files(path)
-    if files.gguf is None:
-        return read_folder(files.root)
-    gguf = GgufFile.open(files.gguf)
-    return _checked(lambda: config_from_gguf(gguf))
+    if files.gguf is not None:
+        gguf = GgufFile.open(files.gguf)
+        return OpenModel(_checked(lambda: config_from_gguf(gguf)), files, gguf)
+    config = read_folder(files.root)
+    return OpenModel(config, files, quantisation=quantisation_of(json.loads((files.root / "config.json").read_bytes())))
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The architecture of the model at ``path``; path and errors as for ``open_model``."""
+    return open_model(path).config
 
 
 def read_folder(folder: Path) -> ModelConfig:

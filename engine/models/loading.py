@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.catalog import GgufFile, find_model_files, read_config
+from engine.catalog import OpenModel, open_model
 from engine.models.causal_lm import CausalLM
 from engine.models.layer import Layer, Slot
 from engine.models.registry import model_class
-from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged
+from engine.models.weights import Weights, damaged, open_weights
 
 
 def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> CausalLM:
@@ -25,18 +25,17 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "
     Raises:
         FwError: ``not_found`` or ``model_unsupported``, as ``read_config``, and if a tensor is missing or misshapen.
     """
-    path = Path(path)
-    config, files = read_config(path), find_model_files(path)
-    model = model_class(config)(config, dtype, device)
-    weights: Weights
-    if files.gguf:
-        weights = GgufWeights(GgufFile.open(files.gguf), config)
-        if config.rope_scaling and config.rope_scaling.kind == "stored":
-            divisors = weights.stored("rope_freqs.weight")
-            _check("rope_freqs.weight", divisors, tuple(model.frequencies.shape))
-            model.frequencies /= divisors.to(model.device)
-    else:
-        weights = SafetensorsWeights(files.weights)
+    return load_opened(open_model(Path(path)), dtype=dtype, device=device)
+
+
+def load_opened(opened: OpenModel, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> CausalLM:
+    """As ``load_model``, of a model that was opened before."""
+    model = model_class(opened.config)(opened.config, dtype, device)
+    weights = open_weights(opened)
+    divisors = weights.divisors()
+    if divisors is not None:
+        _check("the rotary divisors", divisors, tuple(model.frequencies.shape))
+        model.frequencies /= divisors.to(model.device)
     with torch.no_grad():
         _fill(model, weights)
     return model.eval()

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.catalog import GgufFile, ModelConfig, find_model_files, read_config
+from engine.catalog import ModelConfig, OpenModel, open_model
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_dtype
 from engine.models.layer import Layer, Slots
 from engine.models.llama import Llama
-from engine.models.loading import load_model
+from engine.models.loading import load_opened
 from engine.models.rotary import rope_frequencies
-from engine.models.weights import GgufWeights, SafetensorsWeights, Weights, damaged
+from engine.models.weights import Weights, damaged, open_weights
 from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
@@ -67,22 +67,23 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
         raise FwError(
             "invalid_argument", f"Unknown numerics '{numerics}'.", hint="use auto, fast or exact", param="numerics"
         )
-    config = read_config(path)
+    opened = open_model(path)
+    config = opened.config
     if dtype in BITS or (dtype == "auto" and device.type == "cpu"):
         kernels = library() if device.type == "cpu" else None
-        reason = why_not_packed(path, config, BITS.get(dtype))
+        reason = why_not_packed(opened, BITS.get(dtype))
         if kernels is None and reason is None:
             reason = status() if device.type == "cpu" else "that needs a CPU"
         if reason is None and kernels is not None:
             chosen = "exact" if numerics == "auto" else numerics
-            weights = load_packed(path, config, kernels, BITS.get(dtype), WIDE[chosen])
-            held = _format(path) if dtype in ("auto", "stored") else dtype
+            weights = load_packed(opened, kernels, BITS.get(dtype), WIDE[chosen])
+            held = _format(opened) if dtype in ("auto", "stored") else dtype
             return PackedModel(config, held, chosen, weights, kernels)
         if dtype != "auto" or numerics == "exact":
             raise _impossible(f"dtype '{dtype}' and numerics '{numerics}'", reason)
     elif numerics == "exact":
         raise _impossible(f"dtype '{dtype}' and numerics 'exact'", "that needs weights in 4 or 8 bits on a CPU")
-    return load_model(path, dtype=pick_dtype(device, dtype), device=device)
+    return load_opened(opened, dtype=pick_dtype(device, dtype), device=device)
 
 
 def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -> CausalLM:
@@ -94,14 +95,13 @@ def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -
     Raises:
         FwError: ``not_found`` or ``model_unsupported``.
     """
-    model = load_model(path, dtype=dtype, device=device)
+    opened = open_model(path)
+    model = load_opened(opened, dtype=dtype, device=device)
     kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 and outruns_bf16() else None
     whole = (model.config.query_size + 2 * model.config.kv_size) % 32 == 0  # the gradient's products run over these
-    if kernels is None or not whole or why_not_packed(path, model.config, None) is not None:
+    if kernels is None or not whole or why_not_packed(opened, None) is not None:
         return model
-    gguf = find_model_files(path).gguf
-    assert gguf is not None
-    packer = _Packer(GgufWeights(GgufFile.open(gguf), model.config), model.config, kernels, 8, WIDE["exact"])
+    packer = _Packer(open_weights(opened), model.config, kernels, 8, WIDE["exact"])
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
         weights = packer.layer(index)
@@ -124,10 +124,9 @@ def _impossible(asked: str, reason: str | None) -> FwError:
     )
 
 
-def _format(path: Path) -> str:
-    gguf = find_model_files(path).gguf
-    assert gguf is not None
-    kinds = Counter(item.type for item in GgufFile.open(gguf).tensors.values() if len(item.shape) > 1)
+def _format(opened: OpenModel) -> str:
+    assert opened.gguf is not None
+    kinds = Counter(item.type for item in opened.gguf.tensors.values() if len(item.shape) > 1)
     return KINDS[kinds.most_common(1)[0][0]]
 
 
@@ -145,35 +144,32 @@ def shape_of(config: ModelConfig) -> Shape:
     )
 
 
-def why_not_packed(path: Path, config: ModelConfig, bits: int | None) -> str | None:
-    """Why the weights at ``path`` cannot be used in 4 or 8 bits; None if they can.
+def why_not_packed(opened: OpenModel, bits: int | None) -> str | None:
+    """Why a model cannot run in the compiled step, its weights in 4 or 8 bits; None if it can.
 
     Args:
-        path: a folder or a GGUF file.
-        config: of the model.
+        opened: the model.
         bits: to which they are quantised on load, 4 or 8; None takes them as they are stored.
     """
+    config = opened.config
     if config.family not in PACKED_FAMILIES or config.window is not None:
         return f"models of the kind '{config.family}'{' with sliding windows' if config.window else ''} are not packed"
     reason = unsupported(shape_of(config))
     if reason is not None or bits is not None:
         return reason
-    files = find_model_files(path)
-    if files.gguf is None:
-        return "its weights are stored in full precision"
-    tensors = GgufFile.open(files.gguf).tensors.values()
-    other = [item.name for item in tensors if len(item.shape) > 1 and item.type not in GGUF_FORMATS]
+    if opened.gguf is None:
+        return "its weights are not stored in 4 to 8 bits"
+    other = [
+        item.name for item in opened.gguf.tensors.values() if len(item.shape) > 1 and item.type not in GGUF_FORMATS
+    ]
     return f"its tensor {other[0]} is not stored in 4 to 8 bits" if other else None
 
 
-def load_packed(
-    path: Path, config: ModelConfig, library: Library, bits: int | None, wide: frozenset[str]
-) -> DecoderWeights:
-    """The model at ``path``, packed; arguments as for ``why_not_packed``, which must have found nothing.
+def load_packed(opened: OpenModel, library: Library, bits: int | None, wide: frozenset[str]) -> DecoderWeights:
+    """The model, packed; arguments as for ``why_not_packed``, which must have found nothing.
 
     Args:
-        path: a folder or a GGUF file.
-        config: of the model.
+        opened: the model.
         library: compiled kernels.
         bits: as for ``why_not_packed``.
         wide: names of the matrices that are multiplied with activations of 15 bits.
@@ -181,15 +177,11 @@ def load_packed(
     Raises:
         FwError: ``model_unsupported`` if a tensor is missing or misshapen.
     """
-    files = find_model_files(path)
+    config, weights = opened.config, open_weights(opened)
     frequencies = rope_frequencies(config.head_dim, config.rope_base, config.rope_scaling)
-    weights: Weights
-    if files.gguf:
-        weights = GgufWeights(GgufFile.open(files.gguf), config)
-        if config.rope_scaling and config.rope_scaling.kind == "stored":
-            frequencies = frequencies / weights.stored("rope_freqs.weight")
-    else:
-        weights = SafetensorsWeights(files.weights)
+    divisors = weights.divisors()
+    if divisors is not None:
+        frequencies = frequencies / divisors
     packer = _Packer(weights, config, library, bits or 8, wide)
     embedding = packer.matrix("embedding", ("model.embed_tokens.weight",), config.vocab_size, config.hidden_size)
     tied = config.tie_embeddings

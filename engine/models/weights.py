@@ -10,13 +10,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.catalog import GgufFile, ModelConfig
+from engine.catalog import GgufFile, ModelConfig, OpenModel
+from engine.catalog.quantisation import Quantisation
+from engine.models.scaled import FP8, fp8_to_float, mxfp4_to_float
 from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Rows
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 TEXT_PARTS = ("language_model.model.", "model.language_model.")
 """What stands in place of ``model.`` where the language model is a part of a larger one."""
+PLAIN = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+SCALE_SUFFIXES = ("_scale_inv", "_scale")
+"""What DeepSeek's files and compressed-tensors call the factor that makes fp8 numbers whole again."""
 GGUF_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -44,15 +49,31 @@ class Weights(Protocol):
         """The matrix of that name for packing, [n, columns], as it is stored; FwError if missing or of other width."""
         ...
 
+    def divisors(self) -> Tensor | None:
+        """What the rotary frequencies are divided by, [head_dim / 2] f32, if the file holds it."""
+        ...
+
+
+def open_weights(model: OpenModel) -> Weights:
+    """The tensors of an opened model."""
+    if model.gguf is not None:
+        return GgufWeights(model.gguf, model.config)
+    return SafetensorsWeights(model.files.weights, model.quantisation)
+
 
 class SafetensorsWeights:
-    """Tensors of one or several safetensors files.
+    """Tensors of one or several safetensors files; fp8 and MXFP4 are turned into floats one by one.
+
+    Args:
+        paths: the files.
+        quantisation: what the configuration says about them.
 
     Raises:
         FwError: ``model_unsupported`` if a file is damaged.
     """
 
-    def __init__(self, paths: tuple[Path, ...]) -> None:
+    def __init__(self, paths: tuple[Path, ...], quantisation: Quantisation | None = None) -> None:
+        self._block = quantisation.block if quantisation else None
         try:
             self._files = [safe_open(path, framework="pt") for path in paths]
         except (SafetensorError, OSError) as error:
@@ -68,18 +89,41 @@ class SafetensorsWeights:
         """As ``Weights.get``; a decoder saved without its head has no ``model.`` before its names."""
         if self._text:
             name = name.replace("model.", self._text, 1)
-        elif name not in self._file_of:
+        elif not self.has(name) and not self.has(f"{name}_blocks"):
             name = name.removeprefix("model.")
-        if name not in self._file_of:
-            raise damaged(f"the tensor {name} is missing")
-        tensor: Tensor = self._file_of[name].get_tensor(name)
+        try:
+            if self.has(f"{name}_blocks"):
+                numbers = mxfp4_to_float(self._stored(f"{name}_blocks"), self._stored(f"{name}_scales"))
+                return numbers.transpose(-1, -2)  # the same name in full precision holds [experts, in, out]
+            tensor = self._stored(name)
+            if tensor.dtype in FP8:
+                return fp8_to_float(tensor, self._scale(name), self._block)
+        except ValueError as error:
+            raise damaged(f"the tensor {name} is not whole: {error}") from error
         if tensor.dtype not in FLOATS:
-            raise damaged(f"the tensor {name} is {tensor.dtype}; supported are bfloat16, float16 and float32")
+            raise damaged(f"the tensor {name} is {tensor.dtype}; supported are bfloat16, float16, float32 and fp8")
         return tensor
 
     def rows(self, name: str, columns: int) -> Rows:
         """As ``Weights.rows``."""
         return _float_rows(self.get(name), name, columns)
+
+    def divisors(self) -> None:
+        """As ``Weights.divisors``: no safetensors hold them."""
+        return None
+
+    def _stored(self, name: str) -> Tensor:
+        if name not in self._file_of:
+            raise damaged(f"the tensor {name} is missing")
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        return tensor
+
+    def _scale(self, name: str) -> Tensor:
+        """The scales beside an fp8 tensor, under whichever name."""
+        for suffix in SCALE_SUFFIXES:
+            if self.has(name + suffix):
+                return self._stored(name + suffix)
+        raise damaged(f"the tensor {name} is fp8 and has no scale beside it")
 
 
 class GgufWeights:
@@ -111,6 +155,10 @@ class GgufWeights:
             order = _unpermuted(torch.arange(entry.shape[0]), self._heads[part]).numpy()
         return Rows(raw, entry.type, order)
 
+    def divisors(self) -> Tensor | None:
+        """As ``Weights.divisors``."""
+        return self.stored("rope_freqs.weight") if "rope_freqs.weight" in self._file.tensors else None
+
     def stored(self, name: str) -> Tensor:
         """The tensor of that GGUF name, as it is stored, in float32."""
         from gguf.constants import GGMLQuantizationType
@@ -121,10 +169,8 @@ class GgufWeights:
             raise damaged(f"the tensor {name} is missing")
         kind = GGMLQuantizationType(entry.type)
         raw = self._bytes[entry.offset : entry.offset + entry.nbytes]
-        if kind == GGMLQuantizationType.F32:
-            return torch.from_numpy(raw.view(np.float32).reshape(entry.shape).copy())
-        if kind == GGMLQuantizationType.F16:
-            return torch.from_numpy(raw.view(np.float16).astype(np.float32).reshape(entry.shape))
+        if kind.name in PLAIN:
+            return torch.from_numpy(raw.view(PLAIN[kind.name]).astype(np.float32).reshape(entry.shape))
         try:
             blocks = raw.reshape(quant_shape_to_byte_shape(entry.shape, kind))
             return torch.from_numpy(np.ascontiguousarray(dequantize(blocks, kind), dtype=np.float32))

@@ -33,13 +33,14 @@ def metadata(pairs):
 
 
 def gguf(pairs, tensors, *, version=3):
-    """A file with float32 tensors: name -> numpy array."""
+    """A file with tensors: name -> numpy array, stored in float32, or (ggml type, shape, bytes)."""
     described, data = b"", b""
-    for name, array in tensors.items():
-        described += string(name) + struct.pack("<I", array.ndim)
-        described += b"".join(struct.pack("<Q", size) for size in reversed(array.shape))
-        described += struct.pack("<IQ", 0, len(data))
-        data += array.astype("<f4").tobytes()
+    for name, tensor in tensors.items():
+        kind, shape, raw = tensor if isinstance(tensor, tuple) else (0, tensor.shape, tensor.astype("<f4").tobytes())
+        described += string(name) + struct.pack("<I", len(shape))
+        described += b"".join(struct.pack("<Q", size) for size in reversed(shape))
+        described += struct.pack("<IQ", kind, len(data))
+        data += raw
         data += b"\0" * (-len(data) % 32)
     head = HEADER + struct.pack("<IQQ", version, len(tensors), len(pairs)) + metadata(pairs) + described
     return head + b"\0" * (-len(head) % 32) + data
