@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import regex
 
+from engine.text.json_text import DECODER, strict_json
 from engine.text.pycalls import parse_calls
 
 Args = Mapping[str, Any]
 PLACEHOLDER = regex.compile(r"\{(\w+(?:\.\w+)*)\}")
 BARE_KEY = regex.compile(r'("(?:\\.|[^"\\])*")|(?<=[{,])(\s*)(\w+)(\s*):')
 PATTERN_S = 1.0
-
-
-def _no_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError(f"{digits:.40} is too large")
-    return value
-
-
-DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def parse_content(text: str, name: str, args: Args) -> Any:
@@ -66,28 +52,6 @@ def coerce(text: str, types: frozenset[str]) -> Any:
     if "integer" in types and "number" not in types and isinstance(value, float) and value.is_integer():
         return int(value)
     return text if not types and isinstance(value, str) else value
-
-
-def strict_json(text: str) -> Any:
-    """JSON without the constants and the infinities that Python adds."""
-
-    try:
-        return DECODER.decode(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-
-
-def inside_string(text: str) -> bool:
-    """Whether JSON that begins with ``text`` is inside a string where ``text`` ends."""
-    inside = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif inside and character == "\\":
-            escaped = True
-        elif character == '"':
-            inside = not inside
-    return inside
 
 
 def _text(text: str, args: Args) -> str:

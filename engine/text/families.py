@@ -7,7 +7,7 @@ in which calls are written. The first row whose marks all occur in the chat temp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from engine.text.response import ResponseTemplate
@@ -134,6 +134,18 @@ DEEPSEEK = _family(
     ),
 )
 
+DEEPSEEK_R1 = replace(
+    DEEPSEEK,
+    name="deepseek-r1",
+    marks=(*DEEPSEEK.marks, "```json"),
+    form=replace(
+        DEEPSEEK.form,
+        open="<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n",
+        close="\n```<｜tool▁call▁end｜>",
+        between="\n",
+    ),
+)
+
 MISTRAL_ARGS = _family(
     "mistral-args",
     ("[TOOL_CALLS]", "[ARGS]"),
@@ -238,10 +250,10 @@ PYTHONIC = _family(
         "content": "python-call-list",
         "content_args": {"known_only": True},
     },
-    CallForm("python", begin="[", end="]", between=", "),
+    CallForm("python", "{name}", begin="[", end="]", between=", "),
 )
 
-FAMILIES = (HARMONY, DEEPSEEK, MISTRAL_ARGS, MISTRAL, QWEN_XML, GLM, GEMMA, HERMES, LLAMA3, PYTHONIC)
+FAMILIES = (HARMONY, DEEPSEEK_R1, DEEPSEEK, MISTRAL_ARGS, MISTRAL, QWEN_XML, GLM, GEMMA, HERMES, LLAMA3, PYTHONIC)
 
 
 def family_of(chat_template: str | None) -> Family | None:

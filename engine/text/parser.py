@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import regex
 
-from engine.text.contents import TYPED, coerce, inside_string, parse_content, shape
+from engine.text.contents import TYPED, coerce, parse_content, shape
 from engine.text.events import Event, ReasoningDelta, TextDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
+from engine.text.json_text import dump, inside_string
 from engine.text.response import Anchor, ResponseField, ResponseTemplate
 from engine.text.tools import Tool, argument_types
 
@@ -146,6 +147,7 @@ class OutputParser:
         self._captures |= {name: value for name, value in match.groupdict().items() if value is not None}
         if field.kind != "calls":
             self._edge, self._spaces = True, ""
+            self._buffer, self._at = self._buffer[self._at :], 0  # for patterns, the text begins here
         elif not self._call(field, self._buffer[self._opened_at : match.start()], events):
             self._give_back(events)
 
@@ -222,12 +224,6 @@ class OutputParser:
         if events:
             self.notes.append("The reasoning never ended; the tool calls inside it were reported.")
         return events
-
-
-def dump(arguments: Mapping[str, Any]) -> str:
-    """Arguments as JSON text; characters that no UTF-8 can express stay escaped."""
-    text = json.dumps(arguments, ensure_ascii=False)
-    return text if text.isascii() or text.encode("utf-8", "ignore").decode() == text else json.dumps(arguments)
 
 
 def _function(value: Any) -> tuple[str, dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import regex
+
+from engine.text.json_text import DECODER
 
 NAME = regex.compile(r"[A-Za-z_]\w*(?:[-.]\w+)*")
 NUMBER = regex.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -95,11 +96,7 @@ class _Reader:
         return CONSTANTS[word]
 
     def _number(self) -> Any:
-        digits = self.match(NUMBER, "a number")[0]
-        value = json.loads(digits)
-        if value in (float("inf"), float("-inf")):
-            self.fail("the number is too large")
-        return value
+        return DECODER.decode(self.match(NUMBER, "a number")[0])
 
     def _pair(self, depth: int) -> tuple[str, Any]:
         self.peek()

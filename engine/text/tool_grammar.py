@@ -49,7 +49,8 @@ def optional_calls(family: Family, tools: Sequence[Tool], situation: Situation, 
     form = family.form
     writer = _Writer(form, situation.special)
     markers = "".join(family.reasoning)
-    thought = writer.thought(family, situation.thinking) if any(mark in markers for mark in situation.special) else ""
+    apart = bool(family.answer) or any(mark in markers for mark in situation.special)
+    thought = writer.thought(family, situation.thinking) if apart else ""
     if family.answer:
         answer = f"{writer.literal(family.answer)} TEXT"
         return writer.grammar(f"start: {thought} ({writer.sequence(tools, parallel)} | {answer})")

@@ -62,7 +62,7 @@ MISTRAL = _chatml(
     "tools",
     "[TOOL_CALLS] ["
     + EACH
-    + '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, "id": "{{ c.id }}"}'
+    + '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}'
     + "{% if not loop.last %}, {% endif %}"
     + END
     + "]",

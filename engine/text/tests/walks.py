@@ -4,7 +4,10 @@ import random
 
 import numpy as np
 
+from fw_sdk.types import FwError
+
 HURRY_AFTER = 60
+CLOSING = ('"', "}", "]", '"}', '"]', "0", "1", "</think>", "[/THINK]", "\n</parameter>\n", "</arg_value>\n")
 
 
 def allowed(matcher, vocab_size):
@@ -14,24 +17,38 @@ def allowed(matcher, vocab_size):
     return np.flatnonzero(bits[:vocab_size])
 
 
-def walk(compiler, spec, tokenizer, seed, max_tokens=600):
+def walk(compiler, spec, tokenizer, seed, max_tokens=600, hints=CLOSING):
     """One text, or None if it did not end within ``max_tokens``.
 
-    After a while it prefers short pieces that close something, or else an open string would go on for ever.
+    Now and then, and always after a while, it takes one of the ``hints`` that fits, or else it would hardly ever end
+    what it began.
     """
     rng, matcher, ids = random.Random(seed), compiler.compile(spec).matcher(), []
     stops = set(compiler.stop_ids)
-    closing = [number for mark in ('"', '"}', '"]', "}", "]", "}}") for number in tokenizer.encode(mark)]
+    closing = [tokenizer.encode(mark) for mark in hints]
     while len(ids) < max_tokens:
         options = allowed(matcher, compiler.vocab_size)
         assert len(options)
-        ends = stops.intersection(options.tolist())
-        if ends and (len(options) == len(ends) or len(ids) > HURRY_AFTER or rng.random() < 0.5):
-            matcher.accept(min(ends))
+        late = len(ids) > HURRY_AFTER
+        if stops.intersection(options.tolist()) and (len(options) == len(stops) or late or rng.random() < 0.5):
+            matcher.accept(next(iter(stops.intersection(options.tolist()))))
             return tokenizer.decode(ids)
+        hint = rng.choice(closing) if late or rng.random() < 0.3 else []
+        if hint and fits(matcher, hint):
+            ids += hint
+            continue
         options = options[~np.isin(options, list(stops))]
-        hurry = np.intersect1d(options, closing) if len(ids) > HURRY_AFTER or rng.random() < 0.3 else []
-        token = int(rng.choice(hurry if len(hurry) else options))
-        matcher.accept(token)
-        ids.append(token)
+        ids.append(int(rng.choice(options)))
+        matcher.accept(ids[-1])
     return None
+
+
+def fits(matcher, ids):
+    """Accept all of the ids or none."""
+    for count, number in enumerate(ids):
+        try:
+            matcher.accept(number)
+        except FwError:
+            matcher.rollback(count)
+            return False
+    return True

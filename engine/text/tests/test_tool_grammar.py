@@ -1,0 +1,200 @@
+"""What a tool grammar allows, the parser reads as valid calls; what it forbids is no call or a wrong one."""
+
+import json
+
+import jsonschema
+import pytest
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from engine.text import GrammarCompiler, Renderer, Tokenizer
+from engine.text.schemas import parameters_schema
+from engine.text.tests.chat_templates import TEMPLATES
+from engine.text.tests.walks import CLOSING, walk
+from fw_sdk.types import FwError
+
+PARAMETERS = {
+    "type": "dict",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "unit": {"type": "string", "enum": ["C", "F°"]},
+        "exact": {"type": "boolean"},
+        "share": {"type": "float"},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "box": {"$ref": "#/$defs/Box"},
+    },
+    "required": ["city", "box"],
+    "$defs": {
+        "Box": {
+            "type": "object",
+            "properties": {"w": {"type": "number"}, "inner": {"$ref": "#/$defs/Box"}},
+            "required": ["w"],
+        }
+    },
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}},
+    {"type": "function", "function": {"name": "now"}},
+]
+SCHEMAS = {"get_weather": parameters_schema(PARAMETERS), "now": parameters_schema(None)}
+CONSTRAINED = [name for name in TEMPLATES if name != "gemma"]
+MARKERS = {
+    "hermes": ["<tool_call>", "</tool_call>", "<think>", "</think>"],
+    "deepseek": [
+        "<think>",
+        "</think>",
+        *(f"<｜tool▁{what}▁{side}｜>" for what in ("call", "calls") for side in ("begin", "end")),
+        "<｜tool▁sep｜>",
+    ],
+    "mistral": ["[TOOL_CALLS]"],
+    "mistral-args": ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"],
+    "glm": ["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+    "harmony": [f"<|{name}|>" for name in ("channel", "message", "constrain", "call", "end", "start", "return")],
+}
+
+
+def made(folder, template, special=()):
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.add_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    tokenizer = Tokenizer(backend, eos_ids=[2], chat_template=template)
+    renderer = Renderer(tokenizer)
+    return renderer, GrammarCompiler(tokenizer, tokenizer.vocab_size, tokenizer.eos_ids)
+
+
+def read(renderer, text):
+    """The message of an answer, whose calls must fit their schemas; None if a call is unknown or misread."""
+    message = renderer.parse(text, TOOLS)
+    for call in message.get("tool_calls", ()):
+        jsonschema.validate(json.loads(call["function"]["arguments"]), SCHEMAS[call["function"]["name"]])
+    return message
+
+
+def texts(renderer, compiler, spec, count):
+    hints = (*CLOSING, "<|end|><|start|>assistant")
+    found = [walk(compiler, spec, renderer.tokenizer, seed, max_tokens=600, hints=hints) for seed in range(count)]
+    return [text for text in found if text is not None]
+
+
+CASES = [(name, False) for name in CONSTRAINED] + [(name, True) for name in MARKERS]
+
+
+@pytest.mark.parametrize(("name", "special"), CASES)
+def test_what_required_allows_is_a_valid_call(tiny_llama_dir, name, special):
+    renderer, compiler = made(tiny_llama_dir, TEMPLATES[name], MARKERS[name] if special else ())
+    assert renderer.keep_special is special
+    found = texts(renderer, compiler, renderer.tool_grammar(TOOLS, "required"), 12)
+    assert len(found) >= 6
+    called = [read(renderer, text)["tool_calls"] for text in found]
+    assert {call["function"]["name"] for calls in called for call in calls} == {"get_weather", "now"}
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen-xml", "deepseek", "pythonic"])
+def test_one_call_of_the_named_function(tiny_llama_dir, name):
+    renderer, compiler = made(tiny_llama_dir, TEMPLATES[name])
+    choice = {"type": "function", "function": {"name": "get_weather"}}
+    for text in texts(renderer, compiler, renderer.tool_grammar(TOOLS, choice), 6):
+        assert [call["function"]["name"] for call in read(renderer, text)["tool_calls"]] == ["get_weather"]
+
+
+@pytest.mark.parametrize(("name", "special"), CASES)
+def test_auto_lets_text_be_and_holds_calls_to_their_schema(tiny_llama_dir, name, special):
+    renderer, compiler = made(tiny_llama_dir, TEMPLATES[name], MARKERS[name] if special else ())
+    spec = renderer.tool_grammar(TOOLS, "auto", strict=True)
+    user = {"role": "user", "content": "Hi"}
+    prompt = renderer.text([user], tools=TOOLS)
+
+    def fits(message):
+        """Whether the grammar allows what the template would write."""
+        whole = renderer.text([user, message], add_generation_prompt=False, tools=TOOLS)
+        text = whole.removeprefix(prompt).removesuffix("\n").removesuffix("<|im_end|>").removesuffix("<|return|>")
+        matcher = compiler.compile(spec).matcher()
+        try:
+            for token in [*renderer.tokenizer.encode(text), renderer.tokenizer.eos_ids[0]]:
+                matcher.accept(token)
+        except FwError:
+            return False
+        return True
+
+    def calling(arguments, name="get_weather", content=""):
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": name, "arguments": arguments}}
+        return {"role": "assistant", "content": content, "tool_calls": [call]}
+
+    good = {"city": "Rome", "days": 3, "box": {"w": 1.5, "inner": {"w": 2}}}
+    assert fits({"role": "assistant", "content": "Hello there, 1 < 2.\n"})
+    assert fits({"role": "assistant", "content": "So.", "reasoning_content": "Well,\nmaybe."})
+    assert fits(calling(good))
+    assert fits(calling({}, "now"))
+    assert not fits(calling({**good, "days": 15}))
+    assert not fits(calling({"box": {"w": 1}}))
+    assert not fits(calling({}, "fly"))
+    if name not in ("llama3", "pythonic", "harmony"):
+        assert fits(calling(good, content="Let me see."))
+    found = texts(renderer, compiler, spec, 6)
+    assert found
+    for text in found:
+        read(renderer, text)
+
+
+def test_several_calls_only_if_parallel(tiny_llama_dir):
+    renderer, compiler = made(tiny_llama_dir, TEMPLATES["hermes"])
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+
+    def fits(spec, text):
+        matcher = compiler.compile(spec).matcher()
+        try:
+            for token in [*renderer.tokenizer.encode(text), 2]:
+                matcher.accept(token)
+        except FwError:
+            return False
+        return True
+
+    for choice in ("required", "auto"):
+        one, many = (renderer.tool_grammar(TOOLS, choice, parallel=parallel, strict=True) for parallel in (False, True))
+        assert fits(one, call)
+        assert fits(many, call)
+        assert fits(many, f"{call}\n{call}")
+        assert not fits(one, f"{call}\n{call}")
+    assert not fits(renderer.tool_grammar(TOOLS, "required"), "No.")
+    assert fits(renderer.tool_grammar(TOOLS, "required"), f"<think>\nhm\n</think>\n\n{call}")
+
+
+def test_when_anything_goes(tiny_llama_dir):
+    renderer, _ = made(tiny_llama_dir, TEMPLATES["hermes"])
+    assert renderer.tool_grammar(None, "required") is None
+    assert renderer.tool_grammar(TOOLS, "none") is None
+    assert renderer.tool_grammar(TOOLS, "auto") is None
+    strict = [{"type": "function", "function": {"name": "now", "strict": True}}]
+    assert renderer.tool_grammar(strict, "auto") is not None
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "choice", "code", "named"),
+    [
+        ("hermes", TOOLS, "fly", "invalid_argument", "fly"),
+        ("gemma", TOOLS, "required", "unimplemented", "form of its own"),
+        ("hermes", [{"type": "web_search"}], "auto", "invalid_argument", "web_search"),
+        ("hermes", [{"type": "function", "function": {"name": "a b"}}], "auto", "invalid_argument", "a b"),
+        ("hermes", [*TOOLS, TOOLS[0]], "auto", "invalid_argument", "get_weather"),
+        (
+            "hermes",
+            [{"type": "function", "function": {"name": "f", "parameters": {"type": "date"}}}],
+            "required",
+            "invalid_argument",
+            "date",
+        ),
+        (
+            "qwen-xml",
+            [{"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "string", "pattern": "a+"}}}}],
+            "required",
+            "invalid_argument",
+            "pattern",
+        ),
+    ],
+)
+def test_what_cannot_be_constrained_is_named(tiny_llama_dir, template, tools, choice, code, named):
+    renderer, _ = made(tiny_llama_dir, TEMPLATES[template])
+    with pytest.raises(FwError) as caught:
+        renderer.tool_grammar(tools, choice)
+    assert caught.value.code == code
+    assert named in caught.value.message
