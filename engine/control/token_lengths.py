@@ -49,9 +49,9 @@ class LengthCounter:
 
     def _measure(self, row: Row) -> TokenLengths:
         if row.messages[-1]["role"] == "assistant":
-            ids, trained = self._renderer.render_training(row.messages)
+            ids, trained = self._renderer.render_training(row.messages, row.tools)
             return TokenLengths(len(ids), sum(trained))
-        return TokenLengths(len(self._renderer.render(row.messages)))
+        return TokenLengths(len(self._renderer.render(row.messages, tools=row.tools)))
 
     def stats(self) -> TokenStats | None:
         """Statistics of what was counted; None if nothing was."""

@@ -24,6 +24,11 @@ class Row:
         return list(self.data["messages"])
 
     @property
+    def tools(self) -> Any:
+        """The tools that the row offers, None if none."""
+        return self.data.get("tools")
+
+    @property
     def prompt(self) -> list[dict[str, Any]]:
         """The conversation without the assistant message that ends it, if one does."""
         messages = self.messages

@@ -16,7 +16,7 @@ NOTHING_TRAINED = "Nothing was trained."
 class TrainingRenderer(Protocol):
     """The part of ``engine.text``'s renderer that training needs."""
 
-    def render_training(self, messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+    def render_training(self, messages: list[dict[str, Any]], tools: Any = None) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation and, for each, whether the loss counts it."""
 
 
@@ -77,7 +77,7 @@ def usable_examples(examples: Sequence[Example], max_tokens: int) -> list[Exampl
 
 def _render(row: Row, renderer: TrainingRenderer) -> Example:
     try:
-        tokens, trained = renderer.render_training(row.messages)
+        tokens, trained = renderer.render_training(row.messages, row.tools)
     except FwError as error:
         raise FwError(
             error.code,

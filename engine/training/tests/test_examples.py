@@ -29,6 +29,16 @@ def test_only_answers_and_the_token_that_ends_them_are_trained(renderer):
     assert "".join(token.text for token in tokens if token.trained) == "Paris, 今日は!<|im_end|>Nothing.<|im_end|>"
 
 
+def test_tool_calls_are_trained_and_tools_are_shown(renderer):
+    call = {"type": "function", "function": {"name": "now", "arguments": "{}"}}
+    messages = [{"role": "user", "content": "Time?"}, {"role": "assistant", "tool_calls": [call]}]
+    tools = [{"type": "function", "function": {"name": "now", "description": "The time."}}]
+    (tokens,) = preview([Row(1, {"messages": messages, "tools": tools})], renderer, 1)
+    trained = "".join(token.text for token in tokens if token.trained)
+    assert trained == '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>'
+    assert "The time." in "".join(token.text for token in tokens)
+
+
 def test_a_preview_shows_as_many_rows_as_it_is_asked_for(renderer):
     rows = [row(line, "a", "b", "c") for line in range(1, 6)]
     assert len(preview(rows, renderer, 3)) == 3
@@ -61,7 +71,7 @@ def test_an_error_of_the_template_names_the_line(renderer):
 
 def test_the_first_token_is_never_counted():
     class Everything:
-        def render_training(self, messages):
+        def render_training(self, messages, tools=None):
             return [1, 2, 3], [True, True, True]
 
     (example,) = render_examples([row(1, "a")], Everything())
