@@ -6,15 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.inference.request import Output, TokenLogprob, Usage
-from engine.serving.events import (
-    Event,
-    OutputParser,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallArguments,
-    ToolCallEnd,
-    ToolCallStart,
-)
+from engine.text.events import Event, ReasoningDelta, TextDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
+from engine.text.parser import OutputParser
 
 Kind = Literal["text", "reasoning", "call"]
 

@@ -13,7 +13,6 @@ from engine.serving.generation import Ask
 from engine.serving.openai_shared import NEUTRAL, CompletionFields, Frame, TokenWriter, failure
 from engine.serving.protocol import TokenIds, parse_inference, wrong
 from engine.serving.served import Caller, Served
-from engine.serving.structured import one_grammar
 from engine.text import Tokenizer
 from fw_sdk.types import FwError
 
@@ -115,7 +114,6 @@ def completion(served: Served, value: Any, caller: Caller) -> tuple[CompletionBo
     sampling = body.sampling(
         max_tokens=limit or 1, stop=body.stops, logprobs=body.logprobs, prompt_logprobs=max(wanted, default=None)
     )
-    grammar = one_grammar(body.response_format, body.structured_outputs)
     prompts = prompt_ids(body.prompt, tokenizer)
     frame = Frame(
         "cmpl",
@@ -129,7 +127,7 @@ def completion(served: Served, value: Any, caller: Caller) -> tuple[CompletionBo
     )
     answers = [Answer() for _ in range(body.n * len(prompts))]
     writer = CompletionWriter(frame, answers, TokenWriter(tokenizer), body)
-    options = {"n": body.n, "grammar": grammar, "prompt_only": limit == 0}
+    options = {"n": body.n, "grammar": body.form, "prompt_only": limit == 0}
     return body, served.ask(frame.id, body, caller, prompts, sampling, **options), writer
 
 

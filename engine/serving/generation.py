@@ -37,6 +37,7 @@ class Ask:
         n: choices per prompt.
         grammar: what the answer must look like, still to be compiled.
         prompt_only: the prompts are only read: the one token that the engine draws anyway is kept back.
+        keep_special: whether the text keeps special tokens, which a parser of the answer needs to see.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Ask:
     n: int = 1
     grammar: GrammarSpec | None = None
     prompt_only: bool = False
+    keep_special: bool = False
 
     def requests(self, grammar: Grammar | None) -> list[Request]:
         """One request per choice."""
@@ -62,6 +64,7 @@ class Ask:
                 priority=self.priority,
                 tenant=self.tenant,
                 grammar=grammar,
+                keep_special=self.keep_special,
             )
             for number, prompt in enumerate(self.prompts)
             for index in range(self.n)

@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from engine.serving.protocol import InferenceBody, Neutral, SamplingBody, among, anything, empty, wrong
+from engine.serving.protocol import InferenceBody, Neutral, SamplingBody, among, anything, empty, unsupported, wrong
+from engine.serving.structured import StructuredOutputs, one_grammar, schema_grammar
+from engine.serving.talk import Message, Talk, ToolUse, function_choice, tool_call
+from engine.text import Renderer
 
-Message = dict[str, Any]
+WORDS = {"auto": "auto", "any": "required", "none": "none"}
 
 
 class CacheControl(InferenceBody):
@@ -86,11 +89,70 @@ class Metadata(InferenceBody):
     user_id: StrictStr | None = None
 
 
+class ToolDefinition(Block):
+    """A tool of the client's; those that Anthropic's servers run are refused by name."""
+
+    type: StrictStr | None = None
+    name: StrictStr
+    description: StrictStr | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+    allowed_callers: list[StrictStr] | None = None
+    defer_loading: Literal[False] | None = None
+    eager_input_streaming: StrictBool | None = None
+    input_examples: list[dict[str, Any]] | None = None
+
+    def openai(self, place: int) -> dict[str, Any]:
+        """In OpenAI's shape, which templates read."""
+        if self.type not in (None, "custom"):
+            raise unsupported(f"tools.{place}.type", self.type)
+        function = {"name": self.name, "description": self.description or "", "parameters": self.input_schema or {}}
+        return {"type": "function", "function": function | ({"strict": True} if self.strict else {})}
+
+
+class Thinking(InferenceBody):
+    """Whether to reason first. How long is the model's matter: a budget changes nothing."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: StrictInt | None = None
+    display: Literal["summarized"] | None = None
+
+
+class OutputFormat(InferenceBody):
+    """A schema that the answer fits."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(InferenceBody):
+    """What the answer is like; ``effort`` changes nothing."""
+
+    effort: StrictStr | None = None
+    format: OutputFormat | None = None
+
+
 class PromptBody(SamplingBody):
     """What asking for an answer and counting its prompt share."""
 
     messages: list[InputMessage] = Field(min_length=1)
     system: StrictStr | list[TextBlock] | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    def talk(self, renderer: Renderer) -> Talk:
+        """The conversation with its tools."""
+        messages, beginning = self.conversation()
+        tools = [tool.openai(place) for place, tool in enumerate(self.tools or ())]
+        parallel = (self.tool_choice or {}).get("disable_parallel_tool_use") is not True
+        use = ToolUse(tools, function_choice(self.tool_choice, WORDS), parallel)
+        wanted = self.output_config.format if self.output_config is not None else None
+        form = one_grammar(schema_grammar(wanted.schema_) if wanted is not None else None, self.structured_outputs)
+        think = self.thinking is None or self.thinking.type != "disabled"
+        return Talk(renderer, messages, use, form, think, beginning)
 
     def conversation(self) -> tuple[list[Message], str]:
         """The messages before the answer, and the beginning of the answer that the request gives (may be empty)."""
@@ -132,12 +194,8 @@ NEUTRAL: Neutral = {
     "diagnostics": empty,
     "inference_geo": anything,
     "mcp_servers": empty,
-    "output_config": empty,
     "service_tier": among("auto", "standard_only"),
     "speed": among("standard"),
-    "thinking": among({"type": "disabled"}),
-    "tool_choice": among({"type": "auto"}, {"type": "none"}),
-    "tools": empty,
     "user_profile_id": anything,
 }
 """Anthropic's fields that change nothing at these values."""
@@ -192,8 +250,3 @@ def _merged(turns: Iterator[Message]) -> Iterator[Message]:
             held = {**held, **turn, "content": "\n".join(filter(None, (held["content"], turn["content"])))}
     assert held is not None
     yield held
-
-
-def tool_call(identifier: str, name: str, arguments: str) -> Message:
-    """A call in OpenAI's shape, which templates read."""
-    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}

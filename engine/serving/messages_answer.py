@@ -10,7 +10,7 @@ from typing import Any
 from engine.inference.request import Output, Usage
 from engine.serving.answers import Answer, Change, Part
 from engine.serving.generation import Ask, sse
-from engine.serving.messages import NEUTRAL, CountBody, MessagesBody, PromptBody
+from engine.serving.messages import NEUTRAL, CountBody, MessagesBody
 from engine.serving.protocol import parse_inference
 from engine.serving.served import Caller, Served
 from fw_sdk.types import FwError
@@ -77,20 +77,18 @@ def message(served: Served, value: Any, caller: Caller) -> tuple[MessagesBody, A
     served.check_model(body.model)
     sampling = body.sampling(max_tokens=body.max_tokens or 1, stop=body.stop_sequences or ())
     identifier = f"msg_{secrets.token_hex(12)}"
-    ask = served.ask(identifier, body, caller, [_prompt(served, body)], sampling, prompt_only=body.max_tokens == 0)
-    return body, ask, MessageWriter(identifier, caller.shown or body.model, Answer())
+    talk = body.talk(served.renderer)
+    options = {"grammar": talk.grammar(), "keep_special": served.renderer.keep_special}
+    options["prompt_only"] = body.max_tokens == 0
+    ask = served.ask(identifier, body, caller, [talk.prompt()], sampling, **options)
+    return body, ask, MessageWriter(identifier, caller.shown or body.model, talk.answer())
 
 
 def count_tokens(served: Served, value: Any) -> dict[str, int]:
     """How long a message request's prompt is, in tokens."""
     body = parse_inference(CountBody, value, NEUTRAL)
     served.check_model(body.model)
-    return {"input_tokens": len(_prompt(served, body))}
-
-
-def _prompt(served: Served, body: PromptBody) -> list[int]:
-    messages, prefill = body.conversation()
-    return [*served.renderer.render(messages), *served.renderer.tokenizer.encode(prefill)]
+    return {"input_tokens": len(body.talk(served.renderer).prompt())}
 
 
 def _changed(change: Change) -> Iterable[bytes]:

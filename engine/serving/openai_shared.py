@@ -14,8 +14,8 @@ from engine.inference.request import TokenLogprob
 from engine.serving.answers import Answer
 from engine.serving.generation import sse
 from engine.serving.protocol import InferenceBody, Neutral, SamplingBody, among, anything, empty
-from engine.serving.structured import ResponseFormat, StructuredOutputs
-from engine.text import Tokenizer
+from engine.serving.structured import ResponseFormat, StructuredOutputs, one_grammar
+from engine.text import GrammarSpec, Tokenizer
 from fw_sdk.types import FwError
 
 MAX_CHOICES = 64
@@ -40,6 +40,12 @@ class CompletionFields(SamplingBody):
     response_format: ResponseFormat | None = None
 
     @property
+    def form(self) -> GrammarSpec | None:
+        """What the answer must look like."""
+        form = self.response_format.grammar() if self.response_format is not None else None
+        return one_grammar(form, self.structured_outputs)
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -52,16 +58,12 @@ NEUTRAL: Neutral = {
     "functions": empty,
     "metadata": anything,
     "modalities": among([], ["text"]),
-    "parallel_tool_calls": anything,
     "prediction": empty,
     "prompt_cache_key": anything,
-    "reasoning_effort": among("none"),
     "safety_identifier": anything,
     "service_tier": among("auto", "default"),
     "store": empty,
     "suffix": empty,
-    "tool_choice": among("none", "auto"),
-    "tools": empty,
     "user": anything,
     "verbosity": among("medium"),
     "web_search_options": empty,

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from engine.serving.messages import Message, tool_call
-from engine.serving.protocol import InferenceBody, Neutral, SamplingBody, among, anything, empty, unsupported, wrong
+from engine.serving.protocol import (
+    NOT_DONE,
+    InferenceBody,
+    Neutral,
+    SamplingBody,
+    among,
+    anything,
+    empty,
+    unsupported,
+    wrong,
+)
+from engine.serving.structured import StructuredOutputs, one_grammar, schema_grammar
+from engine.serving.talk import Message, Talk, ToolUse, function_choice, tool_call
+from engine.text import GrammarSpec, Renderer
+from fw_sdk.types import parse_request
+
+WORDS = {"auto": "auto", "none": "none", "required": "required"}
 
 
 class StreamOptions(InferenceBody):
@@ -17,11 +32,51 @@ class StreamOptions(InferenceBody):
     include_obfuscation: StrictBool | None = None
 
 
+class TextFormat(InferenceBody):
+    """``text``, ``json_object`` or ``json_schema``; a schema is always kept to, so ``strict`` changes nothing."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: StrictBool | None = None
+
+    def grammar(self) -> GrammarSpec | None:
+        """The grammar, if it asks for one."""
+        if self.type == "json_schema" and self.schema_ is None:
+            raise wrong("text.format.schema", "'text.format.schema' is missing")
+        return None if self.type == "text" else schema_grammar(self.schema_ or {"type": "object"})
+
+
 class TextConfig(InferenceBody):
     """How the text is written."""
 
-    format: dict[str, Any] | None = None
+    format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(InferenceBody):
+    """Whether to reason first; of the efforts only ``none`` changes anything, and there are no summaries."""
+
+    effort: StrictStr | None = None
+    summary: StrictStr | None = None
+    generate_summary: StrictStr | None = None
+
+
+class FunctionTool(InferenceBody):
+    """A function; tools that OpenAI's servers run are refused by name."""
+
+    type: StrictStr
+    name: StrictStr
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+
+    @property
+    def openai(self) -> dict[str, Any]:
+        """In the shape of chat completions, which templates read."""
+        function = {"name": self.name, "description": self.description or "", "parameters": self.parameters or {}}
+        return {"type": "function", "function": function | ({"strict": True} if self.strict else {})}
 
 
 class ResponsesBody(SamplingBody):
@@ -33,10 +88,39 @@ class ResponsesBody(SamplingBody):
     metadata: dict[str, StrictStr] | None = None
     parallel_tool_calls: StrictBool | None = None
     previous_response_id: StrictStr | None = None
+    reasoning: Reasoning | None = None
     store: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
     text: TextConfig | None = None
+    tool_choice: Any = None
+    tools: list[dict[str, Any]] | None = None
     user: StrictStr | None = None
+
+    def functions(self) -> list[FunctionTool]:
+        """The tools that may be called."""
+        for place, tool in enumerate(self.tools or ()):
+            if tool.get("type") != "function":
+                raise unsupported(f"tools.{place}.type", tool.get("type"))
+        found = [parse_request(FunctionTool, tool, not_done=NOT_DONE) for tool in self.tools or ()]
+        choice = self.tool_choice
+        if not (isinstance(choice, dict) and choice.get("type") == "allowed_tools"):
+            return found
+        allowed = [tool.get("name") for tool in choice.get("tools", ()) if isinstance(tool, dict)]
+        return [tool for tool in found if tool.name in allowed]
+
+    def talk(self, renderer: Renderer, messages: Sequence[Message]) -> Talk:
+        """The conversation with its tools, the instructions first."""
+        choice = self.tool_choice
+        if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+            choice = choice.get("mode")
+        tools = [tool.openai for tool in self.functions()]
+        use = ToolUse(tools, function_choice(choice, WORDS), self.parallel_tool_calls is not False)
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        form = self.text.format.grammar() if self.text is not None and self.text.format is not None else None
+        form = one_grammar(form, self.structured_outputs)
+        think = self.reasoning is None or self.reasoning.effort != "none"
+        return Talk(renderer, [*system, *messages], use, form, think)
 
     def conversation(self, before: Iterable[Message]) -> list[Message]:
         """The new messages of this request, without the instructions, after those of the response it continues."""
@@ -61,11 +145,8 @@ NEUTRAL: Neutral = {
     "prompt_cache_key": anything,
     "prompt_cache_options": anything,
     "prompt_cache_retention": anything,
-    "reasoning": empty,
     "safety_identifier": anything,
     "service_tier": among("auto", "default"),
-    "tool_choice": among("none", "auto"),
-    "tools": empty,
     "top_logprobs": among(0),
     "truncation": among("disabled"),
 }

@@ -10,10 +10,10 @@ from typing import Any
 from engine.inference.request import Output, Usage
 from engine.serving.answers import Answer, Change, Part
 from engine.serving.generation import Ask, sse
-from engine.serving.messages import Message, tool_call
 from engine.serving.protocol import parse_inference
 from engine.serving.responses import NEUTRAL, ResponsesBody
 from engine.serving.served import Caller, Served
+from engine.serving.talk import Message, tool_call
 from fw_sdk.types import FwError
 
 ID_PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
@@ -131,6 +131,11 @@ class ResponseWriter:
                 call = {"call_id": part.id, "name": part.name, "arguments": part.text}
                 return {**common, "type": "function_call", **call}
 
+    @property
+    def _format(self) -> dict[str, Any]:
+        stated = self._body.text.format if self._body.text is not None else None
+        return {"type": "text"} if stated is None else stated.model_dump(by_alias=True, exclude_none=True)
+
     def _response(self, status: str) -> dict[str, Any]:
         body = self._body
         return {
@@ -148,13 +153,13 @@ class ResponseWriter:
             "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
             "service_tier": "default",
             "store": body.store is not False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "text": {"format": self._format},
+            "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
+            "tools": [tool.model_dump() for tool in body.functions()],
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": None,
@@ -170,18 +175,18 @@ def response(served: Served, value: Any, caller: Caller) -> tuple[ResponsesBody,
     if body.previous_response_id is not None:
         before = served.responses.get(body.previous_response_id, caller.tenant, "previous_response_id").messages
     messages = body.conversation(before)
-    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    prompt = served.renderer.render([*system, *messages])
+    talk = body.talk(served.renderer, messages)
+    prompt, answer = talk.prompt(), talk.answer()
     limit = served.context if body.max_output_tokens is None else body.max_output_tokens
     sampling = body.sampling(max_tokens=limit)
-    answer = Answer()
 
     def keep(finished: dict[str, Any]) -> None:
         if body.store is not False:
             served.responses.put(finished, [*messages, _said(answer)], caller.tenant)
 
     writer = ResponseWriter(body, caller.shown or body.model, answer, keep)
-    return body, served.ask(writer.id, body, caller, [prompt], sampling), writer
+    options = {"grammar": talk.grammar(), "keep_special": served.renderer.keep_special}
+    return body, served.ask(writer.id, body, caller, [prompt], sampling, **options), writer
 
 
 def _said(answer: Answer) -> Message:

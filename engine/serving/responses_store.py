@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.serving.messages import Message
+from engine.serving.talk import Message
 from fw_sdk.types import FwError
 
 TTL_S = 3600.0

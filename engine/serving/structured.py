@@ -84,11 +84,10 @@ def schema_grammar(schema: Mapping[str, Any] | bool) -> GrammarSpec:
     return GrammarSpec("json_schema", json.dumps(schema))
 
 
-def one_grammar(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> GrammarSpec | None:
-    """The grammar that a request asks for in either way, but not in both."""
-    spec = response_format.grammar() if response_format is not None else None
+def one_grammar(form: GrammarSpec | None, structured: StructuredOutputs | None) -> GrammarSpec | None:
+    """The grammar that a request asks for, in the protocol's own way (``form``) or in vLLM's, but not in both."""
     if structured is None:
-        return spec
-    if spec is not None:
-        raise wrong("structured_outputs", "'response_format' and 'structured_outputs' both constrain the answer")
+        return form
+    if form is not None:
+        raise wrong("structured_outputs", "the answer's format and 'structured_outputs' both constrain the answer")
     return structured.spec()

@@ -12,6 +12,7 @@ from engine.serving.tests.conftest import TOKEN, start
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 FIXED = {"model": "tiny", "messages": MESSAGES, "temperature": 0, "max_tokens": 12}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 
 
 def joined(stream):
@@ -160,7 +161,17 @@ def test_adapters_by_name_come_and_go(worker):
         ({"priority": "high"}, 400, "invalid_argument", "priority"),
         ({"adapters": {"nobody": 1}}, 404, "not_found", "nobody"),
         ({"prompt_logprobs": 99}, 400, "invalid_argument", "prompt_logprobs"),
-        ({"tools": [{"type": "function"}]}, 501, "unimplemented", "tools"),
+        ({"tools": [{"type": "function"}]}, 400, "invalid_argument", "name"),
+        ({"tools": [{"type": "browser"}]}, 400, "invalid_argument", "browser"),
+        ({"tools": [TOOL], "tool_choice": "unknown"}, 400, "invalid_argument", "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            400,
+            "invalid_argument",
+            "x",
+        ),
+        ({"tool_choice": "required"}, 400, "invalid_argument", "no tools"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, 501, "unimplemented", "format"),
         ({"response_format": {"type": "xml"}}, 400, "invalid_argument", "response_format"),
         ({"response_format": {"type": "json_schema"}}, 400, "invalid_argument", "json_schema"),
         ({"response_format": {"type": "json_object", "schema": {"type": "odd"}}}, 400, "invalid_argument", "odd"),
