@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ class Source:
         identity: never given twice.
         folder: where its files are.
         stamp: which files, by place, size and time of change.
-        version: of the weights, as tokens are stamped with it.
+        version: of the weights, as tokens are stamped with it; 0 until it has a name.
     """
 
     identity: int
     folder: Path
     stamp: str
-    version: int
+    version: int = 0
 
 
 @dataclass(eq=False)
@@ -45,6 +45,7 @@ class Resident:
 
     Attributes:
         number: which weights these are, for the prefix index and the runner; never given twice.
+        parts: identities of the adapters that they are made of.
         weights: as the runner prepared them.
         nbytes: their size.
         version: the latest among the parts.
@@ -52,9 +53,10 @@ class Resident:
     """
 
     number: int
+    parts: frozenset[int]
     weights: Any
     nbytes: int
-    version: int
+    version: int = 0
     users: int = 0
 
 
@@ -83,6 +85,7 @@ class AdapterRegistry(Mapping[str, Source]):
     Args:
         load: reads the adapter in a folder; may run in any thread.
         prepare: makes the runner's weights out of it; may run in any thread.
+        versions: numbers for weights that are loaded.
         max_count: choices of adapters in memory.
         max_bytes: their size together.
     """
@@ -91,11 +94,12 @@ class AdapterRegistry(Mapping[str, Source]):
         self,
         load: Callable[[Path], Adapter],
         prepare: Callable[[Adapter], Any],
+        versions: Iterator[int],
         *,
         max_count: int,
         max_bytes: int,
     ) -> None:
-        self._load, self._prepare = load, prepare
+        self._load, self._prepare, self._versions = load, prepare, versions
         self._max_count, self._max_bytes = max_count, max_bytes
         self._sources: dict[str, Source] = {}
         self._resident: OrderedDict[Key, Resident] = OrderedDict()
@@ -121,24 +125,24 @@ class AdapterRegistry(Mapping[str, Source]):
         """Memory of the weights that are held."""
         return sum(item.nbytes for item in self._resident.values())
 
-    def source(self, folder: Path | str, *, version: int) -> Source:
+    def source(self, folder: Path | str) -> Source:
         """The adapter in a folder, with an identity of its own; touches nothing, may run in any thread."""
         path = Path(folder).resolve()
-        return Source(next(self._identities), path, _stamp(path), version)
+        return Source(next(self._identities), path, _stamp(path))
 
-    def install(self, name: str, source: Source, weights: Resident, *, replace: bool) -> Source:
+    def install(self, name: str, source: Source, weights: Resident, *, instead: bool) -> Source:
         """Give a name to an adapter that was read. Installing the same files again changes nothing.
 
         Returns:
             What the name stands for now.
 
         Raises:
-            FwError: ``already_exists`` if the name has other weights and ``replace`` is not set.
+            FwError: ``already_exists`` if the name has other weights and they are not to be put ``instead``.
         """
         present = self._sources.get(name)
         if present is not None and present.stamp == source.stamp:
             return present
-        if present is not None and not replace:
+        if present is not None and not instead:
             raise FwError(
                 "already_exists",
                 f"adapter '{name}' is loaded with other weights",
@@ -148,6 +152,7 @@ class AdapterRegistry(Mapping[str, Source]):
             )
         if present is not None:
             self.remove(name)
+        source = replace(source, version=next(self._versions))
         self._sources[name] = source
         self.keep(Recipe(((source, 1.0),)), weights)
         return source
@@ -196,13 +201,14 @@ class AdapterRegistry(Mapping[str, Source]):
         single = recipe.single
         weights = self._prepare(parts[0][0] if single is not None else combine(parts))
         number = next(self._identities) if single is None else single.identity
-        return Resident(number, weights, weights.nbytes, max(source.version for source, _ in recipe.parts))
+        return Resident(number, frozenset(source.identity for source, _ in recipe.parts), weights, weights.nbytes)
 
     def keep(self, recipe: Recipe, read: Resident) -> Resident:
         """Hold what was read, unless it has come into memory meanwhile, and let go what is too much."""
         present = self.find(recipe)
         if present is not None:
             return present
+        read.version = max(source.version for source, _ in recipe.parts)
         self._resident[recipe.key] = read
         self._evict(spare=read)
         return read
@@ -216,6 +222,12 @@ class AdapterRegistry(Mapping[str, Source]):
         resident.users -= 1
         if resident.users == 0:
             self._evict()
+
+    def release_all(self) -> None:
+        """No request runs."""
+        for resident in self._resident.values():
+            resident.users = 0
+        self._evict()
 
     def check_integrity(self, used: Iterable[Resident]) -> None:
         """Raise unless ``used`` (one entry per running request) is exactly what is counted."""

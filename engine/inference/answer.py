@@ -71,6 +71,17 @@ class Live:
         return shown, None
 
     @property
+    def begun(self) -> bool:
+        """Whether anything was computed for it."""
+        return self.sequence.computed > 0 or self.sequence.generated > 0
+
+    def cut(self) -> str:
+        """The text that was held back, because nothing comes after it now."""
+        text = self.decoder.flush() if self.decoder is not None else ""
+        shown, hit = self.matcher.push(text)
+        return shown if hit else shown + self.matcher.flush()
+
+    @property
     def usage(self) -> Usage:
         """Counts up to here."""
         sequence = self.sequence

@@ -12,12 +12,14 @@ from typing import Any, cast
 import torch
 
 from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
+from engine.inference.admission import check_prompt
 from engine.inference.answer import Live, completion
 from engine.inference.config import SPARE_ROWS, EngineConfig
 from engine.inference.drawing import BrokenOutput, Drawing, MaskCost, draw_step, failure
 from engine.inference.packed_runner import PackedRunner
 from engine.inference.pages import PagePool
 from engine.inference.prefix import PrefixIndex
+from engine.inference.reload import UpdateMode, load_alike
 from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob
 from engine.inference.runner import Runner
 from engine.inference.scheduler import Scheduler, StepPlan
@@ -27,6 +29,10 @@ from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
 from engine.text import Renderer, StopMatcher, StreamDecoder
 from fw_sdk.types import FwError
+
+CLEANED_AT_ONCE = 256
+USUAL_ANSWER = 128
+"""Tokens of an answer, before there was one."""
 
 Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
 
@@ -43,6 +49,7 @@ class EngineStats:
     prefix_queries: int
     prefix_hits: int
     preemptions: int
+    restarts: int
     masked_rows: int
     mask_seconds: float
 
@@ -62,7 +69,12 @@ class Engine:
         numerics: fast or exact, see ``load``.
         context: tokens that a request may have at most, prompt and answer together.
         adapters: what is loaded, by name.
-        weight_version: how often the base's weights were changed in place.
+        weight_version: of the base's weights: 0 as they were loaded, and a larger number after every change in place.
+            Adapters take their versions from the same numbers, when they are loaded.
+        restarts: how often it began anew after an error.
+        steps: computed so far.
+        computed_tokens: in all of them.
+        answers: requests that came to their end.
     """
 
     def __init__(
@@ -80,18 +92,18 @@ class Engine:
         self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
         self.numerics = model.numerics if isinstance(model, PackedModel) else "fast"
         self.context = min(model.config.max_context, self.memory.tokens)
-        self._prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
-        self._scheduler = Scheduler(
-            self._prefix, max_running=config.max_running, max_batched_tokens=batched, spare_rows=SPARE_ROWS
-        )
+        self._config, self._batched = config, batched
+        self._prefix, self._scheduler = self._empty_cache()
         self._live: dict[str, Live] = {}
+        self._versions = count(1)
         self.adapters = AdapterRegistry(
             lambda path: load_adapter(path, model.config, self._runner.dtype, self.device),
             self._runner.prepare,
+            self._versions,
             max_count=config.max_adapters,
             max_bytes=config.adapter_bytes,
         )
-        self.weight_version = 0
+        self.weight_version = self.restarts = self.steps = self.computed_tokens = self.answers = 0
         self._arrivals = count()
         self._prompt_tokens = self._generation_tokens = 0
         self._mask_cost = MaskCost()
@@ -151,6 +163,7 @@ class Engine:
             prefix_queries=prefix.queries,
             prefix_hits=prefix.hits,
             preemptions=scheduler.preemptions,
+            restarts=self.restarts,
             masked_rows=self._mask_cost.rows,
             mask_seconds=self._mask_cost.seconds,
         )
@@ -162,29 +175,13 @@ class Engine:
             FwError: ``invalid_argument`` for an empty prompt or an unknown token, ``context_length_exceeded``,
                 ``not_found`` for an adapter that is not loaded, ``already_exists`` for an id in use.
         """
-        nothing = "nothing was generated"
-        length, vocabulary = len(request.prompt), self.model.config.vocab_size
-        if length == 0:
-            raise FwError("invalid_argument", "the prompt is empty", not_done=nothing, param="prompt")
-        if length >= self.context:
-            raise FwError(
-                "context_length_exceeded",
-                f"the prompt has {length} tokens; the context has room for {self.context}, the answer included",
-                not_done=nothing,
-                hint="shorten the prompt",
-                param="prompt",
-            )
-        if min(request.prompt) < 0 or max(request.prompt) >= vocabulary:
-            raise FwError(
-                "invalid_argument",
-                f"the prompt has a token id outside 0 to {vocabulary - 1}",
-                not_done=nothing,
-                param="prompt",
-            )
-        check_shaping(request, vocabulary)
+        check_prompt(request, self.context, self.model.config.vocab_size)
+        check_shaping(request, self.model.config.vocab_size)
         self.adapters.recipe(request)
         if request.id in self._live:
-            raise FwError("already_exists", f"request '{request.id}' is running", not_done=nothing, param="id")
+            raise FwError(
+                "already_exists", f"request '{request.id}' is running", not_done="nothing was generated", param="id"
+            )
 
     def add(self, request: Request) -> None:
         """Queue a request; raises as ``check`` and then changes nothing.
@@ -192,8 +189,7 @@ class Engine:
         An adapter that lost its place in memory is read from its files, here and now, and may fail as in ``load``.
         """
         self.check(request)
-        sampling = request.sampling
-        adapter = self._adapter_of(request)
+        sampling, adapter = request.sampling, self._adapter_of(request)
         sequence = Sequence(
             request,
             arrival=next(self._arrivals),
@@ -205,6 +201,8 @@ class Engine:
         shaping = Shaping.of(request, sequence.limit - sequence.known, ends)
         scores: list[TokenLogprob | None] | None = None if sampling.prompt_logprobs is None else [None]
         self._live[request.id] = Live(sequence, adapter, ends, decoder, StopMatcher(sampling.stop), shaping, scores)
+        if adapter is not None:
+            self.adapters.use(adapter)
         self._scheduler.add(sequence)
 
     def cancel(self, request_id: str) -> None:
@@ -230,6 +228,8 @@ class Engine:
             self._drop_everything()
             raise
         self._scheduler.advance(plan)
+        self.steps += 1
+        self.computed_tokens += plan.tokens
         return [self._accept(drawing) for drawing in drawings]
 
     def load_adapter(self, name: str, path: Path | str) -> None:
@@ -242,12 +242,63 @@ class Engine:
 
     def read_adapter(self, path: Path | str) -> tuple[Source, Resident]:
         """The adapter in a folder; touches nothing, may run in any thread."""
-        source = self.adapters.source(path, version=0)
+        source = self.adapters.source(path)
         return source, self.adapters.read(Recipe(((source, 1.0),)))
 
-    def install_adapter(self, name: str, source: Source, weights: Resident) -> None:
-        """Second half of ``load_adapter``."""
-        self.adapters.install(name, source, weights, replace=False)
+    def install_adapter(
+        self, name: str, source: Source, weights: Resident, *, mode: UpdateMode | None = None
+    ) -> list[Output]:
+        """Second half of ``load_adapter``.
+
+        Args:
+            name: the adapter's name.
+            source: as read.
+            weights: as read.
+            mode: with one, the name may have other weights, which these replace; ``wait`` lets requests that run be
+                finished with the old ones while new requests begin with the new. A request that runs a combination
+                keeps what it began with, unless it is aborted.
+
+        Returns:
+            the last outputs of the requests that this ended.
+        """
+        old = self.adapters.get(name)
+        present = self.adapters.install(name, source, weights, instead=mode is not None)
+        if old is None or present is old or mode in (None, "wait"):
+            return []
+        affected = [live for live in self._live.values() if live.adapter and old.identity in live.adapter.parts]
+        if mode == "abort":
+            return [self._abort(live) for live in affected]
+        for live in affected:
+            if live.adapter is not None and live.adapter.number == old.identity:
+                self.adapters.use(weights)
+                self.adapters.release(live.adapter)
+                live.adapter, live.sequence.adapter_id = weights, weights.number
+                self._scheduler.unshare(live.sequence)
+        return []
+
+    def read_weights(self, path: Path | str) -> CausalLM | PackedModel:
+        """Other weights for the base, held as the present ones are; touches nothing, may run in any thread.
+
+        Raises:
+            FwError: what loading raises, and ``failed_precondition`` for another architecture or format.
+        """
+        return load_alike(Path(path), self.model)
+
+    def install_weights(self, model: CausalLM | PackedModel, *, abort: bool) -> list[Output]:
+        """Put what was read in place of the base's weights.
+
+        Requests that have begun go on with the new weights, over the keys and values that they have, or are ended with
+        ``abort``. Nothing that was computed before is shared with later requests.
+
+        Returns:
+            the last outputs of the requests that this ended.
+        """
+        ended = [self._abort(live) for live in tuple(self._live.values()) if abort and live.begun]
+        self.model = model
+        self._runner.replace(model)
+        self._scheduler.forget_prefixes()
+        self.weight_version = next(self._versions)
+        return ended
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Requests that use it already are finished with it; new ones are refused.
@@ -256,6 +307,37 @@ class Engine:
             FwError: ``not_found``.
         """
         self.adapters.remove(name)
+
+    def restart(self) -> None:
+        """Begin anew with an empty cache, whatever state an error has left; every request is gone."""
+        self._live = {}
+        self.adapters.release_all()
+        preemptions, queries, hits = self._scheduler.preemptions, self._prefix.queries, self._prefix.hits
+        self._prefix, self._scheduler = self._empty_cache()
+        self._scheduler.preemptions = preemptions
+        self._prefix.count(queries, hits)
+        for start in range(0, self.memory.pages, CLEANED_AT_ONCE):
+            self._runner.clean(range(start, min(start + CLEANED_AT_ONCE, self.memory.pages)))
+        self.restarts += 1
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """Ids of the requests that it has."""
+        return tuple(self._live)
+
+    @property
+    def backlog(self) -> float:
+        """Tokens to compute until a request that comes now would begin, estimated; may be read from another thread.
+
+        Each that waits wants its prompt and an answer as long as the average one. If none waits, the one that runs and
+        is nearest to its end has to come there.
+        """
+        usual = self._generation_tokens / self.answers if self.answers else USUAL_ANSWER
+        waiting = self._scheduler.waiting
+        if waiting:
+            return sum(sequence.pending + usual for sequence in waiting)
+        running = tuple(self._scheduler.running.values())
+        return len(running) * min((min(item.limit - item.known, usual) for item in running), default=0)
 
     def generate(
         self, prompts: Items[Prompt], sampling: SamplingParams | None = None, *, adapter: str | None = None
@@ -294,13 +376,11 @@ class Engine:
             raise RuntimeError(f"requests {sorted(queued ^ set(self._live))} are known to one side only")
 
     def _adapter_of(self, request: Request) -> Resident | None:
-        """The weights that the request runs with, held for it until ``cancel``."""
+        """The weights that the request is to run with."""
         recipe = self.adapters.recipe(request)
         if recipe is None:
             return None
-        weights = self.adapters.find(recipe) or self.adapters.keep(recipe, self.adapters.read(recipe))
-        self.adapters.use(weights)
-        return weights
+        return self.adapters.find(recipe) or self.adapters.keep(recipe, self.adapters.read(recipe))
 
     def _request(self, index: int, prompt: Prompt, sampling: SamplingParams, adapter: str | None) -> Request:
         if isinstance(prompt, Request):
@@ -340,6 +420,7 @@ class Engine:
             return self._fail(live, failure(sequence.id, error))
         self._generation_tokens += count
         if reason is not None:
+            self.answers += 1
             self.cancel(sequence.id)
         logprobs = tuple(item for item in drawing.logprobs[:count] if item is not None)
         versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),) * count
@@ -355,7 +436,20 @@ class Engine:
         self.cancel(sequence.id)
         return Output(sequence.id, (), "", (), None, live.usage, error)
 
+    def _abort(self, live: Live) -> Output:
+        """End a request with what it has."""
+        self.cancel(live.sequence.id)
+        return Output(live.sequence.id, (), live.cut(), (), "abort", live.usage)
+
     def _drop_everything(self) -> None:
         for request_id in list(self._live):
             self.cancel(request_id)
         self._prefix.clear()
+
+    def _empty_cache(self) -> tuple[PrefixIndex, Scheduler]:
+        config = self._config
+        prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
+        scheduler = Scheduler(
+            prefix, max_running=config.max_running, max_batched_tokens=self._batched, spare_rows=SPARE_ROWS
+        )
+        return prefix, scheduler

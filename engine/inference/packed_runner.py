@@ -67,6 +67,10 @@ class PackedRunner:
         rows = tuple(row for item in slices if item.rows for row in item.logits())
         return Logits(torch.from_numpy(self._decoder.step(table)), rows)
 
+    def replace(self, model: PackedModel) -> None:
+        """As ``Runner.replace``."""
+        self._decoder.replace(model.weights)
+
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""
         index = np.array(pages)

@@ -11,7 +11,8 @@ from engine.inference.masks import Grammar
 from engine.inference.prefix import MissReason
 from fw_sdk.types import FwError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abort"]
+"""``abort``: ended by a change of weights; what there is stands, and a request with prompt and answer goes on."""
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16

@@ -53,6 +53,10 @@ class Runner(Protocol):
         """Compute the plan; ``adapters`` has what ``prepare`` gave, by the sequences' adapter ids."""
         ...
 
+    def replace(self, model: Any) -> None:
+        """Compute with this model from now on: of the same architecture, held in the same way."""
+        ...
+
     def clean(self, pages: Sequence[int]) -> None:
         """Take what is not finite out of these pages: their next owner reads masked slots too."""
         ...

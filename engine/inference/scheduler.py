@@ -183,8 +183,9 @@ class Scheduler:
                 self._grow(sequence)
         generating = [sequence for sequence in generating if sequence.id in self.running]
         slices = self._fill(_Left(self.max_batched_tokens - len(generating), self.spare_rows))
-        # After those: none of what has a slice gives up its pages any more.
-        slices += [self._slice(sequence, 1) for sequence in generating if sequence.id in self.running]
+        # After those: none of what has a slice gives up its pages any more. One that did, and came back, has its slice.
+        present = self.running.keys() - {item.sequence.id for item in slices}
+        slices += [self._slice(sequence, 1) for sequence in generating if sequence.id in present]
         return StepPlan(tuple(slices), self.prefix.restores())
 
     def advance(self, plan: StepPlan) -> None:
@@ -205,8 +206,12 @@ class Scheduler:
         """Stop sharing what is in the pages now, because some of it may be wrong."""
         self.prefix.clear()
         for sequence in self.running.values():
-            if sequence.chain is not None:
-                sequence.chain.length = None
+            self.unshare(sequence)
+
+    def unshare(self, sequence: Sequence) -> None:
+        """Stop sharing what comes into the sequence's pages from now on."""
+        if sequence.chain is not None:
+            sequence.chain.length = None
 
     def check_integrity(self) -> None:
         """Raise unless every page is accounted for and every line is in order."""

@@ -43,6 +43,10 @@ class TorchRunner:
         wanted = hidden if inputs.logit_rows is None else hidden[inputs.logit_rows]
         return Logits(self.model.logits(wanted), inputs.rows)
 
+    def replace(self, model: CausalLM) -> None:
+        """As ``Runner.replace``."""
+        self.model = model
+
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""
         index = torch.tensor(pages, dtype=torch.int64, device=self.device)

@@ -21,6 +21,7 @@ from engine.serving.protocol import NOT_DONE, SamplingBody
 from engine.serving.responses_answer import response
 from engine.serving.served import Caller, Served
 from engine.serving.tokens import detokenize, tokenize
+from engine.serving.weights import update_weights
 from fw_sdk.types import FwError
 
 Surface = Callable[[Served, Any, Caller], tuple[SamplingBody, Ask, Writer]]
@@ -42,6 +43,7 @@ CALLS: dict[str, Callable[[Served, Any], dict[str, Any]]] = {
 ADAPTER_CALLS: dict[str, Callable[[Served, Any], Coroutine[Any, Any, dict[str, Any]]]] = {
     "/v1/load_lora_adapter": load_adapter,
     "/v1/unload_lora_adapter": unload_adapter,
+    "/v1/update_weights": update_weights,
 }
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -120,9 +122,8 @@ def _add_facts(app: FastAPI, served: Served) -> None:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        if served.loop.alive:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "dead", "error": repr(served.loop.error)}, 503)
+        found = served.loop.health
+        return JSONResponse(found.fields(), 200 if found.status == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -17,7 +17,7 @@ from fw_sdk.types import FwError
 
 SIGNATURE = "fw"
 """Stands where Anthropic signs reasoning; it is not checked when the reasoning is sent back."""
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "abort": "pause_turn"}
 
 
 class MessageWriter:

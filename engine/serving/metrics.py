@@ -24,6 +24,7 @@ COUNTERS = {
     "vllm:prefix_cache_queries": ("prefix_queries", "Prompt tokens looked up in the prefix cache."),
     "vllm:prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
     "vllm:num_preemptions": ("preemptions", "Requests that gave up their pages and were computed again."),
+    "fw:engine_restarts": ("restarts", "Times that the engine began anew after a step that failed."),
 }
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2.0)

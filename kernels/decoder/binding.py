@@ -247,6 +247,12 @@ class Decoder:
             self.pages.ctypes.data,
         )
 
+    def replace(self, weights: DecoderWeights) -> None:
+        """Compute with these weights, of the same shape, from the next step on; the cache stays."""
+        assert weights.shape == self._weights.shape, "weights of another shape"
+        self._weights = weights
+        self._model, self._layers = _model(weights)
+
     def make_room(self, rank: int) -> None:
         """Be ready for adapters of this rank."""
         if rank > self._low_rank:
