@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from fw_sdk.types import FwError
 
+Speculation = Literal["off", "lookup", "draft"]
+
+MAX_DRAFTS = 16
 SPARE_ROWS = 64
 """Rows of logits that a step may have besides one per running request: for a prompt's log-probabilities and drafts."""
 
@@ -23,6 +27,9 @@ class EngineConfig:
         prefix_cache: whether requests share the pages of equal beginnings.
         max_adapters: adapters and combinations of them whose weights stay in memory while no request uses them.
         adapter_bytes: and how large they may be together. What goes is read again when it is asked for.
+        speculation: who guesses tokens that a step then verifies, see ``engine.inference.speculation``: nobody,
+            ``lookup`` (what followed the same tokens before) or ``draft`` (a second model).
+        draft_tokens: guesses per request and step at most.
     """
 
     page_size: int = 16
@@ -32,8 +39,17 @@ class EngineConfig:
     prefix_cache: bool = True
     max_adapters: int = 64
     adapter_bytes: int = 1 << 30
+    speculation: Speculation = "off"
+    draft_tokens: int = 4
 
     def __post_init__(self) -> None:
+        if self.speculation not in get_args(Speculation):
+            named = ", ".join(get_args(Speculation))
+            message = f"speculation must be one of {named}, got {self.speculation!r:.40}"
+            raise FwError("invalid_argument", message, param="speculation")
+        if not 1 <= self.draft_tokens <= MAX_DRAFTS:
+            message = f"draft_tokens must be from 1 to {MAX_DRAFTS}, got {self.draft_tokens}"
+            raise FwError("invalid_argument", message, param="draft_tokens")
         for name in ("page_size", "kv_bytes", "max_batched_tokens", "max_running", "max_adapters", "adapter_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:

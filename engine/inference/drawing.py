@@ -39,7 +39,7 @@ class Drawing:
 
     Attributes:
         sequence: whose.
-        tokens: drawn, in order.
+        tokens: drawn, in order: the guesses that held, and one token more.
         logprobs: one per token, None where not asked for.
         error: why there is no token to use; None if there is.
     """
@@ -77,17 +77,21 @@ def draw_step(logits: Logits, live: Mapping[str, Live], cost: MaskCost) -> list[
         values, rows = _score_prompts(values, rows, live)
     if not rows:
         return []
-    shapes, errors = _shapes(rows, live, cost)
+    firsts = [place for place, row in enumerate(rows) if row.position == row.sequence.known]
+    shapes, errors = _shapes(rows, firsts, live, cost)
     drawn = draw(values, [row.sequence.request.sampling for row in rows], [row.position for row in rows], shapes)
-    return [
-        Drawing(
-            row.sequence,
-            [token],
-            [logprob],
-            errors.get(row.sequence.id) or _broken(row.sequence, valid, live[row.sequence.id].scores or ()),
-        )
-        for row, token, logprob, valid in zip(rows, drawn.tokens, drawn.logprobs, drawn.valid, strict=True)
-    ]
+    drawings = []
+    for first in firsts:
+        sequence = rows[first].sequence
+        last = first
+        for guess in sequence.drafts:
+            if drawn.tokens[last] != guess:
+                break
+            last += 1
+        error = errors.get(sequence.id) or _broken(sequence, drawn.valid[first : last + 1], live[sequence.id].scores)
+        own = slice(first, last + 1)
+        drawings.append(Drawing(sequence, drawn.tokens[own], drawn.logprobs[own], error))
+    return drawings
 
 
 def failure(request_id: str, error: Exception) -> FwError:
@@ -98,10 +102,10 @@ def failure(request_id: str, error: Exception) -> FwError:
     return FwError("internal", text, not_done="the answer is incomplete")
 
 
-def _broken(sequence: Sequence, valid: bool, scores: Items[TokenLogprob | None]) -> FwError | None:
-    if not valid or any(item is not None and math.isnan(item.logprob) for item in scores):
-        return BrokenOutput(sequence.id)
-    return None
+def _broken(sequence: Sequence, valid: Items[bool], scores: Items[TokenLogprob | None] | None) -> FwError | None:
+    if all(valid) and not any(item is not None and math.isnan(item.logprob) for item in scores or ()):
+        return None
+    return BrokenOutput(sequence.id)
 
 
 def _score_prompts(values: Tensor, rows: Items[Row], live: Mapping[str, Live]) -> tuple[Tensor, Items[Row]]:
@@ -121,21 +125,22 @@ def _score_prompts(values: Tensor, rows: Items[Row], live: Mapping[str, Live]) -
 
 
 def _shapes(
-    rows: Items[Row], live: Mapping[str, Live], cost: MaskCost
+    rows: Items[Row], firsts: Items[int], live: Mapping[str, Live], cost: MaskCost
 ) -> tuple[dict[int, RowShape], dict[str, FwError]]:
-    """What changes the logits, by row, and whose grammar failed, by request."""
+    """What changes the logits, by row, and whose grammar failed, by request; ``firsts`` has each sequence's first."""
     shapes: dict[int, RowShape] = {}
     errors: dict[str, FwError] = {}
-    for place, row in enumerate(rows):
-        shaping = live[row.sequence.id].shaping
+    for first in firsts:
+        sequence = rows[first].sequence
+        shaping = live[sequence.id].shaping
         if shaping is None:
             continue
         started = time.perf_counter()
         try:
-            shapes[place] = shaping.rows([])[0]
+            shapes.update(enumerate(shaping.rows(sequence.drafts), first))
         except Exception as error:  # noqa: BLE001  whatever a grammar does is its own request's affair
-            errors[row.sequence.id] = failure(row.sequence.id, error)
+            errors[sequence.id] = failure(sequence.id, error)
         if shaping.matcher is not None:
-            cost.rows += 1
+            cost.rows += 1 + sequence.drafted
             cost.seconds += time.perf_counter() - started
     return shapes, errors

@@ -15,6 +15,7 @@ from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
 from engine.inference.admission import check_prompt
 from engine.inference.answer import Live, completion
 from engine.inference.config import SPARE_ROWS, EngineConfig
+from engine.inference.draft_model import check_same_tokens, speculation
 from engine.inference.drawing import BrokenOutput, Drawing, MaskCost, draw_step, failure
 from engine.inference.packed_runner import PackedRunner
 from engine.inference.pages import PagePool
@@ -39,7 +40,11 @@ Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters for metrics. Gauges: running, waiting, kv_usage (share of pages in use); the rest only grow."""
+    """Counters for metrics. Gauges: running, waiting, kv_usage (share of pages in use); the rest only grow.
+
+    ``masked_rows`` and ``mask_seconds`` are what grammars cost. ``drafts`` counts how often a request had guesses to
+    verify, ``drafted_tokens`` the guesses and ``accepted_tokens`` those that held.
+    """
 
     running: int
     waiting: int
@@ -52,6 +57,9 @@ class EngineStats:
     restarts: int
     masked_rows: int
     mask_seconds: float
+    drafted_tokens: int
+    accepted_tokens: int
+    drafts: int
 
 
 class Engine:
@@ -61,6 +69,7 @@ class Engine:
         model: the base model.
         renderer: its tokenizer and chat template; without one, outputs have no text and prompts must be token ids.
         config: sizes.
+        draft: a smaller model with the same tokens, for ``speculation="draft"``.
 
     Attributes:
         memory: the account of weights and cache.
@@ -78,17 +87,20 @@ class Engine:
     """
 
     def __init__(
-        self, model: CausalLM | PackedModel, renderer: Renderer | None = None, config: EngineConfig | None = None
+        self,
+        model: CausalLM | PackedModel,
+        renderer: Renderer | None = None,
+        config: EngineConfig | None = None,
+        draft: CausalLM | PackedModel | None = None,
     ) -> None:
         config = config or EngineConfig()
         self.model, self.renderer = model, renderer
         on_gpu = isinstance(model, CausalLM) and model.device.type == "cuda"
         batched = config.max_batched_tokens or max(config.max_running, 8192 if on_gpu else 512)
-        self._runner: Runner
-        if isinstance(model, PackedModel):
-            self._runner = PackedRunner(model, config, max_tokens=batched, threads=torch.get_num_threads())
-        else:
-            self._runner = TorchRunner(model, config)
+        self._runner = _runner(model, config, batched)
+        self._speculation = speculation(
+            config, self._runner, _runner(draft, config, batched) if draft is not None else None, batched
+        )
         self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
         self.numerics = model.numerics if isinstance(model, PackedModel) else "fast"
         self.context = min(model.config.max_context, self.memory.tokens)
@@ -118,6 +130,7 @@ class Engine:
         device: str = "auto",
         numerics: str = "auto",
         config: EngineConfig | None = None,
+        draft_model: Path | str | None = None,
     ) -> Engine:
         """Load the model at ``path`` (a folder or a .gguf file) with its tokenizer.
 
@@ -131,14 +144,22 @@ class Engine:
                 logits are float32's to three digits; ``fast`` rounds them to 8 bits, which many streams at once feel.
                 Both give a row the same bits in any batch. Elsewhere there is only ``fast``.
             config: sizes.
+            draft_model: a smaller model with the same tokenizer, held in the same way, for ``speculation="draft"``.
 
         Raises:
             FwError: ``not_found``, ``model_unsupported``, ``out_of_memory``, ``invalid_argument``, and
                 ``failed_precondition`` if the weights cannot be held as asked.
         """
         renderer = Renderer.load(Path(path))
-        model = load_for_inference(Path(path), dtype=dtype, device=pick_device(device), numerics=numerics)
-        return cls(model, renderer, config)
+        draft_renderer = Renderer.load(Path(draft_model)) if draft_model is not None else None
+        if draft_renderer is not None:
+            check_same_tokens(renderer.tokenizer, draft_renderer.tokenizer)
+        model, draft = (
+            load_for_inference(Path(each), dtype=dtype, device=pick_device(device), numerics=numerics) if each else None
+            for each in (path, draft_model)
+        )
+        assert model is not None
+        return cls(model, renderer, config, draft)
 
     @property
     def packed(self) -> bool:
@@ -153,7 +174,7 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """What the metrics show; may be read from another thread."""
-        scheduler, prefix = self._scheduler, self._prefix
+        scheduler, prefix, guesses = self._scheduler, self._prefix, self._speculation
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -166,6 +187,9 @@ class Engine:
             restarts=self.restarts,
             masked_rows=self._mask_cost.rows,
             mask_seconds=self._mask_cost.seconds,
+            drafted_tokens=guesses.drafted if guesses else 0,
+            accepted_tokens=guesses.accepted if guesses else 0,
+            drafts=guesses.steps if guesses else 0,
         )
 
     def check(self, request: Request) -> None:
@@ -210,6 +234,8 @@ class Engine:
         live = self._live.pop(request_id, None)
         if live is not None:
             self._scheduler.remove(live.sequence)
+            if self._speculation is not None:
+                self._speculation.forget(request_id)
             if live.adapter is not None:
                 self.adapters.release(live.adapter)
 
@@ -219,10 +245,12 @@ class Engine:
         If the computation itself fails, all requests are dropped and the error is raised: what is in the pages cannot
         be trusted any more.
         """
-        plan = self._scheduler.schedule()
-        if not plan.slices:
-            return []
         try:
+            if self._speculation is not None:
+                self._speculation.propose(self._scheduler.running.values())
+            plan = self._scheduler.schedule()
+            if not plan.slices:
+                return []
             drawings = self._compute(plan)
         except BaseException:
             self._drop_everything()
@@ -311,6 +339,8 @@ class Engine:
     def restart(self) -> None:
         """Begin anew with an empty cache, whatever state an error has left; every request is gone."""
         self._live = {}
+        if self._speculation is not None:
+            self._speculation.forget_all()
         self.adapters.release_all()
         preemptions, queries, hits = self._scheduler.preemptions, self._prefix.queries, self._prefix.hits
         self._prefix, self._scheduler = self._empty_cache()
@@ -419,6 +449,9 @@ class Engine:
         except Exception as error:  # noqa: BLE001  from its grammar
             return self._fail(live, failure(sequence.id, error))
         self._generation_tokens += count
+        if self._speculation is not None:
+            self._speculation.judge(sequence, len(drawing.tokens) - 1)
+            sequence.settle()
         if reason is not None:
             self.answers += 1
             self.cancel(sequence.id)
@@ -453,3 +486,9 @@ class Engine:
             prefix, max_running=config.max_running, max_batched_tokens=self._batched, spare_rows=SPARE_ROWS
         )
         return prefix, scheduler
+
+
+def _runner(model: CausalLM | PackedModel, config: EngineConfig, batched: int) -> Runner:
+    if isinstance(model, PackedModel):
+        return PackedRunner(model, config, max_tokens=batched, threads=torch.get_num_threads())
+    return TorchRunner(model, config)

@@ -27,6 +27,7 @@ class PackedRunner:
 
     dtype = torch.float32
     device = torch.device("cpu")
+    rewinds = True
 
     def __init__(self, model: PackedModel, config: EngineConfig, *, max_tokens: int, threads: int) -> None:
         if config.page_size != PAGE:

@@ -37,8 +37,10 @@ class Runner(Protocol):
         dtype: of what an adapter's weights are read in.
         format: how the weights are held, as requests and reports name it: bfloat16, float32, q4_1, int8 …
         memory: the account of weights and cache.
+        rewinds: whether a sequence can be computed again from any token on. A recurrent state cannot go back.
     """
 
+    rewinds: bool
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype

@@ -73,6 +73,14 @@ def draw(
     return Drawn(tokens.tolist(), _logprobs(logits, tokens, [item.logprobs for item in params]), valid)
 
 
+def draw_tokens(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> list[int]:
+    """As ``draw``, the tokens alone."""
+    _, tokens = _most_likely(logits)
+    _draw_rows(logits, tokens, params, positions, range(len(params)))
+    found: list[int] = tokens.tolist()
+    return found
+
+
 def score(logits: Tensor, tokens: Rows[int], counts: Rows[int | None]) -> list[TokenLogprob | None]:
     """Log-probabilities of given tokens, one per row of ``logits [n, vocabulary]``, with ``counts`` alternatives."""
     return _logprobs(logits, torch.tensor(tokens, device=logits.device), counts)

@@ -131,7 +131,7 @@ class Scheduler:
         *,
         max_running: int,
         max_batched_tokens: int,
-        spare_rows: int = 0,
+        spare_rows: int = 1,
         patience: int = 500,
     ) -> None:
         self.prefix = prefix
@@ -182,10 +182,13 @@ class Scheduler:
             if sequence.id in self.running:
                 self._grow(sequence)
         generating = [sequence for sequence in generating if sequence.id in self.running]
-        slices = self._fill(_Left(self.max_batched_tokens - len(generating), self.spare_rows))
+        left = _Left(self.max_batched_tokens - len(generating), self.spare_rows)
+        slices = self._fill(left)
         # After those: none of what has a slice gives up its pages any more. One that did, and came back, has its slice.
         present = self.running.keys() - {item.sequence.id for item in slices}
-        slices += [self._slice(sequence, 1) for sequence in generating if sequence.id in present]
+        for sequence in generating:
+            if sequence.id in present:
+                slices.append(self._slice(sequence, 1 + self._guesses(sequence, left)))
         return StepPlan(tuple(slices), self.prefix.restores())
 
     def advance(self, plan: StepPlan) -> None:
@@ -193,9 +196,11 @@ class Scheduler:
         for item in plan.slices:
             sequence = item.sequence
             sequence.computed = item.end
-            sequence.scored = max(sequence.scored, min(item.end, sequence.known))
+            known = min(item.end, sequence.known)
+            whole = item.end >= len(sequence.request.prompt)
+            sequence.scored = sequence.limit if whole else max(sequence.scored, known)
             if sequence.chain is not None:
-                self.prefix.computed(sequence.tokens[: item.end], sequence.pages, sequence.chain)
+                self.prefix.computed(sequence.tokens[:known], sequence.pages, sequence.chain)
             self._served[sequence.request.tenant] += item.count
         if plan.slices:
             self._time += plan.tokens / len(self._served)
@@ -270,8 +275,8 @@ class Scheduler:
                     continue
             elif behind:
                 sequence = behind.popleft()[1]
-                if sequence.id not in self.running:
-                    continue
+                if sequence.id not in self.running or any(item.sequence is sequence for item in slices):
+                    continue  # it gave up its pages in this step, and may have been admitted again
             else:
                 break
             slices += self._chunk(sequence, left)
@@ -289,13 +294,26 @@ class Scheduler:
         left.rows -= max(0, found.rows - 1)
         return [found]
 
+    def _guesses(self, sequence: Sequence, left: _Left) -> int:
+        """How many of a sequence's guesses are computed: as many as take nothing that others could want."""
+        size = self.prefix.page_size
+        count = min(sequence.drafted, left.tokens, left.rows)
+        missing = -(-(sequence.known + count) // size) - len(sequence.pages)
+        if missing > 0 and self.prefix.available >= missing + len(self.running):
+            sequence.pages.extend(self.prefix.take(missing))
+        sequence.drafted = min(count, len(sequence.pages) * size - sequence.known)
+        left.tokens -= sequence.drafted
+        left.rows -= sequence.drafted
+        return sequence.drafted
+
     def _slice(self, sequence: Sequence, count: int) -> Slice:
         end = sequence.computed + count
+        known = min(end, sequence.known)  # guesses stay out of the index
         # Known before it is computed: a later slice of the same step may read these pages, because every layer writes
         # all keys and values of a step before any of them is read.
         if sequence.chain is not None:
-            self.prefix.register(sequence.tokens[:end], sequence.pages, sequence.chain)
-            self.prefix.plan(sequence.chain, sequence.computed, end, len(sequence.request.prompt))
+            self.prefix.register(sequence.tokens[:known], sequence.pages, sequence.chain)
+            self.prefix.plan(sequence.chain, sequence.computed, known, len(sequence.request.prompt))
         first = max(sequence.computed, min(sequence.scored, sequence.known - 1))
         return Slice(sequence, sequence.computed, count, rows=max(0, end - first))
 
@@ -370,4 +388,4 @@ class Scheduler:
         self.prefix.release(sequence.pages, sequence.chain)
         del sequence.pages[:]
         sequence.chain = None
-        sequence.computed = 0
+        sequence.computed = sequence.drafted = 0

@@ -22,7 +22,7 @@ class Sequence:
         request: what was asked.
         arrival: order of arrival, smaller is older.
         adapter_id: identity of the adapter's weights (0 is the base), part of what makes pages shareable.
-        tokens: ``[limit]`` int32; the first ``known`` are set.
+        tokens: ``[limit]`` int32; the first ``known`` are set, and behind them ``drafted`` guesses.
         address: where ``tokens`` begins in memory.
         limit: tokens at which the sequence ends at the latest.
         pages: page numbers, int32, in the order of positions.
@@ -30,8 +30,10 @@ class Sequence:
         cached: prompt tokens found in the prefix index at the first admission.
         cache_miss: why the rest of the prompt was not found there.
         preemptions: how often its pages were taken away.
+        drafted: guesses at the next tokens that the next step computes too, see ``speculation``.
         scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
-            log-probabilities of the prompt were asked for: then it follows ``computed``, but never goes back.
+            log-probabilities of the prompt were asked for: then it follows ``computed`` through the prompt and never
+            goes back.
         waited: steps that it stood at the head of its line while nothing of the line ran.
     """
 
@@ -43,6 +45,7 @@ class Sequence:
         "cached",
         "chain",
         "computed",
+        "drafted",
         "known",
         "limit",
         "pages",
@@ -69,6 +72,7 @@ class Sequence:
         self.cached = 0
         self.cache_miss: MissReason | None = None
         self.preemptions = 0
+        self.drafted = 0
         self.scored = limit if request.sampling.prompt_logprobs is None else 0
         self.waited = 0
 
@@ -86,6 +90,20 @@ class Sequence:
     def generated(self) -> int:
         """Tokens drawn so far."""
         return self.known - len(self.request.prompt)
+
+    @property
+    def drafts(self) -> list[int]:
+        """The guesses at the tokens behind the known ones."""
+        drafts: list[int] = self.tokens[self.known : self.known + self.drafted].tolist()
+        return drafts
+
+    def settle(self) -> None:
+        """Forget the guesses once they are judged: keys and values of the last known token are yet to be computed.
+
+        Pages keep what was computed behind it; it is overwritten before it is read.
+        """
+        self.drafted = 0
+        self.computed = min(self.computed, self.known - 1)
 
     def append(self, token: int) -> None:
         """Make a drawn token known."""

@@ -18,6 +18,8 @@ from kernels.paged_attention import new_pages
 class TorchRunner:
     """A ``CausalLM`` with its pages; as ``Runner``."""
 
+    rewinds = True
+
     def __init__(self, model: CausalLM, config: EngineConfig) -> None:
         shape = model.config
         self.model = model

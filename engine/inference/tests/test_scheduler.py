@@ -29,11 +29,14 @@ class Simulation:
         self.live = {}
         self.finished = {}
         self.arrivals = 0
+        self.guesses = 0
+        self.scored = {}
 
-    def add(self, prompt, new_tokens, adapter=0, tenant="", priority=0):
+    def add(self, prompt, new_tokens, adapter=0, tenant="", priority=0, scores=False):
         identifier = f"r{self.arrivals}"
         limit = min(len(prompt) + new_tokens, self.prefix.pool.total * self.page_size)
-        sampling = SamplingParams(max_tokens=new_tokens)
+        sampling = SamplingParams(max_tokens=new_tokens, prompt_logprobs=0 if scores else None)
+        self.scored[identifier] = [] if scores else list(range(1, len(prompt)))
         request = Request(identifier, tuple(prompt), sampling, tenant=tenant, priority=priority)
         sequence = Sequence(request, arrival=self.arrivals, limit=limit, adapter_id=adapter)
         self.arrivals += 1
@@ -43,6 +46,7 @@ class Simulation:
 
     def step(self):
         before = set(self.scheduler.running)
+        self._guess()
         plan = self.scheduler.schedule()
         self._room_is_taken_from_the_last(before)
         assert plan.tokens <= self.scheduler.max_batched_tokens
@@ -55,16 +59,37 @@ class Simulation:
         for item in plan.slices:
             self._read(item)
         self.scheduler.advance(plan)
+        assert sum(max(0, item.rows - 1) for item in plan.slices) <= self.scheduler.spare_rows
         for item in plan.slices:
-            sequence = item.sequence
-            assert item.rows == (sequence.computed == sequence.known)
-            if item.rows:
-                sequence.append(next_token(sequence.adapter_id, sequence.tokens[: sequence.known].tolist()))
-                if sequence.known == sequence.limit:
-                    self.scheduler.remove(sequence)
-                    self.finished[sequence.id] = self.live.pop(sequence.id)
+            self._draw(item)
         self.check()
         return plan
+
+    def _guess(self):
+        """Guesses behind the sequences that generate, of which some of the first are right."""
+        for sequence in self.scheduler.running.values():
+            known = sequence.tokens[: sequence.known].tolist()
+            count = min(self.guesses, sequence.limit - sequence.known - 1) if sequence.pending == 1 else 0
+            wrong = hash(tuple(known)) % (self.guesses + 1)
+            for place in range(count):
+                known.append((next_token(sequence.adapter_id, known) + (place >= wrong)) % 3)
+            sequence.drafted = max(0, count)
+            sequence.tokens[sequence.known : sequence.known + sequence.drafted] = known[sequence.known :]
+
+    def _draw(self, item):
+        sequence, known = item.sequence, item.sequence.known
+        positions = [row.position for row in item.logits()]
+        self.scored[sequence.id] += [position for position in positions if position < known]
+        assert [position for position in positions if position >= known] == list(range(known, item.end + 1))
+        for guess in (*sequence.drafts, None) if item.end >= known else ():
+            token = next_token(sequence.adapter_id, sequence.tokens[: sequence.known].tolist())
+            sequence.append(token)
+            if token != guess or sequence.known == sequence.limit:
+                break
+        sequence.settle()
+        if sequence.known == sequence.limit:
+            self.scheduler.remove(sequence)
+            self.finished[sequence.id] = self.live.pop(sequence.id)
 
     def _before(self, plan):
         assert not plan.restores
@@ -116,6 +141,7 @@ class Simulation:
             while len(known) < sequence.limit:
                 known.append(next_token(sequence.adapter_id, known))
             assert sequence.tokens.tolist() == known
+            assert self.scored[sequence.id] == list(range(1, len(sequence.request.prompt)))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -131,9 +157,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         more=st.integers(0, 6),
         prefix_cache=st.booleans(),
         patience=st.integers(1, 20),
+        guesses=st.integers(0, 3),
+        spare_rows=st.integers(1, 5),
     )
-    def start(self, pages, page_size, max_running, more, prefix_cache, patience):
+    def start(self, pages, page_size, max_running, more, prefix_cache, patience, guesses, spare_rows):
         self.sim = Simulation(pages, page_size, max_running, max_running + more, prefix_cache, patience)
+        self.sim.guesses, self.sim.scheduler.spare_rows = guesses, spare_rows
 
     @rule(
         prompt=st.lists(st.integers(0, 1), min_size=1, max_size=14),
@@ -141,10 +170,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         adapter=st.integers(0, 1),
         tenant=tenants,
         priority=priorities,
+        scores=st.booleans(),
     )
-    def arrive(self, prompt, new, adapter, tenant, priority):
+    def arrive(self, prompt, new, adapter, tenant, priority, scores):
         room = self.sim.prefix.pool.total * self.sim.page_size
-        self.sim.add(prompt[: room - 1], new, adapter, tenant, priority)
+        self.sim.add(prompt[: room - 1], new, adapter, tenant, priority, scores)
 
     @precondition(lambda self: self.sim.live)
     @rule(pick=st.integers(0, 99))
