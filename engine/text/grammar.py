@@ -34,7 +34,6 @@ MAX_PROPERTIES = 500
 ERROR_CHARS = 300
 EXCERPT = re.compile(r"\s+\d+ \| ")
 PREFIX = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: |invalid regex )")
-SPECIAL_PREFIX = b"\xff"
 ANY_OBJECT = '{"type":"object"}'
 OPTIONS = '%llguidance {"no_forcing": true}\n'  # forced text would be tokenised anew at every step, however long it is
 SPACE = {"whitespace_pattern": r"[ \n\r\t]{1,40}"}
@@ -195,10 +194,7 @@ class _Vocabulary:
         self.eos_token_id, *_ = stop_ids
         self.bos_token_id = tokenizer.bos_id
         self.special_token_ids = sorted(number for number in special if number < vocab_size)
-        self.tokens = [
-            (SPECIAL_PREFIX if number in special else b"") + tokenizer.id_to_bytes(number)
-            for number in range(vocab_size)
-        ]
+        self.tokens = [tokenizer.id_to_bytes(number) for number in range(vocab_size)]
 
     def __call__(self, text: str | bytes) -> list[int]:
         return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))

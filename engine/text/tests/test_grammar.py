@@ -77,7 +77,12 @@ def test_the_end_is_allowed_only_at_the_end(compiler, tokenizer):
     matcher.accept(tokenizer.encode("}")[0])
     assert matcher.finished
     assert allowed(matcher, compiler.vocab_size).tolist() == [end]
-    matcher.accept(end)
+    for _ in range(2):
+        matcher.accept(end)
+        matcher.rollback(2)
+        assert not matcher.finished
+        matcher.accept(tokenizer.encode("}")[0])
+        assert matcher.finished
 
 
 def test_special_tokens_and_padding_rows_are_never_text(compiler, tokenizer):
