@@ -85,7 +85,8 @@ class Live:
     def usage(self) -> Usage:
         """Counts up to here."""
         sequence = self.sequence
-        return Usage(len(sequence.request.prompt), sequence.generated, sequence.cached, sequence.cache_miss)
+        queued = sequence.admitted_s - sequence.arrived_s
+        return Usage(len(sequence.request.prompt), sequence.generated, sequence.cached, sequence.cache_miss, queued)
 
 
 def completion(outputs: Items[Output]) -> Completion:

@@ -458,7 +458,8 @@ class Engine:
         logprobs = tuple(item for item in drawing.logprobs[:count] if item is not None)
         versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),) * count
         tokens = tuple(drawing.tokens[:count])
-        return Output(sequence.id, tokens, text, logprobs, reason, live.usage, None, versions, scores)
+        stop = live.matcher.matched
+        return Output(sequence.id, tokens, text, logprobs, reason, live.usage, None, versions, scores, stop)
 
     def _fail(self, live: Live, error: FwError) -> Output:
         """End a request with an error."""

@@ -177,12 +177,14 @@ class Usage:
         completion_tokens: tokens drawn.
         cached_tokens: of the prompt, found in the prefix cache and not computed for this request.
         cache_miss: why the rest of the prompt was not found; None if all of it was that could be.
+        queue_s: how long the request waited until it first ran, in seconds; not part of what is compared.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     cache_miss: MissReason | None = None
+    queue_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class Output:
         weight_versions: one per new token: the version of the weights that it was drawn with.
         prompt_logprobs: with the first output, if asked for: one per token of the prompt, None for the first token,
             which nothing predicts.
+        stop: the stop string that ended the answer, if one did.
     """
 
     request_id: str
@@ -211,6 +214,7 @@ class Output:
     error: FwError | None = None
     weight_versions: tuple[int, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    stop: str | None = None
 
     @property
     def finished(self) -> bool:

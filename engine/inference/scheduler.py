@@ -22,6 +22,7 @@ while others are served, at which newcomers begin; so only finitely many can com
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -359,6 +360,7 @@ class Scheduler:
         sequence.computed = (chain.length or 0) * self.prefix.page_size
         if sequence.preemptions == 0:
             sequence.cached, sequence.cache_miss = sequence.computed, found.stopped
+            sequence.admitted_s = time.perf_counter()
             self.prefix.count(sequence.known, sequence.cached)
         del line.waiting[sequence.id]
         self.running[sequence.id] = line.running[sequence.id] = sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 
 import numpy as np
@@ -29,6 +30,7 @@ class Sequence:
         chain: where the sequence stands in the prefix index.
         cached: prompt tokens found in the prefix index at the first admission.
         cache_miss: why the rest of the prompt was not found there.
+        arrived_s, admitted_s: when it came, and when it first got pages, on the clock of ``time.perf_counter``.
         preemptions: how often its pages were taken away.
         drafted: guesses at the next tokens that the next step computes too, see ``speculation``.
         scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
@@ -40,7 +42,9 @@ class Sequence:
     __slots__ = (
         "adapter_id",
         "address",
+        "admitted_s",
         "arrival",
+        "arrived_s",
         "cache_miss",
         "cached",
         "chain",
@@ -71,6 +75,7 @@ class Sequence:
         self.chain: Chain | None = None
         self.cached = 0
         self.cache_miss: MissReason | None = None
+        self.arrived_s = self.admitted_s = time.perf_counter()
         self.preemptions = 0
         self.drafted = 0
         self.scored = limit if request.sampling.prompt_logprobs is None else 0

@@ -50,6 +50,7 @@ class Answer:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     weight_versions: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    stop: str | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     _open: Part | None = None
 
@@ -64,7 +65,7 @@ class Answer:
         for event in self._events(output):
             self._apply(event, changes)
         if output.finished:
-            self.finish_reason = output.finish_reason
+            self.finish_reason, self.stop = output.finish_reason, output.stop
             self._close(changes)
         return changes
 

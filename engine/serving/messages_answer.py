@@ -68,7 +68,9 @@ class MessageWriter:
         reason = STOP_REASONS[self._answer.finish_reason or "stop"]
         if self._answer.calls and reason == "end_turn":
             reason = "tool_use"
-        return {"stop_reason": reason, "stop_sequence": None}
+        if self._answer.stop is not None:
+            reason = "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": self._answer.stop}
 
 
 def message(served: Served, value: Any, caller: Caller) -> tuple[MessagesBody, Ask, MessageWriter]:

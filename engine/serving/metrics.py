@@ -1,4 +1,4 @@
-"""What Prometheus sees, under the names that dashboards for vLLM read."""
+"""What Prometheus sees, under the names that dashboards and routers for vLLM read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,23 @@ COUNTERS = {
     "vllm:prefix_cache_queries": ("prefix_queries", "Prompt tokens looked up in the prefix cache."),
     "vllm:prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
     "vllm:num_preemptions": ("preemptions", "Requests that gave up their pages and were computed again."),
-    "fw:engine_restarts": ("restarts", "Times that the engine began anew after a step that failed."),
+    "vllm:spec_decode_num_drafts": ("drafts", "Times that guesses at the next tokens were verified."),
+    "vllm:spec_decode_num_draft_tokens": ("drafted_tokens", "Guessed tokens."),
+    "vllm:spec_decode_num_accepted_tokens": ("accepted_tokens", "Guessed tokens that held."),
 }
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2.0)
+LENGTH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+HISTOGRAMS = {
+    "vllm:time_to_first_token_seconds": ("Arrival to first token.", LATENCY_BUCKETS),
+    "vllm:inter_token_latency_seconds": ("One token to the next.", TOKEN_BUCKETS),
+    "vllm:e2e_request_latency_seconds": ("Arrival to last token.", LATENCY_BUCKETS),
+    "vllm:request_queue_time_seconds": ("Arrival to the first step that computes something.", LATENCY_BUCKETS),
+    "vllm:request_prefill_time_seconds": ("That step to the first token.", LATENCY_BUCKETS),
+    "vllm:request_decode_time_seconds": ("First token to last token.", LATENCY_BUCKETS),
+    "vllm:request_prompt_tokens": ("Tokens of a finished request's prompt.", LENGTH_BUCKETS),
+    "vllm:request_generation_tokens": ("Tokens of a finished request's answer.", LENGTH_BUCKETS),
+}
 
 
 class _EngineCollector(Collector):
@@ -62,9 +75,10 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model_name, stats))
         self._model_name = model_name
-        self._first = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", LATENCY_BUCKETS)
-        self._next = self._histogram("vllm:inter_token_latency_seconds", "One token to the next.", TOKEN_BUCKETS)
-        self._all = self._histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", LATENCY_BUCKETS)
+        self._histograms = {
+            name: Histogram(name, text, ["model_name"], buckets=buckets, registry=self._registry).labels(model_name)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
         self._ends = Counter(
             "vllm:request_success",
             "Requests by the way they ended.",
@@ -81,22 +95,38 @@ class Metrics:
     async def watch(self, stream: OutputStream) -> AsyncGenerator[Output, None]:
         """Pass a request's outputs on and measure them; closing this cancels the request if it is not over."""
         started = last = time.perf_counter()
-        tokens, reason = 0, "abort"
+        first: float | None = None
+        reason, output = "abort", None
         try:
             async with stream:
                 async for output in stream:
                     now = time.perf_counter()
-                    (self._next if tokens else self._first).observe(now - last)
-                    tokens, last = tokens + 1, now
+                    if first is None:
+                        first = now
+                        self._begun(now - started, output.usage.queue_s)
+                    else:
+                        self._observe("inter_token_latency_seconds", (now - last) / max(len(output.token_ids), 1))
+                    last = now
                     reason = output.finish_reason or reason
                     yield output
         except Exception:
             reason = "error"
             raise
         finally:
-            self._all.observe(time.perf_counter() - started)
-            self._ends.labels(self._model_name, reason).inc()
+            self._ended(reason, time.perf_counter() - started)
+            if first is not None and output is not None and output.finished:
+                self._observe("request_decode_time_seconds", last - first)
+                self._observe("request_prompt_tokens", output.usage.prompt_tokens)
+                self._observe("request_generation_tokens", output.usage.completion_tokens)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        parent = Histogram(name, text, ["model_name"], buckets=buckets, registry=self._registry)
-        return parent.labels(self._model_name)
+    def _begun(self, waited_s: float, queue_s: float) -> None:
+        self._observe("time_to_first_token_seconds", waited_s)
+        self._observe("request_queue_time_seconds", queue_s)
+        self._observe("request_prefill_time_seconds", max(waited_s - queue_s, 0.0))
+
+    def _ended(self, reason: str, taken_s: float) -> None:
+        self._observe("e2e_request_latency_seconds", taken_s)
+        self._ends.labels(self._model_name, reason).inc()
+
+    def _observe(self, name: str, value: float) -> None:
+        self._histograms[f"vllm:{name}"].observe(value)

@@ -61,9 +61,13 @@ class StopMatcher:
 
     Args:
         stops: strings that end the text; empty ones are ignored.
+
+    Attributes:
+        matched: the stop that was reached.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self.matched: str | None = None
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self._hit = False
@@ -76,6 +80,7 @@ class StopMatcher:
         found = [(self._held.find(stop) + len(stop), -len(stop)) for stop in self._stops if stop in self._held]
         if found:
             end, negative_length = min(found)
+            self.matched = self._held[end + negative_length : end]
             shown, self._held, self._hit = self._held[: end + negative_length], "", True
             return shown, True
         keep = self._open_suffix()

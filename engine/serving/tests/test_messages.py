@@ -66,6 +66,7 @@ def test_stop_sequences_end_the_turn(worker):
     text = worker.claude.messages.create(**FIXED).content[0].text
     cut = worker.claude.messages.create(**FIXED, stop_sequences=[text[4:6]])
     assert cut.content[0].text == text[: text.index(text[4:6])]
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", text[4:6])
 
 
 def test_blocks_become_a_conversation():

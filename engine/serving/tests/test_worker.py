@@ -273,7 +273,13 @@ def test_metrics_count(worker):
     assert grown["vllm:request_success_total", "length"] == 1
     assert grown["vllm:time_to_first_token_seconds_count", None] == 1
     assert grown["vllm:inter_token_latency_seconds_count", None] == 11
-    assert grown["vllm:e2e_request_latency_seconds_count", None] == 1
+    for name in ("e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time"):
+        assert grown[f"vllm:{name}_seconds_count", None] == 1
+    assert grown["vllm:request_generation_tokens_sum", None] == 12
+    assert grown["vllm:request_prompt_tokens_sum", None] == grown["vllm:prompt_tokens_total", None]
+    parts = sum(grown[f"vllm:request_{name}_time_seconds_sum", None] for name in ("queue", "prefill", "decode"))
+    assert 0 < parts <= grown["vllm:e2e_request_latency_seconds_sum", None] + 1e-6
+    assert grown["vllm:spec_decode_num_accepted_tokens_total", None] == 0
 
 
 def test_a_port_in_use_is_said_plainly(worker):
