@@ -24,10 +24,8 @@ class TorchRunner:
         shape = model.config
         self.model = model
         self.config, self.dtype, self.device = shape, model.dtype, torch.device(model.device)
-        self.format = str(model.dtype).removeprefix("torch.")
-        buffers = {tensor.data_ptr(): tensor for tensor in model.buffers()}
-        weight_bytes = sum(tensor.nbytes for tensor in buffers.values())
-        self.memory = account(shape, config, weight_bytes=weight_bytes, dtype=model.dtype, device=self.device)
+        self.format = model.format
+        self.memory = account(shape, config, weight_bytes=model.weight_bytes, dtype=model.dtype, device=self.device)
         pages, size = self.memory.pages, config.page_size
         self.pages = new_pages(shape.layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
         self._builder = StepBuilder(size, self.device)

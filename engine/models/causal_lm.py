@@ -13,7 +13,7 @@ from torch.nn import functional
 from engine.catalog import LayerKind, ModelConfig
 from engine.models.adapters import Adapters
 from engine.models.attention import Attention
-from engine.models.layer import Layer, Slot, Slots, norm
+from engine.models.layer import Layer, Product, Slot, Slots, norm
 from engine.models.rotary import rope_frequencies
 from kernels.attention_spec import AttentionSpec
 from kernels.rms_norm import rms_norm
@@ -61,6 +61,8 @@ class CausalLM(nn.Module, ABC):
         final_norm: [hidden].
         frequencies: [head_dim / 2] f32, radians per position.
         local_frequencies: [head_dim / 2] f32, those of the sliding layers; ``frequencies`` itself if they share them.
+        packed: ``embedding`` and ``head`` if they are held in few bits; their buffers are empty then.
+        format: how the weights are held: bfloat16, float32, int8, q4_k …
     """
 
     embedding: Tensor
@@ -74,6 +76,8 @@ class CausalLM(nn.Module, ABC):
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
+        self.packed: dict[str, Product] = {}
+        self.format = str(dtype).removeprefix("torch.")
         empty = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=self.device)
         self.register_buffer("embedding", empty)
         self.register_buffer("head", empty if config.tie_embeddings else torch.empty_like(empty))
@@ -88,6 +92,13 @@ class CausalLM(nn.Module, ABC):
             Layer(index, config.kind(index), self.slots(config, index), dtype, self.device)
             for index in range(config.layers)
         )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all weights."""
+        held = [*self.packed.values(), *(one for layer in self.layers for one in _layer(layer).packed.values())]
+        buffers = {tensor.data_ptr(): tensor.nbytes for tensor in self.buffers()}
+        return sum(buffers.values()) + sum({id(one): one.nbytes for one in held}.values())
 
     @classmethod
     @abstractmethod
@@ -133,10 +144,14 @@ class CausalLM(nn.Module, ABC):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """token_ids: [T] -> [T, hidden_size]."""
+        if "embedding" in self.packed:
+            return self.packed["embedding"].rows(token_ids).to(self.dtype)
         return functional.embedding(token_ids, self.embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, hidden_size] -> [N, vocab] float32."""
+        if "head" in self.packed:
+            return self.packed["head"](hidden.float())
         return functional.linear(hidden, self.head).float()
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -161,3 +176,8 @@ class CausalLM(nn.Module, ABC):
         if self.local_frequencies is self.frequencies:
             return {"full": full, "sliding": full}
         return {"full": full, "sliding": rope_tables(positions, self.local_frequencies, self.dtype)}
+
+
+def _layer(module: nn.Module) -> Layer:
+    assert isinstance(module, Layer)
+    return module

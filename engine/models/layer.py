@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.catalog import LayerKind, ModelConfig
-from kernels.block_matmul import PackedLinear
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,27 @@ class Slot:
 
 
 Slots = Mapping[str, Slot]
+
+
+class Product(Protocol):
+    """A matrix that is held in few bits and multiplied by calling it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [T, in] -> [T, out]."""
+        ...
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """numbers: [N] i64 -> those rows of the matrix, [N, in] float32."""
+        ...
+
+    def to(self, device: torch.device) -> Product:
+        """Itself, moved to a device."""
+        ...
 
 
 class Layer(nn.Module):
@@ -55,7 +76,8 @@ class Layer(nn.Module):
         experts_gate_up: [experts, 2 ffn, hidden].
         experts_down: [experts, hidden, ffn].
         fed_norm: [hidden], of what the feed-forward part adds.
-        packed: projections whose products run on packed weights instead; their buffers may be empty.
+        packed: projections that are held in few bits, by name and expert (None in a dense block); their buffers are
+            empty.
     """
 
     input_norm: Tensor
@@ -78,12 +100,13 @@ class Layer(nn.Module):
         self.index, self.kind = index, kind
         for name, slot in slots.items():
             self.register_buffer(name, torch.empty(slot.shape, dtype=slot.dtype or dtype, device=device))
-        self.packed: dict[str, PackedLinear] = {}
+        self.packed: dict[tuple[str, int | None], Product] = {}
 
     def project(self, name: str, inputs: Tensor, expert: int | None = None) -> Tensor:
         """The projection ``name``, or that of one expert: inputs [T, in] -> [T, out]. Every product runs here."""
-        if name in self.packed:
-            return self.packed[name](inputs)
+        held = self.packed.get((name, expert))
+        if held is not None:
+            return held(inputs)
         weight, bias = getattr(self, name), getattr(self, f"{name}_bias", None)
         if expert is not None:
             weight, bias = weight[expert], None if bias is None else bias[expert]

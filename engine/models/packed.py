@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 from engine.catalog import ModelConfig, OpenModel, open_model
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_dtype
-from engine.models.layer import Layer, Slots
+from engine.models.holding import COLUMNS, Holding
+from engine.models.layer import Slots
 from engine.models.llama import Llama
 from engine.models.loading import load_opened
 from engine.models.rotary import rope_frequencies
 from engine.models.weights import Weights, damaged, open_weights
 from fw_sdk.types import FwError
-from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
+from kernels.block_matmul import GGUF_FORMATS, Arena, Matrix
 from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
 from kernels.native import Library, library, outruns_bf16, status
 
 Floats = NDArray[np.float32]
-KINDS = {2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0"} | {
-    10 + number: f"q{bits}_k" for number, bits in enumerate((2, 3, 4, 5, 6))
-}
 WIDE = {
     "fast": frozenset({"qkv", "embedding", "head"}),
     "exact": frozenset({"qkv", "output", "gate_up", "down", "embedding", "head"}),
@@ -36,6 +34,7 @@ float32 to three digits; queries and logits alone take half of the error away an
 PACKED_FAMILIES = ("llama",)
 PROJECTIONS = ("qkv", "output", "gate_up", "down")
 BITS = {"stored": None, "int8": 8, "int4": 4}
+BITS_ON_LOAD = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,28 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
             "invalid_argument", f"Unknown numerics '{numerics}'.", hint="use auto, fast or exact", param="numerics"
         )
     opened = open_model(path)
-    config = opened.config
     if dtype in BITS or (dtype == "auto" and device.type == "cpu"):
         kernels = library() if device.type == "cpu" else None
         reason = why_not_packed(opened, BITS.get(dtype))
         if kernels is None and reason is None:
             reason = status() if device.type == "cpu" else "that needs a CPU"
+        held = _format(opened) if dtype in ("auto", "stored") else dtype
         if reason is None and kernels is not None:
             chosen = "exact" if numerics == "auto" else numerics
             weights = load_packed(opened, kernels, BITS.get(dtype), WIDE[chosen])
-            held = _format(opened) if dtype in ("auto", "stored") else dtype
-            return PackedModel(config, held, chosen, weights, kernels)
-        if dtype != "auto" or numerics == "exact":
+            return PackedModel(opened.config, held, chosen, weights, kernels)
+        if numerics == "exact":
             raise _impossible(f"dtype '{dtype}' and numerics '{numerics}'", reason)
+        holding = Holding(BITS.get(dtype), kernels, fast=numerics == "fast")
+        if opened.config.hidden_size % COLUMNS:
+            reason = f"its hidden size {opened.config.hidden_size} is no multiple of {COLUMNS}"
+        elif dtype in BITS_ON_LOAD or (kernels is not None and _packable(opened)):
+            compute = torch.float32 if device.type == "cpu" else pick_dtype(device)
+            model = load_opened(opened, dtype=compute, device=device, holding=holding)
+            model.format = held
+            return model
+        if dtype != "auto":
+            raise _impossible(f"dtype '{dtype}'", reason)
     elif numerics == "exact":
         raise _impossible(f"dtype '{dtype}' and numerics 'exact'", "that needs weights in 4 or 8 bits on a CPU")
     return load_opened(opened, dtype=pick_dtype(device, dtype), device=device)
@@ -96,22 +104,16 @@ def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -
         FwError: ``not_found`` or ``model_unsupported``.
     """
     opened = open_model(path)
-    model = load_opened(opened, dtype=dtype, device=device)
     kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 and outruns_bf16() else None
-    whole = (model.config.query_size + 2 * model.config.kv_size) % 32 == 0  # the gradient's products run over these
-    if kernels is None or not whole or why_not_packed(opened, None) is not None:
-        return model
-    packer = _Packer(open_weights(opened), model.config, kernels, 8, WIDE["exact"])
-    for index, layer in enumerate(model.layers):
-        assert isinstance(layer, Layer)
-        weights = packer.layer(index)
-        for name in PROJECTIONS:
-            held = getattr(layer, name)
-            transposed = Rows(np.ascontiguousarray(held.T.float().numpy()), FLOAT)
-            backward = Matrix.pack(kernels, [transposed], held.shape[0], wide=True, arena=packer.arena)
-            layer.packed[name] = PackedLinear(kernels, getattr(weights, name), backward)
-            setattr(layer, name, held.new_empty(0))
-    return model
+    packable = kernels is not None and _packable(opened)
+    holding = Holding(None, kernels, trained=True) if packable else None
+    return load_opened(opened, dtype=dtype, device=device, holding=holding)
+
+
+def _packable(opened: OpenModel) -> bool:
+    """Whether a GGUF file has matrices in formats that can be packed as they are."""
+    tensors = opened.gguf.tensors.values() if opened.gguf else ()
+    return any(len(item.shape) > 1 and item.type in GGUF_FORMATS for item in tensors)
 
 
 def _impossible(asked: str, reason: str | None) -> FwError:
@@ -125,9 +127,12 @@ def _impossible(asked: str, reason: str | None) -> FwError:
 
 
 def _format(opened: OpenModel) -> str:
-    assert opened.gguf is not None
-    kinds = Counter(item.type for item in opened.gguf.tensors.values() if len(item.shape) > 1)
-    return KINDS[kinds.most_common(1)[0][0]]
+    """The type of most matrices of a GGUF file; nothing to speak of for other files."""
+    from gguf.constants import GGMLQuantizationType
+
+    tensors = opened.gguf.tensors.values() if opened.gguf else ()
+    kinds = Counter(item.type for item in tensors if len(item.shape) > 1)
+    return GGMLQuantizationType(kinds.most_common(1)[0][0]).name.lower() if kinds else ""
 
 
 def shape_of(config: ModelConfig) -> Shape:
@@ -157,8 +162,10 @@ def why_not_packed(opened: OpenModel, bits: int | None) -> str | None:
     reason = unsupported(shape_of(config))
     if reason is not None or bits is not None:
         return reason
+    if opened.quantisation is not None:
+        return f"its {opened.quantisation.kind} weights are turned into floats"
     if opened.gguf is None:
-        return "its weights are not stored in 4 to 8 bits"
+        return "its weights are stored in full precision"
     other = [
         item.name for item in opened.gguf.tensors.values() if len(item.shape) > 1 and item.type not in GGUF_FORMATS
     ]

@@ -49,6 +49,10 @@ class Weights(Protocol):
         """The matrix of that name for packing, [n, columns], as it is stored; FwError if missing or of other width."""
         ...
 
+    def kind(self, name: str) -> int | None:
+        """The ``ggml_type`` number of the tensor of that name in a GGUF file; None if it is not stored as such."""
+        ...
+
     def divisors(self) -> Tensor | None:
         """What the rotary frequencies are divided by, [head_dim / 2] f32, if the file holds it."""
         ...
@@ -108,6 +112,10 @@ class SafetensorsWeights:
         """As ``Weights.rows``."""
         return _float_rows(self.get(name), name, columns)
 
+    def kind(self, name: str) -> None:
+        """As ``Weights.kind``."""
+        return None
+
     def divisors(self) -> None:
         """As ``Weights.divisors``: no safetensors hold them."""
         return None
@@ -154,6 +162,11 @@ class GgufWeights:
         if part in self._heads:
             order = _unpermuted(torch.arange(entry.shape[0]), self._heads[part]).numpy()
         return Rows(raw, entry.type, order)
+
+    def kind(self, name: str) -> int | None:
+        """As ``Weights.kind``."""
+        entry = self._file.tensors.get(_gguf_name(name))
+        return entry.type if entry else None
 
     def divisors(self) -> Tensor | None:
         """As ``Weights.divisors``."""

@@ -1,4 +1,4 @@
-"""A frozen projection for training: products with packed weights forward, and with their transpose backward."""
+"""A frozen projection: products with packed weights forward, and for training with their transpose backward."""
 
 from __future__ import annotations
 
@@ -13,16 +13,31 @@ from kernels.native import Library, Team
 
 
 class PackedLinear:
-    """``x @ W.T + bias`` with W packed; differentiable in x alone. May be called from several threads.
+    """``x @ W.T + bias`` with W packed; differentiable in x alone, if at all. May be called from several threads.
 
     Args:
         library: compiled kernels.
         forward: W [out, in], with its bias.
-        backward: W transposed, [in, out]. It may hold fewer digits than W: it only carries gradients.
+        backward: W transposed, [in, out]. It may hold fewer digits than W: it only carries gradients. None for a
+            projection that is never trained through.
+
+    Attributes:
+        nbytes: memory of the weights.
     """
 
-    def __init__(self, library: Library, forward: Matrix, backward: Matrix) -> None:
+    def __init__(self, library: Library, forward: Matrix, backward: Matrix | None = None) -> None:
         self._library, self._forward, self._backward = library, forward, backward
+        self.nbytes = forward.nbytes + (backward.nbytes if backward else 0)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """numbers: [N] i64 -> those rows of W, [N, in] float32."""
+        found = [torch.from_numpy(self._forward.row(self._library, number)) for number in numbers.tolist()]
+        return torch.stack(found) if found else torch.empty(0, self._forward.columns)
+
+    def to(self, device: torch.device) -> PackedLinear:
+        """Itself: packed weights are multiplied on the CPU alone."""
+        assert device.type == "cpu", "packed weights cannot be moved"
+        return self
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [T, in] on the CPU -> [T, out] in x's dtype."""
@@ -35,6 +50,7 @@ class PackedLinear:
 
     def backward(self, gradient: Tensor) -> Tensor:
         """The gradient of the output, [T, out], to that of the input, [T, in]."""
+        assert self._backward is not None, "this projection was loaded for inference"
         return _multiply(self._library, self._backward, gradient)
 
 
