@@ -202,19 +202,38 @@ class _Vocabulary:
 
 def _llguidance_source(spec: GrammarSpec) -> str:
     """The grammar in llguidance's own form."""
+    if spec.kind == "lark":
+        _check_size(spec)
+        _check_nesting(spec.kind, spec.source)
+        return str(llguidance.LLMatcher.grammar_from_lark(f"{spec.source}\n{OPTIONS}"))
+    return str(llguidance.LLMatcher.grammar_from_lark(f"{OPTIONS}start: {rule_of(spec)}"))
+
+
+def rule_of(spec: GrammarSpec) -> str:
+    """The body of a Lark rule for a grammar that is not Lark itself.
+
+    Raises:
+        FwError: ``invalid_argument`` if the source is too long or no JSON, ``unimplemented`` for Lark.
+    """
+    _check_size(spec)
+    if spec.kind == "lark":
+        raise FwError(
+            "unimplemented",
+            "A Lark grammar cannot be part of another grammar.",
+            not_done="Nothing was generated.",
+            hint="use a JSON schema or a regular expression, or leave out the tools",
+        )
+    if spec.kind == "regex":
+        grammar = json.loads(llguidance.LLMatcher.grammar_from_regex(spec.source))["grammars"][0]["lark_grammar"]
+        return str(grammar).removeprefix("start:").strip()
+    schema = _parsed(spec.source if spec.kind == "json_schema" else ANY_OBJECT)
+    return f"%json {json.dumps(with_bounded_space(schema))}"
+
+
+def _check_size(spec: GrammarSpec) -> None:
     size = len(spec.source.encode("utf-8", "surrogatepass"))
     if size > MAX_SOURCE_BYTES:
         raise _refused(spec.kind, f"it has {size} bytes, {MAX_SOURCE_BYTES} are allowed")
-    if spec.kind == "regex":
-        grammar = json.loads(llguidance.LLMatcher.grammar_from_regex(spec.source))["grammars"][0]["lark_grammar"]
-        return str(llguidance.LLMatcher.grammar_from_lark(OPTIONS + grammar))
-    if spec.kind == "lark":
-        _check_nesting(spec.kind, spec.source)
-        return str(llguidance.LLMatcher.grammar_from_lark(f"{spec.source}\n{OPTIONS}"))
-    schema = _parsed(spec.source if spec.kind == "json_schema" else ANY_OBJECT)
-    return str(
-        llguidance.LLMatcher.grammar_from_lark(f"{OPTIONS}start: %json {json.dumps(with_bounded_space(schema))}")
-    )
 
 
 def with_bounded_space(schema: Any) -> Any:

@@ -22,7 +22,7 @@ from engine.text.parser import OutputParser
 from engine.text.response import ResponseTemplate
 from engine.text.template import ChatTemplate
 from engine.text.tokenizer import Tokenizer
-from engine.text.tool_grammar import Situation, optional_calls, required_calls
+from engine.text.tool_grammar import Situation, calls_or_form, optional_calls, required_calls
 from engine.text.tools import Tool, read_tools
 from fw_sdk.types import FwError
 
@@ -220,7 +220,14 @@ class Renderer:
         return message
 
     def tool_grammar(
-        self, tools: Any, choice: Any = "auto", *, parallel: bool = True, strict: bool = False
+        self,
+        tools: Any,
+        choice: Any = "auto",
+        *,
+        parallel: bool = True,
+        strict: bool = False,
+        form: GrammarSpec | None = None,
+        beginning: str = "",
     ) -> GrammarSpec | None:
         """What the answer must be; None if anything goes.
 
@@ -229,6 +236,8 @@ class Renderer:
             choice: ``auto``, ``none``, ``required`` (or ``any``), or a function: its name or an object that names it.
             parallel: whether there may be several calls.
             strict: with ``auto``, calls must fit their schemas; one strict tool among the tools is enough.
+            form: what an answer that is no call must be.
+            beginning: of the answer, if the prompt goes on after what the template wrote of it.
 
         Raises:
             FwError: ``invalid_argument`` if the function is not among the tools or a schema cannot be expressed.
@@ -236,9 +245,11 @@ class Renderer:
         offered = read_tools(tools)
         name = _chosen(choice)
         if name == "none" or not offered:
-            return None
-        situation = Situation(self._special, self._thinking)
+            return form
+        situation = Situation(self._special, self._thinks_after(beginning))
         if name == "auto":
+            if form is not None:
+                return calls_or_form(self.family, offered, situation, form, parallel=parallel)
             if not (strict or any(tool.strict for tool in offered)):
                 return None
             return optional_calls(self.family, offered, situation, parallel=parallel)
@@ -277,10 +288,10 @@ class Renderer:
         found = {self.tokenizer.token(number): number for number in self.tokenizer.special_ids}
         return {token: number for token, number in found.items() if token}
 
-    @property
-    def _thinking(self) -> bool:
+    def _thinks_after(self, beginning: str) -> bool:
+        """Whether a prompt that ends so ends inside reasoning."""
         opening, closing = (mark.strip() for mark in self.family.reasoning)
-        return opening in self.prefill.rpartition(closing)[2]
+        return opening in (self.prefill + beginning).rpartition(closing)[2]
 
     def _turns(self, full: str, messages: Sequence[Message], tools: Any) -> list[_Turn] | None:
         """Where the assistant's turns are in ``full``; None if the template is not stable under continuation."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.text.families import CallForm, Family
-from engine.text.grammar import GrammarSpec, with_bounded_space
+from engine.text.grammar import GrammarSpec, rule_of, with_bounded_space
 from engine.text.schemas import parameters_schema
 from engine.text.tools import Tool, types_of
 from fw_sdk.types import FwError
@@ -65,6 +65,16 @@ def optional_calls(family: Family, tools: Sequence[Tool], situation: Situation, 
         return writer.grammar(f"start: {thought} (head {rest} | TEXT)")
     one = writer.sequence(tools, False, after=trigger)
     return writer.grammar(f"start: {thought} (head {one})* TEXT")
+
+
+def calls_or_form(
+    family: Family, tools: Sequence[Tool], situation: Situation, form: GrammarSpec, *, parallel: bool
+) -> GrammarSpec:
+    """Calls, or else an answer in the given form and nothing beside it; raises as ``required_calls``."""
+    writer = _Writer(family.form, situation.special)
+    thought = writer.thought(family, situation.thinking)
+    answer = f"{writer.literal(family.answer)} {writer.rule('answer', rule_of(form))}"
+    return writer.grammar(f"start: {thought} ({writer.sequence(tools, parallel)} | {answer})")
 
 
 def _trigger(family: Family) -> str:

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from engine.text import GrammarCompiler, Renderer, Tokenizer
+from engine.text import GrammarCompiler, GrammarSpec, Renderer, Tokenizer
 from engine.text.schemas import parameters_schema
 from engine.text.tests.chat_templates import TEMPLATES
-from engine.text.tests.walks import CLOSING, walk
+from engine.text.tests.walks import CLOSING, fits, walk
 from fw_sdk.types import FwError
 
 PARAMETERS = {
@@ -104,32 +104,26 @@ def test_auto_lets_text_be_and_holds_calls_to_their_schema(tiny_llama_dir, name,
     user = {"role": "user", "content": "Hi"}
     prompt = renderer.text([user], tools=TOOLS)
 
-    def fits(message):
+    def allows(message):
         """Whether the grammar allows what the template would write."""
         whole = renderer.text([user, message], add_generation_prompt=False, tools=TOOLS)
         text = whole.removeprefix(prompt).removesuffix("\n").removesuffix("<|im_end|>").removesuffix("<|return|>")
-        matcher = compiler.compile(spec).matcher()
-        try:
-            for token in [*renderer.tokenizer.encode(text), renderer.tokenizer.eos_ids[0]]:
-                matcher.accept(token)
-        except FwError:
-            return False
-        return True
+        return fits(compiler.compile(spec).matcher(), [*renderer.tokenizer.encode(text), renderer.tokenizer.eos_ids[0]])
 
     def calling(arguments, name="get_weather", content=""):
         call = {"id": "abcdefghi", "type": "function", "function": {"name": name, "arguments": arguments}}
         return {"role": "assistant", "content": content, "tool_calls": [call]}
 
     good = {"city": "Rome", "days": 3, "box": {"w": 1.5, "inner": {"w": 2}}}
-    assert fits({"role": "assistant", "content": "Hello there, 1 < 2.\n"})
-    assert fits({"role": "assistant", "content": "So.", "reasoning_content": "Well,\nmaybe."})
-    assert fits(calling(good))
-    assert fits(calling({}, "now"))
-    assert not fits(calling({**good, "days": 15}))
-    assert not fits(calling({"box": {"w": 1}}))
-    assert not fits(calling({}, "fly"))
+    assert allows({"role": "assistant", "content": "Hello there, 1 < 2.\n"})
+    assert allows({"role": "assistant", "content": "So.", "reasoning_content": "Well,\nmaybe."})
+    assert allows(calling(good))
+    assert allows(calling({}, "now"))
+    assert not allows(calling({**good, "days": 15}))
+    assert not allows(calling({"box": {"w": 1}}))
+    assert not allows(calling({}, "fly"))
     if name not in ("llama3", "pythonic", "harmony"):
-        assert fits(calling(good, content="Let me see."))
+        assert allows(calling(good, content="Let me see."))
     found = texts(renderer, compiler, spec, 6)
     assert found
     for text in found:
@@ -140,23 +134,43 @@ def test_several_calls_only_if_parallel(tiny_llama_dir):
     renderer, compiler = made(tiny_llama_dir, TEMPLATES["hermes"])
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 
-    def fits(spec, text):
-        matcher = compiler.compile(spec).matcher()
-        try:
-            for token in [*renderer.tokenizer.encode(text), 2]:
-                matcher.accept(token)
-        except FwError:
-            return False
-        return True
+    def allows(spec, text):
+        return fits(compiler.compile(spec).matcher(), [*renderer.tokenizer.encode(text), 2])
 
     for choice in ("required", "auto"):
         one, many = (renderer.tool_grammar(TOOLS, choice, parallel=parallel, strict=True) for parallel in (False, True))
-        assert fits(one, call)
-        assert fits(many, call)
-        assert fits(many, f"{call}\n{call}")
-        assert not fits(one, f"{call}\n{call}")
-    assert not fits(renderer.tool_grammar(TOOLS, "required"), "No.")
-    assert fits(renderer.tool_grammar(TOOLS, "required"), f"<think>\nhm\n</think>\n\n{call}")
+        assert allows(one, call)
+        assert allows(many, call)
+        assert allows(many, f"{call}\n{call}")
+        assert not allows(one, f"{call}\n{call}")
+    assert not allows(renderer.tool_grammar(TOOLS, "required"), "No.")
+    assert allows(renderer.tool_grammar(TOOLS, "required"), f"<think>\nhm\n</think>\n\n{call}")
+
+
+@pytest.mark.parametrize(("name", "special"), [case for case in CASES if case != ("harmony", False)])
+def test_calls_or_an_answer_in_a_form(tiny_llama_dir, name, special):
+    renderer, compiler = made(tiny_llama_dir, TEMPLATES[name], MARKERS[name] if special else ())
+    form = GrammarSpec("json_schema", '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}')
+    found = texts(renderer, compiler, renderer.tool_grammar(TOOLS, "auto", form=form), 10)
+    messages = [read(renderer, text) for text in found]
+    assert any("tool_calls" in message for message in messages)
+    answers = [message for message in messages if "tool_calls" not in message]
+    assert answers
+    assert all(isinstance(json.loads(message["content"])["x"], int) for message in answers)
+
+
+def test_reasoning_that_the_prompt_began_or_ended(tiny_llama_dir):
+    opens = TEMPLATES["hermes"].replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    renderer, compiler = made(tiny_llama_dir, opens)
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for beginning, text, good in (
+        ("", f"hm\n</think>\n\n{call}", True),
+        ("", call, False),
+        ("\n</think>\n\n", call, True),
+        ("\n</think>\n\n", f"hm\n</think>\n\n{call}", False),
+    ):
+        matcher = compiler.compile(renderer.tool_grammar(TOOLS, "required", beginning=beginning)).matcher()
+        assert fits(matcher, [*renderer.tokenizer.encode(text), 2]) is good
 
 
 def test_when_anything_goes(tiny_llama_dir):
