@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 import fw_sdk as fw
 from engine.catalog.tests.hub_server import Hub, Repo
 from engine.control.tests.daemon_process import Daemon
+from engine.inference.tests.tiny_bert import save_tiny_bert
 from fw_sdk.types import FwError
 
 
 @pytest.fixture
-def hub(tiny_llama_dir: Path) -> Iterator[Hub]:
+def hub(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with Hub().running() as hub:
         files = {file.name: file.read_bytes() for file in tiny_llama_dir.iterdir()}
+        embed = tmp_path_factory.mktemp("embed")
+        save_tiny_bert(embed)
+        hub.repos["org/tiny-embed"] = Repo(
+            {file.relative_to(embed).as_posix(): file.read_bytes() for file in embed.rglob("*") if file.is_file()}
+        )
         hub.repos["org/Tiny.Chat"] = Repo({**files, "pytorch_model.bin": b"x"}, gated=True, licence="mit")
         yield hub
 
@@ -49,5 +56,15 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
             json={"model": "tiny.chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
         )
         assert reply.status_code == 200, reply.text
+        embedding = client.models.pull("hf:org/tiny-embed")
+        client.jobs.wait(str(embedding.job).rsplit("/", 1)[-1])
+        assert client.models.get(embedding.id).context_length == 64
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=daemon.home.token(), max_retries=0) as asking:
+        answer = asking.embeddings.create(model="tiny-embed", input=["the cat", "a dog"])
+        assert [len(item.embedding) for item in answer.data] == [32, 32]
+        assert answer.usage.total_tokens == 8
+        with pytest.raises(openai.APIStatusError) as caught:
+            asking.embeddings.create(model="tiny-embed", input="the cat " * 99)
+        assert caught.value.status_code == 400
     logs = b"".join(path.read_bytes() for path in daemon.home.root.rglob("*") if path.is_file())
     assert b"let-me-in" not in logs

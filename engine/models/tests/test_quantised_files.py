@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, LlamaForCausalLM
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from conftest import save_tiny_llama
 from engine.catalog import GgufFile, read_config
@@ -78,6 +79,37 @@ def test_mxfp4_has_the_name_and_the_shape_of_the_full_tensor(tmp_path):
     found = SafetensorsWeights((tmp_path / "a.safetensors",)).get("model.layers.0.mlp.experts.gate_up_proj")
     assert found.shape == (3, 64, 10)
     assert torch.equal(found.transpose(1, 2), mxfp4_to_float(blocks, scales))
+
+
+def test_a_gpt_oss_file_in_mxfp4_equals_transformers(tmp_path):
+    """Its experts as the publisher stores them: transposed, in blocks of 32 inputs."""
+    fields = {"hidden_size": 64, "intermediate_size": 96, "num_local_experts": 4, "num_experts_per_tok": 2}
+    fields |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    torch.manual_seed(0)
+    config = GptOssConfig(vocab_size=320, max_position_embeddings=256, sliding_window=16, eos_token_id=2, **fields)
+    peer = GptOssForCausalLM(config).eval()
+    for name, parameter in peer.named_parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+        if name.endswith(("gate_up_proj", "down_proj")):
+            shape = (parameter.shape[0], parameter.shape[2], parameter.shape[1] // 32)
+            blocks = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8)
+            scales = torch.randint(121, 125, shape, dtype=torch.uint8)
+            parameter.data.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+            parameter.stored = blocks, scales
+    peer.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, parameter in peer.named_parameters():
+        if hasattr(parameter, "stored"):
+            del tensors[name]
+            tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = parameter.stored
+    save_file(tensors, tmp_path / "model.safetensors")
+    stated = json.loads((tmp_path / "config.json").read_text())
+    stated["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    ids = torch.randint(3, 320, (60,)).tolist()
+    with torch.inference_mode():
+        found = logits_of(load_model(tmp_path, dtype=torch.float32), ids)
+        torch.testing.assert_close(found, peer(torch.tensor([ids])).logits[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
