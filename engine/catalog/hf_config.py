@@ -30,10 +30,15 @@ def config_from_hf(fields: Fields) -> ModelConfig:
     name = str(fields.get("model_type"))
     architectures = fields.get("architectures")
     family = FAMILY_OF.get(name)
-    if family is None or architectures not in (None, [], [FAMILIES[family].architectures[name]]):
+    if family is None or not _is_of(architectures, FAMILIES[family].architectures[name]):
         raise unsupported_model(f"Its architecture is {architectures[0] if architectures else repr(name)}")
     quantisation_of(fields)
     return READERS[name](fields)
+
+
+def _is_of(architectures: list[str] | None, named: str) -> bool:
+    """Whether that architecture is stated, or none, or the same without its head, as embedding models are saved."""
+    return not architectures or architectures in ([named], [named.replace("ForCausalLM", "Model")])
 
 
 def token_ids(value: Any) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.catalog.embedding_config import EmbeddingConfig, EncoderConfig, read_embedding_config
-from engine.models import CausalLM, PackedCausalAttention, load_model, pick_device, pick_dtype
+from engine.models import CausalLM, PackedCausalAttention, load_body, pick_device, pick_dtype
 from engine.models.bert import Encoder, load_encoder
 from engine.text import Tokenizer
 from fw_sdk.types import FwError
@@ -95,9 +95,8 @@ class EmbeddingEngine:
         config, place = read_embedding_config(path), pick_device(device)
         encoder = isinstance(config.model, EncoderConfig)
         wanted = pick_dtype(place, "float32" if encoder and dtype == "auto" else dtype)
-        model = (
-            load_encoder(path, dtype=wanted, device=place) if encoder else load_model(path, dtype=wanted, device=place)
-        )
+        load = load_encoder if encoder else load_body
+        model: Encoder | CausalLM = load(path, dtype=wanted, device=place)
         return cls(model, config, Tokenizer.load(path), max_batched_tokens=max_batched_tokens)
 
     @property

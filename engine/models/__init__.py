@@ -5,7 +5,7 @@ from engine.models.adapters import Adapter, Adapters, MixedAdapters, SingleAdapt
 from engine.models.attention import Attention, PackedCausalAttention
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_device, pick_dtype
-from engine.models.loading import load_model
+from engine.models.loading import load_body, load_model
 from engine.models.packed import PackedModel, load_for_inference, load_for_training
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PackedModel",
     "SingleAdapter",
     "load_adapter",
+    "load_body",
     "load_for_inference",
     "load_for_training",
     "load_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,13 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "
         FwError: ``not_found`` or ``model_unsupported``, as ``read_config``, and if a tensor is missing or misshapen.
     """
     return load_opened(open_model(Path(path)), dtype=dtype, device=device)
+
+
+def load_body(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> CausalLM:
+    """As ``load_model``, for its hidden states alone: an output head of its own is not looked for."""
+    opened = open_model(Path(path))
+    config = replace(opened.config, tie_embeddings=True)
+    return load_opened(replace(opened, config=config), dtype=dtype, device=device)
 
 
 def load_opened(

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from tokenizers import Tokenizer, processors
+from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model
 
 from engine.inference import EmbeddingEngine, EmbeddingLoop
 from engine.inference.embedding import batches
@@ -138,6 +139,32 @@ def test_a_decoder_with_last_token_pooling(tiny_llama_dir, tmp_path):
         np.testing.assert_allclose(vector, unit(hidden).numpy(), atol=1e-5)
         assert count == len(ids)
     assert engine.tokenize(["Berlin " * 90], truncate=True)[0][-1] == tokenizer.eos_token_id
+
+
+def test_a_decoder_without_a_head_as_qwen3_embedding_is_saved(tiny_llama_dir, tmp_path):
+    """Its tokenizer's own template ends every text, with another token than the one that ends an answer."""
+    torch.manual_seed(0)
+    fields = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8, "vocab_size": 512}
+    fields |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    peer = Qwen3Model(Qwen3Config(**fields, initializer_range=0.2, max_position_embeddings=128)).eval()
+    peer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen3Model"]
+    tokenizer = Tokenizer.from_file(str(tiny_llama_dir / "tokenizer.json"))
+    end = "<|endoftext|>"
+    template = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))])
+    tokenizer.post_processor = template
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_bytes((tiny_llama_dir / "tokenizer_config.json").read_bytes())
+    write_modules(tmp_path, "pooling_mode_lasttoken", True)
+    engine = EmbeddingEngine.load(tmp_path, dtype="float32")
+    for text, vector in zip(
+        ["What is this?", "Berlin"], engine.embed(["What is this?", "Berlin"]).vectors, strict=True
+    ):
+        ids = tokenizer.encode(text).ids
+        assert ids[-1] == tokenizer.token_to_id(end)
+        with torch.no_grad():
+            hidden = peer(torch.tensor([ids])).last_hidden_state[0, -1]
+        np.testing.assert_allclose(vector, unit(hidden).numpy(), atol=1e-5)
 
 
 def test_unsupported_pooling_and_modules(tmp_path):
