@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.serving.answers import Answer
-from engine.serving.protocol import NOT_DONE, wrong
+from engine.serving.protocol import wrong
 from engine.text import GrammarSpec, Renderer
-from fw_sdk.types import FwError
 
 Message = dict[str, Any]
 
@@ -47,7 +46,7 @@ class Talk:
         beginning: of the answer, which the model goes on with.
 
     Raises:
-        FwError: ``invalid_argument`` for tools that cannot be used, ``unimplemented`` for a form beside tools.
+        FwError: ``invalid_argument`` for tools that cannot be used, ``unimplemented`` for a Lark form beside tools.
     """
 
     renderer: Renderer
@@ -67,18 +66,14 @@ class Talk:
         use = self.use
         if use.choice not in ("auto", "none") and not use.tools:
             raise wrong("tool_choice", f"'tool_choice' is '{use.choice:.80}', but there are no tools")
-        calls = self.renderer.tool_grammar(use.tools, use.choice, parallel=use.parallel, strict=not use.parallel)
-        if self.form is None or (use.offered and use.choice != "auto"):
-            return calls
-        if use.offered:
-            raise FwError(
-                "unimplemented",
-                "a format of the answer beside tools that may be called is not supported by this version",
-                not_done=NOT_DONE,
-                hint="leave out the tools or the format, or set 'tool_choice' to 'none' or 'required'",
-                param="response_format",
-            )
-        return self.form
+        return self.renderer.tool_grammar(
+            use.tools,
+            use.choice,
+            parallel=use.parallel,
+            strict=not use.parallel,
+            form=self.form,
+            beginning=self._silence + self.beginning,
+        )
 
     def answer(self) -> Answer:
         """An empty answer that will be read as this conversation needs it."""

@@ -246,7 +246,7 @@ class Renderer:
         name = _chosen(choice)
         if name == "none" or not offered:
             return form
-        situation = Situation(self._special, self._thinks_after(beginning))
+        situation = Situation(self._special, self._thinks_after(beginning), self._reasons)
         if name == "auto":
             if form is not None:
                 return calls_or_form(self.family, offered, situation, form, parallel=parallel)
@@ -287,6 +287,11 @@ class Renderer:
     def _special(self) -> dict[str, int]:
         found = {self.tokenizer.token(number): number for number in self.tokenizer.special_ids}
         return {token: number for token, number in found.items() if token}
+
+    @cached_property
+    def _reasons(self) -> bool:
+        """Whether the chat template knows reasoning."""
+        return self.family.reasoning[1].strip().partition("<|start|>")[0] in (self.tokenizer.chat_template or "")
 
     def _thinks_after(self, beginning: str) -> bool:
         """Whether a prompt that ends so ends inside reasoning."""

@@ -25,10 +25,12 @@ class Situation:
     Attributes:
         special: ids of special tokens by their text; in a grammar they are not characters.
         thinking: whether the prompt ends inside reasoning.
+        reasons: whether the model reasons at all, as far as its chat template tells.
     """
 
     special: Mapping[str, int]
     thinking: bool
+    reasons: bool
 
 
 def required_calls(family: Family, tools: Sequence[Tool], situation: Situation, *, parallel: bool) -> GrammarSpec:
@@ -40,7 +42,7 @@ def required_calls(family: Family, tools: Sequence[Tool], situation: Situation, 
     """
     writer = _Writer(family.form, situation.special)
     calls = writer.sequence(tools, parallel)
-    thought = writer.thought(family, situation.thinking)
+    thought = writer.thought(family, situation)
     return writer.grammar(f"start: {thought} {calls}")
 
 
@@ -50,7 +52,7 @@ def optional_calls(family: Family, tools: Sequence[Tool], situation: Situation, 
     writer = _Writer(form, situation.special)
     markers = "".join(family.reasoning)
     apart = bool(family.answer) or any(mark in markers for mark in situation.special)
-    thought = writer.thought(family, situation.thinking) if apart else ""
+    thought = writer.thought(family, situation) if apart else ""
     if family.answer:
         answer = f"{writer.literal(family.answer)} TEXT"
         return writer.grammar(f"start: {thought} ({writer.sequence(tools, parallel)} | {answer})")
@@ -72,7 +74,7 @@ def calls_or_form(
 ) -> GrammarSpec:
     """Calls, or else an answer in the given form and nothing beside it; raises as ``required_calls``."""
     writer = _Writer(family.form, situation.special)
-    thought = writer.thought(family, situation.thinking)
+    thought = writer.thought(family, situation)
     answer = f"{writer.literal(family.answer)} {writer.rule('answer', rule_of(form))}"
     return writer.grammar(f"start: {thought} ({writer.sequence(tools, parallel)} | {answer})")
 
@@ -117,11 +119,13 @@ class _Writer:
             return self.rule(name, f"{before} {self.literal(text)}")
         return self.rule(f"{name}[lazy]", f"{before} {_quoted(text)}")
 
-    def thought(self, family: Family, inside: bool) -> str:
+    def thought(self, family: Family, situation: Situation) -> str:
         """Reasoning, which may be missing unless the prompt began it."""
+        if not (situation.thinking or situation.reasons):
+            return ""
         opening, closing = (mark.strip() for mark in family.reasoning)
         end = self.marker("thought_end", "TEXT", closing)
-        return f"{end} SPACE" if inside else f"({self.literal(opening)} {end} SPACE)?"
+        return f"{end} SPACE" if situation.thinking else f"({self.literal(opening)} {end} SPACE)?"
 
     def sequence(self, tools: Sequence[Tool], parallel: bool, after: str = "") -> str:
         """Calls with what stands around them; ``after`` is what was written already."""

@@ -171,7 +171,7 @@ def test_adapters_by_name_come_and_go(worker):
             "x",
         ),
         ({"tool_choice": "required"}, 400, "invalid_argument", "no tools"),
-        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, 501, "unimplemented", "format"),
+        ({"tools": [TOOL], "structured_outputs": {"grammar": "start: 'a'"}}, 501, "unimplemented", "Lark"),
         ({"response_format": {"type": "xml"}}, 400, "invalid_argument", "response_format"),
         ({"response_format": {"type": "json_schema"}}, 400, "invalid_argument", "json_schema"),
         ({"response_format": {"type": "json_object", "schema": {"type": "odd"}}}, 400, "invalid_argument", "odd"),
