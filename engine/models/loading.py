@@ -54,6 +54,9 @@ def load_opened(
         model.to(device)
         model.device = device
         model.packed = {name: held.to(device) for name, held in model.packed.items()}
+        for layer in model.layers:
+            assert isinstance(layer, Layer)
+            layer.packed = {place: held.to(device) for place, held in layer.packed.items()}
     return model.eval()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from engine.catalog import open_model
 from engine.catalog.tests.gguf_writer import LLAMA
 from engine.catalog.tests.gguf_writer import gguf as write
 from engine.inference import Engine, EngineConfig, SamplingParams
@@ -13,6 +14,8 @@ from engine.inference.tests.test_families import CASES, COMMON
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_for_inference, load_model, packed
 from engine.models.few_bits import FewBitsLinear
+from engine.models.holding import Holding
+from engine.models.loading import load_opened
 from engine.models.tests.test_llama import logits_of
 from fw_sdk.types import FwError
 from kernels import native
@@ -75,6 +78,23 @@ def test_logits_are_those_of_the_held_numbers(folder, dtype, kernels, monkeypatc
     likeness = torch.nn.functional.cosine_similarity(found, plain, -1).mean()
     assert likeness > (0.99 if dtype == "int8" else 0.7)
     assert model.weight_bytes < full.weight_bytes * (0.5 if dtype == "int8" else 0.4)
+
+
+def test_held_weights_move_to_another_device(tmp_path):
+    """To the one that every torch has; a GPU takes the same way."""
+    opened = open_model(tiny_model(tmp_path / "model"))
+    model = load_opened(opened, dtype=torch.float32, device="meta", holding=Holding(4, None))
+    products = [*model.packed.values(), *(product for layer in model.layers for product in layer.packed.values())]
+    assert len(products) > 4 and model.device.type == "meta"
+    assert all(product.rows(torch.arange(2, device="meta")).is_meta for product in products)
+    assert all(buffer.is_meta for buffer in model.buffers())
+    hidden = model(torch.zeros(3, dtype=torch.int64, device="meta"), torch.arange(3, device="meta"), MetaAttention())
+    assert model.logits(hidden).is_meta
+
+
+class MetaAttention:
+    def __call__(self, layer, query, key, value, **_):
+        return query
 
 
 def test_what_no_product_holds_is_said(tmp_path):
