@@ -1,11 +1,16 @@
 """Log-likelihoods as lm-eval's ``local-completions`` asks for them, against transformers'."""
 
+import json
 import random
+import subprocess
+import sys
 from operator import itemgetter
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
+from engine.serving.tests.conftest import TOKEN
 
 COUNT, BATCH = 100, 10
 
@@ -23,10 +28,9 @@ def pairs():
     ]
 
 
-@pytest.fixture(scope="module")
-def expected(worker, pairs):
+def score(folder, pairs):
     """(log-likelihood, whether greedy decoding would give the continuation) of each pair, by transformers."""
-    model = AutoModelForCausalLM.from_pretrained(worker.folder / "model", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
     with torch.inference_mode():
         for context, continuation in pairs:
@@ -36,6 +40,11 @@ def expected(worker, pairs):
             value = scores.gather(1, target.unsqueeze(1)).sum().item()
             found.append((value, bool((scores.argmax(-1) == target).all())))
     return found
+
+
+@pytest.fixture(scope="module")
+def expected(worker, pairs):
+    return score(worker.folder / "model", pairs)
 
 
 def request_of(prompts):
@@ -94,3 +103,45 @@ def test_an_echo_begins_with_the_prompt(worker):
     assert "".join(choice.text for choice in choices) == whole.text
     assert [token for choice in choices for token in choice.logprobs.tokens] == whole.logprobs.tokens
     assert [offset for choice in choices for offset in choice.logprobs.text_offset] == whole.logprobs.text_offset
+
+
+SCRIPT = """
+import json, sys
+from lm_eval.api.instance import Instance
+from lm_eval.models.openai_completions import LocalCompletionsAPI
+url, folder, token, pairs = json.load(sys.stdin)
+lm = LocalCompletionsAPI(
+    base_url=url + "/v1/completions", model="tiny", tokenizer=folder, tokenizer_backend="huggingface",
+    batch_size=8, header={"Authorization": "Bearer " + token},
+)
+requests = [Instance("loglikelihood", {}, tuple(pair), number) for number, pair in enumerate(pairs)]
+print(json.dumps([[value, bool(greedy)] for value, greedy in lm.loglikelihood(requests, disable_tqdm=True)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_lm_eval_itself_gets_those_of_transformers(worker, tmp_path):
+    """lm-eval in an environment of its own, since its dependencies are many."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "lm-eval[api]", "transformers"], check=True)
+    draw = random.Random(11)
+
+    def text(least, most):
+        return "".join(draw.choice("abcdefgh ,.XYZ0123") for _ in range(draw.randint(least, most)))
+
+    pairs = [(text(1, 60).strip() + "x", " " + text(1, 20).strip() + "y") for _ in range(COUNT)]
+    folder = str(worker.folder / "model")
+    given = json.dumps([worker.ready["url"], folder, TOKEN, pairs])
+    done = subprocess.run([python, "-c", SCRIPT], input=given, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    ids = [tuple(list(part.encode()) for part in pair) for pair in pairs]
+    tokens = [
+        tuple(worker.http.post("/tokenize", json={"prompt": part}).json()["tokens"] for part in pair) for pair in pairs
+    ]
+    assert [tuple(map(len, pair)) for pair in tokens] == [tuple(map(len, pair)) for pair in ids], "a token per byte"
+    for (value, greedy), (wanted, wanted_greedy) in zip(found, score(worker.folder / "model", tokens), strict=True):
+        assert value == pytest.approx(wanted, abs=1e-3)
+        assert greedy == wanted_greedy
