@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,9 +42,15 @@ class Change:
 
 @dataclass
 class Answer:
-    """The outputs of one choice, joined. Without a parser all of it is one text."""
+    """The outputs of one choice, joined.
+
+    Attributes:
+        parser: tells reasoning and calls from text; without one all of it is one text.
+        encode: the tokenizer's, to count what was reasoning.
+    """
 
     parser: OutputParser | None = None
+    encode: Callable[[str], Sequence[int]] | None = None
     parts: list[Part] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -78,6 +85,11 @@ class Answer:
     def reasoning(self) -> str:
         """All of its reasoning parts."""
         return self._joined("reasoning")
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens the reasoning has, without what marks it."""
+        return len(self.encode(self.reasoning)) if self.encode is not None and self.reasoning else 0
 
     @property
     def calls(self) -> list[Part]:

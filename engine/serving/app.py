@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from engine.serving.adapters import load_adapter, unload_adapter
 from engine.serving.completions import completion
@@ -45,6 +48,7 @@ ADAPTER_CALLS: dict[str, Callable[[Served, Any], Coroutine[Any, Any, dict[str, A
     "/v1/unload_lora_adapter": unload_adapter,
     "/v1/update_weights": update_weights,
 }
+LARGE_BYTES = 32 << 10
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -77,12 +81,29 @@ def new_app() -> FastAPI:
     return app
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events, whose source is closed at once when the client goes, however that shows."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
 def _generating(served: Served, surface: Surface) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        body, ask, writer = surface(served, await json_body(request), Caller.of(request.headers))
+        value, caller = await json_body(request), Caller.of(request.headers)
+        # Rendering takes time with the length of the conversation; a short one is not worth a thread.
+        large = len(await request.body()) > LARGE_BYTES
+        work = partial(surface, served, value, caller)
+        body, ask, writer = await asyncio.to_thread(work) if large else work()
         choices = await Choices.submit(ask, served.loop, served.metrics, served.grammars)
         if body.stream:
-            return StreamingResponse(choices.events(writer), media_type="text/event-stream", headers=STREAM_HEADERS)
+            return EventStream(choices.events(writer))
         return JSONResponse(await unless_gone(request, choices.collect(writer)))
 
     return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -131,7 +131,7 @@ class Choices:
                 writer.answers[index].add(output)
         return writer.whole()
 
-    async def events(self, writer: Writer) -> AsyncIterator[bytes]:
+    async def events(self, writer: Writer) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events; an error after the beginning is an event, too."""
         for event in writer.begin():
             yield event

@@ -36,7 +36,7 @@ class MessageWriter:
     def whole(self) -> dict[str, Any]:
         """The message."""
         content = [_block(part) for part in self._answer.parts]
-        return {**self._message(), "content": content, **self._stop(), "usage": _usage(self._answer.usage)}
+        return {**self._message(), "content": content, **self._stop(), "usage": self._counts()}
 
     def begin(self) -> Iterable[bytes]:
         """Nothing yet."""
@@ -54,12 +54,16 @@ class MessageWriter:
 
     def end(self) -> Iterable[bytes]:
         """Why it ended, and the counts."""
-        yield _event("message_delta", delta=self._stop(), usage=_usage(self._answer.usage))
+        yield _event("message_delta", delta=self._stop(), usage=self._counts())
         yield _event("message_stop")
 
     def fail(self, error: FwError) -> Iterable[bytes]:
         """Anthropic's envelope as the last event."""
         yield sse(error.anthropic_body(), "error")
+
+    def _counts(self) -> dict[str, Any]:
+        details = {"thinking_tokens": self._answer.reasoning_tokens}
+        return {**_usage(self._answer.usage), "output_tokens_details": details}
 
     def _message(self) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

@@ -24,6 +24,7 @@ COUNTERS = {
     "vllm:prefix_cache_queries": ("prefix_queries", "Prompt tokens looked up in the prefix cache."),
     "vllm:prefix_cache_hits": ("prefix_hits", "Prompt tokens found in the prefix cache."),
     "vllm:num_preemptions": ("preemptions", "Requests that gave up their pages and were computed again."),
+    "fw:engine_restarts": ("restarts", "Times that the engine began anew after a step that failed."),
     "vllm:spec_decode_num_drafts": ("drafts", "Times that guesses at the next tokens were verified."),
     "vllm:spec_decode_num_draft_tokens": ("drafted_tokens", "Guessed tokens."),
     "vllm:spec_decode_num_accepted_tokens": ("accepted_tokens", "Guessed tokens that held."),

@@ -118,7 +118,7 @@ class Frame:
         firsts = [answer.usage for answer in answers[:: self.n]]
         prompt = sum(usage.prompt_tokens for usage in firsts)
         completion = sum(answer.usage.completion_tokens for answer in answers)
-        return {
+        counts = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
@@ -127,6 +127,8 @@ class Frame:
                 "cache_miss": next((usage.cache_miss for usage in firsts if usage.cache_miss is not None), None),
             },
         }
+        reasoning = sum(answer.reasoning_tokens for answer in answers)
+        return {**counts, "completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else counts
 
     def _fields(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         fields = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}

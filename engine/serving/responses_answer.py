@@ -41,12 +41,13 @@ class ResponseWriter:
 
     def whole(self) -> dict[str, Any]:
         """The finished response, which is kept if the request wants that."""
-        cut = self._answer.finish_reason == "length"
+        cut = self._answer.finish_reason != "stop"
         status = "incomplete" if cut else "completed"
         response = self._response(status)
-        response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
+        full = self._answer.finish_reason == "length"
+        response["incomplete_details"] = {"reason": "max_output_tokens"} if full else None
         response["output"] = [self._item(part, status) for part in self._answer.parts]
-        response["usage"] = _usage(self._answer.usage)
+        response["usage"] = _usage(self._answer.usage, self._answer.reasoning_tokens)
         response["completed_at"] = None if cut else int(time.time())
         self._keep(response)
         return response
@@ -204,7 +205,7 @@ def _content(kind: str, text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
@@ -213,6 +214,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "cache_miss": usage.cache_miss,
         },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }

@@ -80,7 +80,7 @@ class Talk:
         parser = self.renderer.output_parser(self.use.offered or None)
         if self._silence:
             parser.push(self._silence)
-        return Answer(parser)
+        return Answer(parser, self.renderer.tokenizer.encode)
 
     @property
     def _silence(self) -> str:

@@ -113,6 +113,24 @@ def test_every_protocol_passes_under_the_clients_name(
     assert "tiny" in {model.id for model in claude.models.list()}
 
 
+def test_tools_and_formats_pass_too(daemon: Daemon, client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    (letter,) = daemon.request("POST", "/tokenize", json={"model": "tiny", "prompt": "h"}).json()["tokens"]
+    rest = {"extra_body": {"logit_bias": {str(letter): -100}, "seed": 1}}  # so that it does not begin with <think>
+    function = {"name": "pick", "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    named = {"type": "function", "function": {"name": "pick"}}
+    answer = ask(client, "tiny", tools=tools, tool_choice=named, max_tokens=400, **rest).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert json.loads(answer.message.tool_calls[0].function.arguments)["a"] in (1, 2)
+    body = {"model": "tiny", "max_tokens": 400, "messages": HELLO, "tools": [{"name": "pick", "input_schema": schema}]}
+    with claude.messages.stream(**body, tool_choice={"type": "any"}, **rest) as stream:
+        final = stream.get_final_message()
+    assert final.stop_reason == "tool_use" and final.content[0].input["a"] in (1, 2)
+    form = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    assert json.loads(client.responses.create(model="tiny", input="x", text=form).output_text)["a"] in (1, 2)
+
+
 def test_errors_have_the_envelope_of_their_protocol(daemon: Daemon, claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as caught:
         claude.messages.create(model="tinny", max_tokens=8, messages=HELLO)

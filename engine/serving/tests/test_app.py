@@ -105,3 +105,47 @@ def test_a_worker_on_every_address_lets_every_host_in(loop):
     assert ask(loop, models, host="0.0.0.0", base="http://gpu-box:9000")[0].status_code == 200
     assert ask(loop, models, host="10.0.0.5", base="http://10.0.0.5:9000")[0].status_code == 200
     assert ask(loop, models, host="10.0.0.5", base="http://gpu-box:9000")[0].status_code == 403
+
+
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_pages_within_a_step(loop, stream, spec):
+    body = {**ASK, "max_tokens": 200, "ignore_eos": True, "stream": stream}
+    app = create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host="127.0.0.1")
+    headers = [(b"host", b"127.0.0.1"), (b"authorization", b"Bearer t")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    scope |= {
+        "asgi": {"version": "3.0", "spec_version": spec},
+        "http_version": "1.1",
+        "root_path": "",
+        "scheme": "http",
+    }
+
+    async def main():
+        gone = asyncio.Event()
+        asked = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+        async def receive():
+            if asked:
+                return asked.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if gone.is_set():
+                raise OSError("the client is gone")
+
+        task = asyncio.create_task(app(scope, receive, send))
+        while loop.stats.generation_tokens < 5:
+            await asyncio.sleep(0)
+        gone.set()
+        told = loop.stats.generation_tokens
+        while loop.stats.running:
+            await asyncio.sleep(0)
+        await asyncio.gather(task, return_exceptions=True)
+        return loop.stats.generation_tokens - told, loop.stats.kv_usage
+
+    drawn, used = asyncio.run(main())
+    # The step that computes, and those until the event loop has its turn: far from the 195 that were left.
+    assert drawn <= 8
+    assert used == 0

@@ -100,8 +100,10 @@ def test_a_named_tool_and_none(worker, outright):
 
 def test_reasoning_stands_apart_in_chat(worker):
     body = {"model": "tiny", "messages": MESSAGES, "extra_body": {"structured_outputs": THOUGHT}}
-    message = worker.client.chat.completions.create(**body).choices[0].message
+    whole = worker.client.chat.completions.create(**body)
+    message = whole.choices[0].message
     assert message.content == "Rome is sunny."
+    assert whole.usage.completion_tokens_details.reasoning_tokens == len("hm, so")
     assert message.reasoning == message.reasoning_content == "hm, so"
     deltas = [chunk.choices[0].delta for chunk in worker.client.chat.completions.create(**body, stream=True)]
     assert "".join(delta.content or "" for delta in deltas) == "Rome is sunny."
@@ -142,6 +144,7 @@ def test_anthropic_thinking(worker):
     with worker.claude.messages.stream(**body) as stream:
         final = stream.get_final_message()
     assert [item.type for item in final.content] == ["thinking", "text"]
+    assert final.usage.output_tokens_details.thinking_tokens == len("hm, so")
     assert final.content[0].thinking == "hm, so" and final.content[0].signature == thought.signature
     messages = [*MESSAGES, {"role": "assistant", "content": [item.model_dump() for item in final.content]}, *MESSAGES]
     assert worker.claude.messages.create(model="tiny", messages=messages, max_tokens=1).usage.output_tokens == 1
@@ -181,6 +184,7 @@ def test_responses_call_and_reason(worker, outright):
         final = stream.get_final_response()
     assert {"response.reasoning_text.delta", "response.reasoning_text.done"} <= kinds
     assert [item.type for item in final.output] == ["reasoning", "message"]
+    assert final.usage.output_tokens_details.reasoning_tokens == len("hm, so")
     assert final.output[0].content[0].text == "hm, so" and final.output_text == "Rome is sunny."
 
 
