@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fw_sdk.calls import Call, Listing
 from fw_sdk.files import local_path
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path
-from fw_sdk.types import Model, PullModel, parse_request
+from fw_sdk.types import FwError, Model, PullModel, parse_request
 
 COLLECTION = "models"
 
@@ -27,7 +28,7 @@ def pull(source: str | Path, *, id: str | None = None) -> Call[Model]:
     not_done = "nothing was pulled"
     text = str(source)
     if isinstance(source, Path) or _looks_local(text):
-        text = str(local_path(source, "model", not_done=not_done))
+        text = str(_existing(source, not_done))
     body = parse_request(PullModel, paths.present(source=text, model_id=id), not_done=not_done)
     return Call("POST", f"{collection_path(COLLECTION)}:pull", Model.model_validate, body=body.to_wire())
 
@@ -45,6 +46,16 @@ def list_all(*, page_size: int = 50) -> Listing[Model]:
 def delete(model: str) -> Call[None]:
     """Delete a model that nothing uses."""
     return paths.delete(COLLECTION, model)
+
+
+def _existing(source: str | Path, not_done: str) -> Path:
+    """A path that exists; whoever wrote ``org/name`` probably meant a hub's model, and is told."""
+    try:
+        return local_path(source, "model", not_done=not_done)
+    except FwError as error:
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+            error.hint = f"for a model of the Hugging Face hub write hf:{source}"
+        raise
 
 
 def _looks_local(source: str) -> bool:

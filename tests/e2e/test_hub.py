@@ -12,6 +12,7 @@ import fw_sdk as fw
 from engine.catalog.tests.hub_server import Hub, Repo
 from engine.control.tests.daemon_process import Daemon
 from engine.inference.tests.tiny_bert import save_tiny_bert
+from fw_sdk.ensure import find_or_pull
 from fw_sdk.types import FwError
 
 
@@ -43,6 +44,9 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
     with fw.Client(base_url=daemon.url, api_key=daemon.home.token()) as client:
         failed = client.jobs.wait(str(client.models.pull("hf:org/nothing").job).rsplit("/", 1)[-1])
         assert failed.failure is not None and "org/nothing" in failed.failure.message
+        with pytest.raises(FwError) as meant:
+            client.models.pull("org/Tiny.Chat")
+        assert "hf:org/Tiny.Chat" in meant.value.hint
         with pytest.raises(FwError, match="not a model on a hub"):
             client.models.pull("hf:org/na/me")
         model = client.models.pull("hf:org/Tiny.Chat@v1")
@@ -50,6 +54,7 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
         client.jobs.wait(str(model.job).rsplit("/", 1)[-1])
         model = client.models.get("tiny.chat")
         assert (model.state.value, model.licence, model.source) == ("READY", "mit", "hf:org/Tiny.Chat@v1")
+        assert find_or_pull(client, "hf:org/Tiny.Chat@v1") == model
         reply = daemon.request(
             "POST",
             "/v1/chat/completions",
