@@ -28,6 +28,7 @@ class CallForm:
             ``dialect`` JSON with other quotes.
         open, close: around each call; ``{name}`` stands for the function.
         begin, end, between: around and between all of them.
+        single: the chat template accepts only one call in an answer.
         name_key, arguments_key: of ``object``.
         tag: of ``tags``, an argument with ``{key}`` and ``{value}``.
     """
@@ -38,6 +39,7 @@ class CallForm:
     begin: str = ""
     end: str = ""
     between: str = ""
+    single: bool = False
     name_key: str = "name"
     arguments_key: str = "arguments"
     tag: str = ""
@@ -219,16 +221,25 @@ GLM = _family(
 
 GEMMA = _family(
     "gemma",
-    ("<start_function_call>",),
+    ("_call>call:",),
     {
-        "open_pattern": r"<start_function_call>call:(?P<name>[\w.\-]+)(?=\{)",
-        "close": "<end_function_call>",
+        "open_pattern": r"(?:<start_function_call>|<\|tool_call>)call:(?P<name>[\w.\-]+)(?=\{)",
+        "close": ["<end_function_call>", "<tool_call|>"],
         "content": "json",
-        "content_args": {"unquoted_keys": True, "string_delims": [["<escape>", "<escape>"]]},
+        "content_args": {
+            "unquoted_keys": True,
+            "string_delims": [["<escape>", "<escape>"], ['<|"|>', '<|"|>']],
+        },
         "transform": {"name": "{name}", "arguments": "{content}"},
     },
-    CallForm("dialect", "<start_function_call>call:{name}", "<end_function_call>"),
+    CallForm("dialect", "<|tool_call>call:{name}", "<tool_call|>"),
+    fields={
+        "reasoning_content": {"open": ["<|channel>thought\n", "<think>"], "close": ["<channel|>", "</think>"]},
+        "content": {},
+    },
+    reasoning=("<|channel>thought\n", "\n<channel|>"),
 )
+"""FunctionGemma and Gemma 4; Gemma 3 has no form of its own."""
 
 LLAMA3 = _family(
     "llama3",
@@ -238,7 +249,7 @@ LLAMA3 = _family(
         "content": "json-sequence",
         "content_args": {"known_only": True},
     },
-    CallForm("object", between="; ", arguments_key="parameters"),
+    CallForm("object", single=True, arguments_key="parameters"),
 )
 
 PYTHONIC = _family(

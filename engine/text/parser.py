@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import regex
 
-from engine.text.contents import TYPED, coerce, parse_content, shape
+from engine.text.contents import PATTERN_S, TYPED, coerce, parse_content, shape
 from engine.text.events import Event, ReasoningDelta, TextDelta, ToolCallArguments, ToolCallEnd, ToolCallStart
 from engine.text.json_text import dump, inside_string
 from engine.text.response import Anchor, ResponseField, ResponseTemplate
@@ -52,6 +52,7 @@ class OutputParser:
         self._buffer, self._at = prefill, 0
         self._opening, self._opened_at, self._captures = "", 0, dict[str, str]()
         self._thoughts = ""
+        self._given_up: list[Anchor] = []
         self._spaces, self._edge = "", False  # white space held back; whether a marker is right before it
         self._calls = 0
         self._seen = False
@@ -97,7 +98,7 @@ class OutputParser:
         best: tuple[Edge, regex.Match[str]] | None = None
         held = len(self._buffer)
         for edge in self._edges():
-            match = edge[2].pattern.search(self._buffer, self._at, partial=not final)
+            match = self._search(edge[2], final)
             if match is None:
                 continue
             if match.partial or (not final and edge[2].may_grow(self._buffer, match)):
@@ -105,6 +106,17 @@ class OutputParser:
             elif best is None or (match.start(), -match.end()) < (best[1].start(), -best[1].end()):
                 best = (edge, match)
         return (None, held) if best is None or held <= best[1].start() else (best, held)
+
+    def _search(self, anchor: Anchor, final: bool) -> regex.Match[str] | None:
+        """The anchor's first match; a pattern that takes for ever, which a model's own may, is given up."""
+        if anchor in self._given_up:
+            return None
+        try:
+            return anchor.pattern.search(self._buffer, self._at, partial=not final, timeout=PATTERN_S)
+        except TimeoutError:
+            self.notes.append(f"The pattern {anchor.pattern.pattern!r:.80} takes too long; it was not looked for.")
+            self._given_up.append(anchor)
+            return None
 
     def _edges(self) -> list[Edge]:
         if self._field is not None:

@@ -133,7 +133,7 @@ class _Writer:
         first = self._any(
             tools, (form.begin + form.open).removeprefix(after), "first" if after or form.begin else "call"
         )
-        if not parallel:
+        if not parallel or form.single:
             return f"{first} {self.literal(form.end)}"
         again = self._any(tools, form.between + form.open, "next")
         return f"{first} ({again})* {self.literal(form.end)}"

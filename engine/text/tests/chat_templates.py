@@ -80,6 +80,13 @@ GEMMA = _chatml(
     + "{% if not loop.last %},{% endif %}{% endfor %}{{ '}' }}<end_function_call>"
     + END,
 )
+GEMMA4 = (
+    GEMMA.replace("<start_function_call>", "<|tool_call>")
+    .replace("<end_function_call>", "<tool_call|>")
+    .replace("<escape>", '<|"|>')
+    .replace("<think>", "<|channel>thought")
+    .replace("</think>", "<channel|>")
+)
 LLAMA3 = _chatml(
     "<|start_header_id|>",
     EACH
@@ -118,6 +125,7 @@ TEMPLATES = {
     "mistral": MISTRAL,
     "mistral-args": MISTRAL_ARGS,
     "gemma": GEMMA,
+    "gemma4": GEMMA4,
     "llama3": LLAMA3,
     "pythonic": PYTHONIC,
     "harmony": HARMONY,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -124,7 +125,7 @@ def summary(events):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_family_is_recognised(renderers, name):
     assert renderers[name].tools_support == "template"
-    assert renderers[name].family.name == name
+    assert renderers[name].family.name == name.removesuffix("4")
     assert renderers[name].keep_special is False
 
 
@@ -142,7 +143,7 @@ def test_every_family_is_recognised(renderers, name):
 def test_what_a_template_writes_is_read_back(renderers, name, answer, data):
     if name in CALLS_ALONE and answer["calls"]:
         answer = {**answer, "content": "", "reasoning": ""}
-    if name == "gemma":
+    if name.startswith("gemma"):
         answer = {**answer, "calls": [(call, _flat(arguments)) for call, arguments in answer["calls"]]}
     text = written(renderers[name], message(answer))
     if data is None:
@@ -318,6 +319,29 @@ def test_a_models_own_response_template_wins(tiny_llama_dir):
     shown, thought, calls = summary(events_of(renderer, list(text))[0])
     assert (shown, thought) == (expected["content"], expected["thinking"])
     assert calls == [(call["function"]["name"], call["function"]["arguments"]) for call in expected["tool_calls"]]
+
+
+def test_harmony_may_name_the_function_before_the_channel(renderers):
+    text = ' to=functions.now<|channel|>commentary json<|message|>{"a": 1}<|call|>'
+    assert summary(events_of(renderers["harmony"], list(text))[0]) == ("", "", [("now", {"a": 1})])
+
+
+@pytest.mark.parametrize(
+    "text", ["<tool_call>" * 3000, '<tool_call>{"name": "' * 2000, "<" * 50000, "<think>" + CALL * 500]
+)
+def test_long_noise_does_not_take_long(renderers, text):
+    begun = time.process_time()
+    events_of(renderers["hermes"], [text[at : at + 5] for at in range(0, len(text), 5)])
+    assert time.process_time() - begun < 5
+
+
+def test_a_pattern_that_takes_for_ever_is_given_up(tiny_llama_dir):
+    own = {"fields": {"tool_calls": {"open_pattern": "(a|a)*(a|a)*(a|a)*b", "close": "END"}, "content": {}}}
+    peer = Tokenizer.load(tiny_llama_dir)
+    renderer = Renderer(Tokenizer(peer._backend, chat_template=TEMPLATES["hermes"], response_template=own))
+    events, parser = events_of(renderer, ["a" * 5000 + "c"])
+    assert summary(events)[0] == "a" * 5000 + "c"
+    assert "too long" in parser.notes[0]
 
 
 def test_parse_gives_a_message_that_renders_again(renderers):

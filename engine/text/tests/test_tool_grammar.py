@@ -38,7 +38,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "now"}},
 ]
 SCHEMAS = {"get_weather": parameters_schema(PARAMETERS), "now": parameters_schema(None)}
-CONSTRAINED = [name for name in TEMPLATES if name != "gemma"]
+CONSTRAINED = [name for name in TEMPLATES if not name.startswith("gemma")]
 MARKERS = {
     "hermes": ["<tool_call>", "</tool_call>", "<think>", "</think>"],
     "deepseek": [
