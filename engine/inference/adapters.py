@@ -204,14 +204,25 @@ class AdapterRegistry(Mapping[str, Source]):
         return Resident(number, frozenset(source.identity for source, _ in recipe.parts), weights, weights.nbytes)
 
     def keep(self, recipe: Recipe, read: Resident) -> Resident:
-        """Hold what was read, unless it has come into memory meanwhile, and let go what is too much."""
+        """Hold what was read, unless it has come into memory meanwhile, and let others go if that is too much."""
         present = self.find(recipe)
         if present is not None:
             return present
         read.version = max(source.version for source, _ in recipe.parts)
         self._resident[recipe.key] = read
-        self._evict(spare=read)
+        self.trim(spare=read)
         return read
+
+    def trim(self, spare: Resident | None = None) -> None:
+        """Let go what is too much, but for ``spare`` and what requests run with."""
+        held = self.nbytes
+        for key, item in tuple(self._resident.items()):
+            if self.resident <= self._max_count and held <= self._max_bytes:
+                return
+            if item is not spare and item.users == 0:
+                held -= item.nbytes
+                del self._resident[key]
+                self.evictions += 1
 
     def use(self, resident: Resident) -> None:
         """One more request runs with these weights."""
@@ -221,13 +232,13 @@ class AdapterRegistry(Mapping[str, Source]):
         """One request fewer does."""
         resident.users -= 1
         if resident.users == 0:
-            self._evict()
+            self.trim()
 
     def release_all(self) -> None:
         """No request runs."""
         for resident in self._resident.values():
             resident.users = 0
-        self._evict()
+        self.trim()
 
     def check_integrity(self, used: Iterable[Resident]) -> None:
         """Raise unless ``used`` (one entry per running request) is exactly what is counted."""
@@ -240,7 +251,7 @@ class AdapterRegistry(Mapping[str, Source]):
             if item.users != counted.get(address, 0):
                 raise RuntimeError(f"adapter {item.number}: {item.users} users counted, {counted.get(address, 0)} are")
         idle = any(item.users == 0 for item in self._resident.values())
-        if idle and self.resident > 1 and (self.resident > self._max_count or self.nbytes > self._max_bytes):
+        if idle and (self.resident > self._max_count or self.nbytes > self._max_bytes):
             raise RuntimeError(f"{self.resident} adapters of {self.nbytes} bytes are held, and not all are in use")
 
     def _read(self, source: Source) -> Adapter:
@@ -253,16 +264,6 @@ class AdapterRegistry(Mapping[str, Source]):
                 hint="load the adapter again",
             )
         return adapter
-
-    def _evict(self, spare: Resident | None = None) -> None:
-        held = self.nbytes
-        for key, item in tuple(self._resident.items()):
-            if self.resident <= self._max_count and held <= self._max_bytes:
-                return
-            if item is not spare and item.users == 0:
-                held -= item.nbytes
-                del self._resident[key]
-                self.evictions += 1
 
 
 def _chosen(request: Request) -> tuple[tuple[str, float], ...]:

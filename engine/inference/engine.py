@@ -291,7 +291,13 @@ class Engine:
         """
         old = self.adapters.get(name)
         present = self.adapters.install(name, source, weights, instead=mode is not None)
-        if old is None or present is old or mode in (None, "wait"):
+        ended = [] if old is None or present is old else self._exchange(old, weights, mode)
+        self.adapters.trim()
+        return ended
+
+    def _exchange(self, old: Source, weights: Resident, mode: UpdateMode | None) -> list[Output]:
+        """Do with the requests that run with ``old`` what ``mode`` says."""
+        if mode == "wait":
             return []
         affected = [live for live in self._live.values() if live.adapter and old.identity in live.adapter.parts]
         if mode == "abort":

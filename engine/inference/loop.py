@@ -345,3 +345,4 @@ class EngineLoop:
             return
         self.engine.adapters.keep(recipe, read)
         self._add_all(requests)
+        self.engine.adapters.trim()  # maybe all of them have left

@@ -1,5 +1,8 @@
 """Adapters in the engine: combinations against merged weights, memory limits, reading again what was let go."""
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -123,3 +126,104 @@ def test_tenants_share_nothing_and_each_token_has_its_version(engine):
     assert [answer.usage.cache_miss for answer in (first, other, again)] == ["first_seen", "first_seen", None]
     assert first.token_ids == other.token_ids == again.token_ids
     assert first.weight_versions == (0,) * 12
+
+
+def test_adapters_used_least_recently_lose_their_place_and_are_read_again(path, folders):
+    engine = Engine(load_model(path, dtype=torch.float32), None, EngineConfig(page_size=4, max_adapters=2))
+    mixes = [(("a", 1.0),), (("b", 1.0),), (("a", 0.5), ("b", 0.5))]
+    for name, folder in folders.items():
+        engine.load_adapter(name, folder)
+    wanted = [engine.generate([Request("r", PROMPT, GREEDY, adapters=mix)])[0].token_ids for mix in mixes]
+    for _ in range(2):
+        for mix, tokens in zip(mixes, wanted, strict=True):
+            assert engine.generate([Request("r", PROMPT, GREEDY, adapters=mix)])[0].token_ids == tokens
+            assert engine.adapters.resident <= 2
+            engine.check_integrity()
+    assert engine.adapters.evictions >= 6
+    assert set(engine.adapters) == {"a", "b"}, "both are still loaded"
+    single = engine.generate([Request("r", PROMPT, GREEDY, "a")])[0]
+    assert single.usage.cached_tokens == 16, "its pages are still those of the same weights"
+
+
+def test_what_a_request_runs_with_stays_beyond_the_limits(path, folders):
+    engine = Engine(load_model(path, dtype=torch.float32), None, EngineConfig(page_size=4, adapter_bytes=1))
+    for name, folder in folders.items():
+        engine.load_adapter(name, folder)
+    assert engine.adapters.resident == 0
+    for name in folders:
+        engine.add(Request(name, PROMPT, GREEDY, name))
+    assert engine.adapters.resident == 2
+    collected = {name: () for name in folders}
+    while engine.has_work:
+        for output in engine.step():
+            collected[output.request_id] += output.token_ids
+        engine.check_integrity()
+    assert engine.adapters.resident == 0
+    alone = {name: engine.generate([Request("r", PROMPT, GREEDY, name)])[0].token_ids for name in folders}
+    assert collected == alone
+
+
+def test_files_that_changed_are_not_taken_for_those_that_were_loaded(path, tmp_path):
+    engine = Engine(load_model(path, dtype=torch.float32), None, EngineConfig(page_size=4))
+    engine.load_adapter("a", tiny_adapter(tmp_path / "a", path, seed=2))
+    engine.adapters._resident.clear()
+    tiny_adapter(tmp_path / "a", path, seed=3, rank=7)
+    with pytest.raises(FwError, match="not those that were loaded") as caught:
+        engine.add(Request("r", PROMPT, GREEDY, "a"))
+    assert caught.value.code == "failed_precondition"
+    assert not engine.has_work
+    engine.check_integrity()
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param(600, id="some"), pytest.param(10_000, id="many", marks=pytest.mark.slow)]
+)
+def test_nothing_leaks_in_random_traffic_with_adapters_coming_and_going(path, folders, steps):
+    """Arrivals, cancels, preemptions, loads, replacements, evictions, updates of weights: all is accounted for."""
+    chance = random.Random(7)
+    model, page = load_model(path, dtype=torch.float32), 2 * 2 * 32 * 4 * 4
+    config = EngineConfig(page_size=4, kv_bytes=40 * page, max_running=6, max_batched_tokens=32, max_adapters=2)
+    engine = Engine(model, None, config)
+    where = list(folders.values())
+    engine.load_adapter("x", where[0])
+
+    def arrive(number):
+        names = list(engine.adapters)
+        mix = (
+            tuple((chance.choice(names), chance.choice((0.5, 1.0))) for _ in range(chance.randrange(3)))
+            if names
+            else ()
+        )
+        prompt = tuple(chance.choice(((7,), (8,), (9, 9))) * chance.randint(1, 30))
+        sampling = SamplingParams(max_tokens=chance.randint(1, 30), seed=number)
+        request = Request(f"r{number}", prompt, sampling, adapters=mix, tenant=chance.choice("ab"))
+        engine.add(replace(request, priority=chance.randint(0, 2)))
+
+    def swap(number):
+        name, mode = chance.choice("xyz"), chance.choice(("abort", "wait", "keep"))
+        if name in engine.adapters and chance.random() < 0.4:
+            engine.unload_adapter(name)
+        else:
+            engine.install_adapter(name, *engine.read_adapter(chance.choice(where)), mode=mode)
+
+    def leave(number):
+        if engine.requests:
+            engine.cancel(chance.choice(engine.requests))
+
+    def change(number):
+        engine.install_weights(engine.model, abort=chance.random() < 0.5)
+
+    actions = [arrive] * 10 + [leave] * 3 + [swap] * 2 + [change]
+    for number in range(steps):
+        chance.choice(actions)(number)
+        assert all(output.error is None for output in engine.step())
+        engine.check_integrity()
+    assert engine.stats.preemptions > 0
+    assert engine.adapters.evictions > 0
+    for name in engine.requests:
+        engine.cancel(name)
+    engine.check_integrity()
+    assert engine._prefix.used == 0
+    assert engine.adapters.resident <= 2
+    engine._prefix.clear()
+    assert engine._prefix.pool.free == engine.memory.pages
