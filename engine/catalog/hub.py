@@ -13,6 +13,8 @@ from engine.catalog.model_files import PICKLE_SUFFIXES, SUPPORTED, WEIGHT_SUFFIX
 from fw_sdk.types import FwError
 
 SCHEME = "hf:"
+VARIABLES = ("HF_", "HUGGING_FACE_")
+"""How the environment variables begin that say where the hub is and who we are there."""
 INDEX = "model.safetensors.index.json"
 SYNTAX = "hf:org/name, hf:org/name@revision, or for one GGUF file of many hf:org/name:Q4_K_M"
 _SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@:\s]+))?(:(?P<variant>[^:\s]+))?")

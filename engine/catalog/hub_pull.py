@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.catalog.digests import PREFIX, digest_file, digest_of_files
@@ -110,5 +110,6 @@ def _alone(folder: Path) -> Iterator[None]:
 def _forget_stale(hub_dir: Path) -> None:
     """Parts of downloads that nobody went on with are not kept for ever."""
     for folder in hub_dir.glob("*"):
-        if time.time() - folder.stat().st_mtime > STALE_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another pull has finished with it
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)

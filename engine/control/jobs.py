@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.catalog.hub import VARIABLES
 from engine.compute import ComputeBackend, LocalCompute, Phase, Task
 from engine.control.events import Changes
 from engine.control.job_hooks import HOOKS
@@ -28,7 +29,6 @@ from fw_sdk.types.home import Home
 
 LEASE_S = 30.0
 MAX_ATTEMPTS = 3
-HUB_PREFIXES = ("HF_", "HUGGING_FACE_")
 PROGRAM_KINDS = tuple(JobKind(kind) for kind in PROGRAMS)
 LIMITS: tuple[tuple[frozenset[JobKind], int], ...] = (
     (frozenset({JobKind.FINETUNE, JobKind.EVALUATE}), 1),
@@ -196,9 +196,7 @@ class JobService:
 
     def _environment(self, kind: JobKind) -> dict[str, str]:
         """What a program of that kind finds in its environment; only a pull learns how we log in to a hub."""
-        hub = {
-            name: value for name, value in os.environ.items() if kind is JobKind.PULL and name.startswith(HUB_PREFIXES)
-        }
+        hub = {name: value for name, value in os.environ.items() if kind is JobKind.PULL and name.startswith(VARIABLES)}
         return hub | {
             "FW_HOME": str(self._home.root),
             "FW_BASE_URL": self._settings.base_url,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.catalog.hub import VARIABLES
 from engine.jobs.files import read_json, tail, write_json
 from engine.jobs.process import ProcessId
 from fw_sdk.types import FwError, Wire
@@ -182,7 +183,9 @@ def spawn(files: WorkerFiles, record: WorkerRecord) -> WorkerRecord:
         *("--host", "127.0.0.1", "--port", "0", "--ready-file", str(files.ready(record.id))),
         *("--dtype", record.dtype, "--device", record.device),
     ]
-    environment = {key: value for key, value in os.environ.items() if key != "FW_API_KEY"}
+    environment = {
+        key: value for key, value in os.environ.items() if key != "FW_API_KEY" and not key.startswith(VARIABLES)
+    }
     with files.log(record.id).open("ab") as log:
         log.write(f"--- worker of {record.base.name} starts at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())
         log.flush()

@@ -14,8 +14,10 @@ from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinea
 from kernels.native import Library
 
 COLUMNS = 32
-KEPT = ("router", "embedding", "head")
-"""Matrices of which a small error goes a long way: a router's stay as they are, the other two get 8 bits."""
+GATES = ("router", "shared_gate", "recurrent_gates")
+"""Small matrices of which a small error goes a long way; they stay in floats."""
+ENDS = ("embedding", "head")
+"""They get 8 bits, and activations of 15."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Holding:
 
     def takes(self, name: str, slot: Slot) -> bool:
         """Whether this slot of a layer is held in few bits."""
-        if name in KEPT or name.endswith("_bias") or slot.dtype is not None or len(slot.shape) < 2:
+        if name in GATES or name.endswith("_bias") or slot.dtype is not None or len(slot.shape) < 2:
             return False
         if slot.shape[-1] % COLUMNS or (self.trained and slot.shape[-2] % COLUMNS):
             return False
@@ -54,10 +56,10 @@ class Holding:
         """
         if self.library is None:
             return FewBitsLinear(weight, self.bits or 8, bias)
-        columns, wide = weight.shape[1], not self.fast or name in ("qkv", *KEPT)
+        columns, wide = weight.shape[1], not self.fast or name in ("qkv", *ENDS)
         parts = stored or [Rows(np.ascontiguousarray(weight.numpy()), FLOAT)]
         added = None if bias is None else bias.float().numpy()
-        bits = 8 if name in KEPT else self.bits or 8
+        bits = 8 if name in ENDS else self.bits or 8
         forward = Matrix.pack(self.library, parts, columns, bits=bits, bias=added, wide=wide, arena=self.arena)
         if not self.trained:
             return PackedLinear(self.library, forward)

@@ -71,5 +71,7 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
         with pytest.raises(openai.APIStatusError) as caught:
             asking.embeddings.create(model="tiny-embed", input="the cat " * 99)
         assert caught.value.status_code == 400
+    workers = [Path(f"/proc/{worker.pid}/environ").read_bytes() for worker in daemon.workers()]
+    assert workers and not any(b"let-me-in" in environment for environment in workers)
     logs = b"".join(path.read_bytes() for path in daemon.home.root.rglob("*") if path.is_file())
     assert b"let-me-in" not in logs
