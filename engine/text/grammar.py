@@ -13,7 +13,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -80,7 +80,7 @@ class GrammarCompiler:
         """
         with self._turn:
             known = self._known.get(spec)
-            if known is None:
+            if known is None or (isinstance(known, Grammar) and known.spent):
                 known = self._known[spec] = self._compile(spec)
                 if len(self._known) > CACHED_GRAMMARS:
                     self._known.popitem(last=False)
@@ -129,17 +129,24 @@ class Grammar:
     spec: GrammarSpec
     _start: llguidance.LLMatcher
     _compiler: GrammarCompiler
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+
+    @property
+    def spent(self) -> bool:
+        """Whether a text went over a limit of what all its matchers share; the compiler then compiles it anew."""
+        return self._over.is_set()
 
     def matcher(self) -> GrammarMatcher:
         """A matcher at the beginning of the text."""
-        return GrammarMatcher(self._start.deep_copy(), self._compiler)
+        return GrammarMatcher(self._start.deep_copy(), self._compiler, self._over)
 
 
 class GrammarMatcher:
     """Where one text stands in a grammar. Not safe for several threads at a time."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, compiler: GrammarCompiler) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, compiler: GrammarCompiler, over: threading.Event) -> None:
         self._matcher = matcher
+        self._over = over
         self._words = (compiler.vocab_size + 31) // 32
         self._stop_ids = compiler.stop_ids
         self._ends = 0  # stop tokens after the end, which llguidance accepts without counting them
@@ -182,6 +189,7 @@ class GrammarMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
+            self._over.set()
             raise _failed(self._matcher.get_error())
 
 

@@ -1,6 +1,7 @@
 """Grammars: what they allow, what they refuse, and how long a hostile one may take."""
 
 import json
+import random
 import re
 import threading
 import time
@@ -96,8 +97,6 @@ def test_special_tokens_and_padding_rows_are_never_text(compiler, tokenizer):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), steps=st.integers(1, 25), data=st.data())
 def test_rollback_restores_every_mask(compiler, seed, steps, data):
-    import random
-
     rng, matcher = random.Random(seed), compiler.compile(schema(PERSON)).matcher()
     masks, tokens = [matcher.mask().tolist()], []
     for _ in range(steps):
@@ -201,6 +200,21 @@ def test_a_hostile_grammar_costs_its_budget_and_fails_alone(compiler, tokenizer,
     assert time.process_time() - begun < 5
     good = compiler.compile(schema(PERSON)).matcher()
     good.accept(tokenizer.encode("{")[0])
+
+
+def test_a_grammar_that_a_text_wore_out_is_compiled_anew(compiler, tokenizer):
+    spec = GrammarSpec("regex", r"((a|b|c)*a(a|b|c){20}x|(.*b.{30}y)|(.*c.{17}z.{9}d))*")
+    worn, rng = compiler.compile(spec), random.Random(1)
+    with pytest.raises(FwError, match="too many states"):
+        for _ in range(2000):
+            matcher = worn.matcher()
+            for _ in range(40):
+                matcher.mask()
+                matcher.accept(rng.choice(tokenizer.encode("abcxyzd")))
+    assert worn.spent
+    fresh = compiler.compile(spec)
+    assert fresh is not worn
+    assert len(allowed(fresh.matcher(), compiler.vocab_size)) > 1
 
 
 def test_threads_share_a_compiler(compiler):
