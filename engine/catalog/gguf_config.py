@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.catalog.config import FAMILIES, Experts, ModelConfig, RopeScaling, unsupported_model
+from engine.catalog.config import FAMILIES, Experts, ModelConfig, RopeScaling, SlidingWindow, unsupported_model
 from engine.catalog.gguf_file import GgufFile
+from engine.catalog.hf_config import yarn_magnitude
 
 FAMILY_OF = {record.gguf: family for family, record in FAMILIES.items()}
 
@@ -78,9 +79,24 @@ def _scaling(meta: _Metadata) -> RopeScaling | None:
     kind = meta.get("rope.scaling.type", "none")
     if kind == "linear":
         return RopeScaling("linear", float(meta["rope.scaling.factor"]))
+    if kind == "yarn":
+        return _yarn(meta)
     if kind != "none":
-        raise unsupported_model(f"Its rope scaling is {kind!r}; supported is 'linear'")
+        raise unsupported_model(f"Its rope scaling is {kind!r}; supported are 'linear' and 'yarn'")
     return RopeScaling("stored") if "rope_freqs.weight" in meta.file.tensors else None
+
+
+def _yarn(meta: _Metadata) -> RopeScaling:
+    factor = float(meta["rope.scaling.factor"])
+    return RopeScaling(
+        "yarn",
+        factor,
+        float(meta.get("rope.scaling.yarn_beta_slow") or 1),
+        float(meta.get("rope.scaling.yarn_beta_fast") or 32),
+        int(meta.get("rope.scaling.original_context_length") or meta["context_length"]),
+        yarn_magnitude(factor) * float(meta.get("rope.scaling.attn_factor") or 1),
+        whole_planes=FAMILY_OF[meta.architecture] != "gpt_oss",
+    )
 
 
 def _qwen3_moe(meta: _Metadata) -> ModelConfig:
@@ -89,5 +105,45 @@ def _qwen3_moe(meta: _Metadata) -> ModelConfig:
     return _decoder(meta, ffn_size=0, experts=experts)
 
 
-READERS = {"llama": _llama, "qwen2": _decoder, "qwen3": _decoder, "qwen3_moe": _qwen3_moe}
+def _gemma3(meta: _Metadata) -> ModelConfig:
+    layers = range(1, int(meta["block_count"]) + 1)
+    pattern = meta.get("attention.sliding_window_pattern", 6)
+    sliding = pattern if isinstance(pattern, list) else [n % int(pattern) != 0 for n in layers]
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if meta.get(name):
+            raise unsupported_model(f"It sets {name}")
+    heads, hidden = int(meta["attention.head_count"]), int(meta["embedding_length"])
+    width = hidden // heads if len(layers) == GEMMA3_27B_LAYERS else int(meta.get("attention.key_length") or 256)
+    return _decoder(
+        meta,
+        attention_scale=float(meta.get("attention.scale") or width**-0.5),
+        rope_base=float(meta.get("rope.freq_base", 1_000_000.0)),
+        layer_kinds=tuple("sliding" if own else "full" for own in sliding),
+        window=SlidingWindow(int(meta["attention.sliding_window"]), float(meta.get("rope.freq_base_swa", 10_000.0))),
+    )
+
+
+def _gpt_oss(meta: _Metadata) -> ModelConfig:
+    layers, tensors = int(meta["block_count"]), meta.file.tensors
+    count, chosen = int(meta["expert_count"]), int(meta["expert_used_count"])
+    return _decoder(
+        meta,
+        ffn_size=0,
+        mlp_bias="blk.0.ffn_gate_exps.bias" in tensors,
+        layer_kinds=tuple("full" if index % 2 else "sliding" for index in range(layers)),
+        window=SlidingWindow(int(meta["attention.sliding_window"])),
+        experts=Experts(count, chosen, int(meta["expert_feed_forward_length"])),
+    )
+
+
+GEMMA3_27B_LAYERS = 62
+"""The one size whose scores are not scaled by the width of a head, which its files do not say."""
+READERS = {
+    "llama": _llama,
+    "qwen2": _decoder,
+    "qwen3": _decoder,
+    "qwen3_moe": _qwen3_moe,
+    "gemma3": _gemma3,
+    "gpt_oss": _gpt_oss,
+}
 """By family."""

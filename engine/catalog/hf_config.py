@@ -256,7 +256,9 @@ def _yarn(rope: Fields, original: int) -> RopeScaling:
     magnitude = rope.get("attention_factor")
     if magnitude is None:
         both = rope.get("mscale"), rope.get("mscale_all_dim")
-        magnitude = _stretch(factor, both[0]) / _stretch(factor, both[1]) if all(both) else _stretch(factor, 1.0)
+        magnitude = (
+            yarn_magnitude(factor, both[0]) / yarn_magnitude(factor, both[1]) if all(both) else yarn_magnitude(factor)
+        )
     return RopeScaling(
         "yarn",
         factor,
@@ -268,7 +270,7 @@ def _yarn(rope: Fields, original: int) -> RopeScaling:
     )
 
 
-def _stretch(factor: float, strength: Any) -> float:
+def yarn_magnitude(factor: float, strength: Any = 1.0) -> float:
     """YaRN's rule for how much larger the scores of a context ``factor`` times longer must be."""
     return 0.1 * float(strength) * math.log(factor) + 1.0 if factor > 1 else 1.0
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.catalog import GgufFile, ModelConfig, OpenModel
 from engine.catalog.quantisation import Quantisation
+from engine.models.gguf_names import Stored, stored_as, unpermuted
 from engine.models.scaled import FP8, fp8_to_float, mxfp4_to_float
 from fw_sdk.types import FwError
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Rows
@@ -22,20 +23,6 @@ TEXT_PARTS = ("language_model.model.", "model.language_model.")
 PLAIN = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 SCALE_SUFFIXES = ("_scale_inv", "_scale")
 """What DeepSeek's files and compressed-tensors call the factor that makes fp8 numbers whole again."""
-GGUF_NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 class Weights(Protocol):
@@ -140,40 +127,43 @@ class GgufWeights:
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
         self._file = file
         self._bytes = np.memmap(file.path, dtype=np.uint8, mode="r")
-        self._heads = {"attn_q": config.heads, "attn_k": config.kv_heads}
+        self._config = config
 
     def get(self, name: str) -> Tensor:
         """As ``Weights.get``."""
-        stored = _gguf_name(name)
-        tensor = self.stored(stored)
-        part = stored.split(".")[-2]
-        return _unpermuted(tensor, self._heads[part]) if part in self._heads else tensor
+        place = self._place(name)
+        tensors = [self.stored(part, place.expert) for part in place.names]
+        return tensors[0] if place.turned is None else place.turned(*tensors)
 
     def rows(self, name: str, columns: int) -> Rows:
         """As ``Weights.rows``."""
-        stored = _gguf_name(name)
-        entry = self._file.tensors.get(stored)
-        if entry is None or entry.type not in GGUF_FORMATS:
+        place = self._place(name)
+        entry = self._file.tensors.get(place.names[0])
+        if entry is None or entry.type not in GGUF_FORMATS or not place.verbatim:
             return _float_rows(self.get(name), name, columns)
         _check_width(entry.shape, name, columns)
         raw = self._bytes[entry.offset : entry.offset + entry.nbytes].reshape(entry.shape[0], -1)
-        part = stored.split(".")[-2]
-        order = None
-        if part in self._heads:
-            order = _unpermuted(torch.arange(entry.shape[0]), self._heads[part]).numpy()
+        order = unpermuted(torch.arange(entry.shape[0]), place.heads).numpy() if place.heads else None
         return Rows(raw, entry.type, order)
 
     def kind(self, name: str) -> int | None:
         """As ``Weights.kind``."""
-        entry = self._file.tensors.get(_gguf_name(name))
-        return entry.type if entry else None
+        place = self._place(name)
+        entry = self._file.tensors.get(place.names[0])
+        return entry.type if entry and place.verbatim else None
+
+    def _place(self, name: str) -> Stored:
+        try:
+            return stored_as(self._config, name)
+        except KeyError:
+            raise damaged(f"GGUF files of its kind have no tensor {name}") from None
 
     def divisors(self) -> Tensor | None:
         """As ``Weights.divisors``."""
         return self.stored("rope_freqs.weight") if "rope_freqs.weight" in self._file.tensors else None
 
-    def stored(self, name: str) -> Tensor:
-        """The tensor of that GGUF name, as it is stored, in float32."""
+    def stored(self, name: str, expert: int | None = None) -> Tensor:
+        """The tensor of that GGUF name, or one expert's part of it, as it is stored, in float32."""
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize, quant_shape_to_byte_shape
 
@@ -181,11 +171,15 @@ class GgufWeights:
         if entry is None:
             raise damaged(f"the tensor {name} is missing")
         kind = GGMLQuantizationType(entry.type)
-        raw = self._bytes[entry.offset : entry.offset + entry.nbytes]
+        shape, raw = entry.shape, self._bytes[entry.offset : entry.offset + entry.nbytes]
+        if expert is not None:
+            if expert >= shape[0]:
+                raise damaged(f"the tensor {name} has {shape[0]} experts, more are needed")
+            raw, shape = raw.reshape(shape[0], -1)[expert], shape[1:]
         if kind.name in PLAIN:
-            return torch.from_numpy(raw.view(PLAIN[kind.name]).astype(np.float32).reshape(entry.shape))
+            return torch.from_numpy(raw.view(PLAIN[kind.name]).astype(np.float32).reshape(shape))
         try:
-            blocks = raw.reshape(quant_shape_to_byte_shape(entry.shape, kind))
+            blocks = raw.reshape(quant_shape_to_byte_shape(shape, kind))
             return torch.from_numpy(np.ascontiguousarray(dequantize(blocks, kind), dtype=np.float32))
         except NotImplementedError as error:
             raise damaged(f"the tensor {name} has the type {kind.name}, which cannot be dequantised") from error
@@ -209,16 +203,3 @@ def _float_rows(tensor: Tensor, name: str, columns: int) -> Rows:
 def _check_width(shape: tuple[int, ...], name: str, columns: int) -> None:
     if len(shape) != 2 or shape[1] != columns:
         raise damaged(f"{name} is {shape}, its configuration needs {columns} columns")
-
-
-def _gguf_name(name: str) -> str:
-    if name in GGUF_NAMES:
-        return GGUF_NAMES[name]
-    _, _, layer, rest = name.split(".", 3)
-    part, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}"
-
-
-def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
-    """From llama.cpp's row order (rotated pairs are neighbours) to half-split: [rows, …] -> [rows, …]."""
-    return tensor.view(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)

@@ -65,10 +65,8 @@ def test_logits_and_gradients_are_those_of_peft(name, tmp_path):
     assert len(found) == len(adapter.parameters())
     for (layer, target), pair in adapter.weights.items():
         for side, tensor in zip("AB", pair, strict=True):
-            (grad,) = (
-                grad for at, grad in found.items() if f"layers.{layer}." in at and f".{target}.lora_{side}" in at
-            )
-            torch.testing.assert_close(tensor.grad, found[name], atol=1e-3, rtol=1e-3)
+            (at,) = (at for at in found if f"layers.{layer}." in at and f".{target}.lora_{side}" in at)
+            torch.testing.assert_close(tensor.grad, found[at], atol=1e-3, rtol=1e-3)
     with torch.inference_mode():
         merged = peer.merge_and_unload()(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(ours.detach(), merged, atol=1e-4, rtol=0)
