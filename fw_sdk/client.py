@@ -68,7 +68,7 @@ class Client:
             model: a deployment's or model's id.
             messages: ``[{"role": …, "content": …}, …]``, or one user message as a string.
             stream: give pieces as they are generated.
-            sampling: max_tokens, temperature, top_p, seed, stop.
+            sampling: max_tokens, temperature, top_p, seed, stop, response_format.
         """
         if stream:
             return self._server.chat_stream(model, messages, **sampling)
@@ -161,7 +161,7 @@ class AsyncClient:
             model: a deployment's or model's id.
             messages: ``[{"role": …, "content": …}, …]``, or one user message as a string.
             stream: give pieces as they are generated.
-            sampling: max_tokens, temperature, top_p, seed, stop.
+            sampling: max_tokens, temperature, top_p, seed, stop, response_format.
         """
         if stream:
             return self._server.chat_stream(model, messages, **sampling)

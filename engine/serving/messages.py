@@ -190,7 +190,7 @@ class CountBody(PromptBody):
 NEUTRAL: Neutral = {
     "cache_control": anything,
     "container": empty,
-    "context_management": empty,
+    "context_management": anything,
     "diagnostics": empty,
     "inference_geo": anything,
     "mcp_servers": empty,

@@ -23,6 +23,7 @@ def chat(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
+    response_format: Mapping[str, Any] | None = None,
 ) -> Call[str]:
     """The answer of a deployment or model to a conversation.
 
@@ -34,8 +35,9 @@ def chat(
         top_p: nucleus sampling.
         seed: of the draws.
         stop: texts that end the answer.
+        response_format: ``{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`` makes the answer fit it.
     """
-    body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop)
+    body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop, response_format)
     return Call("POST", "/v1/chat/completions", _chat_text, body=body)
 
 
@@ -48,9 +50,10 @@ def chat_stream(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
+    response_format: Mapping[str, Any] | None = None,
 ) -> EventStream[str]:
     """``chat`` in pieces, as they are generated."""
-    body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop)
+    body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop, response_format)
     call = Call("POST", "/v1/chat/completions", nothing, body={**body, "stream": True})
     return EventStream(call, _chat_pieces)
 
@@ -94,11 +97,13 @@ def _chat_body(
     top_p: float | None,
     seed: int | None,
     stop: str | Sequence[str] | None,
+    response_format: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     if not conversation:
         raise FwError("invalid_argument", "messages is empty", not_done="nothing was generated", param="messages")
     sampling = present(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
+    sampling |= present(response_format=response_format)
     return {"model": model, "messages": conversation, **sampling}
 
 

@@ -173,9 +173,12 @@ def chunk(text):
 def test_chat_streams_pieces_and_a_broken_stream_is_an_error_not_a_short_answer():
     whole = [chunk("Bon"), chunk("jour"), "data: [DONE]\n\n"]
     with scripted(lambda n, seen: Reply(chunks=whole)) as server:
-        assert list(client(server.url).chat("m", "hello", stream=True, max_tokens=5)) == ["Bon", "jour"]
+        form = {"type": "json_object"}
+        answer = client(server.url).chat("m", "hello", stream=True, max_tokens=5, response_format=form)
+        assert list(answer) == ["Bon", "jour"]
     body = json.loads(server.seen[0].body)
     assert body["stream"] is True and body["max_tokens"] == 5 and "temperature" not in body
+    assert body["response_format"] == form
     with scripted(lambda n, seen: Reply(chunks=[chunk("Bon")], drop=True)) as server:
         with pytest.raises(fw.UnavailableError):
             list(client(server.url).chat("m", "hello", stream=True))
