@@ -8,7 +8,7 @@ from engine.catalog.config import FAMILIES, Experts, ModelConfig, RopeScaling, S
 from engine.catalog.gguf_file import GgufFile
 from engine.catalog.hf_config import yarn_magnitude
 
-FAMILY_OF = {record.gguf: family for family, record in FAMILIES.items()}
+FAMILY_OF = {record.gguf: family for family, record in FAMILIES.items() if record.gguf}
 
 
 class _Metadata:

@@ -10,6 +10,7 @@ from engine.catalog.config import (
     Experts,
     LayerKind,
     ModelConfig,
+    Recurrence,
     RopeScaling,
     SlidingWindow,
     unsupported_model,
@@ -166,6 +167,41 @@ def _gpt_oss(fields: Fields) -> ModelConfig:
     )
 
 
+def _qwen3_next(fields: Fields) -> ModelConfig:
+    """Gated delta nets, with full attention in every fourth layer."""
+    if fields.get("attention_bias"):
+        raise unsupported_model("Its attention projections have biases")
+    if fields.get("mlp_only_layers") or fields.get("decoder_sparse_step", 1) != 1:
+        raise unsupported_model("Only some of its layers have experts")
+    layers = range(1, int(fields["num_hidden_layers"]) + 1)
+    every = int(fields.get("full_attention_interval") or 4)
+    names = fields.get("layer_types") or ["linear_attention" if n % every else "full_attention" for n in layers]
+    share = _rope_fields(fields).get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 0.25
+    recurrence = Recurrence(
+        int(fields["linear_num_key_heads"]),
+        int(fields["linear_num_value_heads"]),
+        int(fields["linear_key_head_dim"]),
+        int(fields["linear_value_head_dim"]),
+        int(fields["linear_conv_kernel_dim"]),
+        grouped=fields["model_type"] == "qwen3_next",
+    )
+    more: dict[str, Any] = {
+        "rotary_dim": int(int(fields["head_dim"]) * float(share)),
+        "layer_kinds": tuple({"linear_attention": "recurrent", "full_attention": "full"}[name] for name in names),
+        "recurrence": recurrence,
+    }
+    if fields.get("num_experts"):
+        more["ffn_size"] = 0
+        more["experts"] = Experts(
+            int(fields["num_experts"]),
+            int(fields["num_experts_per_tok"]),
+            int(fields["moe_intermediate_size"]),
+            bool(fields.get("norm_topk_prob", True)),
+            int(fields["shared_expert_intermediate_size"]),
+        )
+    return _decoder(fields, **more)
+
+
 GPT_OSS_FIXED: Fields = {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}
 GEMMA3_DEFAULTS: Fields = {
     "vocab_size": 262_208,
@@ -191,6 +227,9 @@ READERS = {
     "gemma3_text": _gemma3,
     "gemma3": _gemma3_of_two,
     "gpt_oss": _gpt_oss,
+    "qwen3_next": _qwen3_next,
+    "qwen3_5_text": _qwen3_next,
+    "qwen3_5_moe_text": _qwen3_next,
 }
 """By ``model_type``."""
 
@@ -203,6 +242,8 @@ def _decoder(fields: Fields, *, activation: str = "hidden_act", expected: str = 
     if fields.get(activation, expected) != expected:
         raise unsupported_model(f"Its activation is {fields[activation]!r}, not {expected!r}")
     rope = _rope_fields(fields)
+    if "rotary_dim" not in more and float(rope.get("partial_rotary_factor") or 1) != 1:
+        raise unsupported_model("It rotates only a part of each head")
     heads = int(fields["num_attention_heads"])
     common = {
         "family": FAMILY_OF[fields["model_type"]],
@@ -232,8 +273,6 @@ def _rope_fields(fields: Fields) -> Fields:
 
 def _scaling(rope: Fields, context: int) -> RopeScaling | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if float(rope.get("partial_rotary_factor") or 1) != 1:
-        raise unsupported_model("It rotates only a part of each head")
     if kind == "default":
         return None
     if kind not in SCALINGS:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.catalog.config import ModelConfig, unsupported_model
+from engine.catalog.config import ModelConfig, Recurrence, unsupported_model
 from engine.catalog.gguf_config import config_from_gguf
 from engine.catalog.gguf_file import GgufFile
 from engine.catalog.hf_config import config_from_hf, token_ids
@@ -88,8 +88,18 @@ def _checked(read: Callable[[], ModelConfig]) -> ModelConfig:
         raise unsupported_model(
             f"{config.heads} heads, {config.kv_heads} key-value heads of {config.head_dim} do not fit"
         )
+    if config.recurrence:
+        _check_recurrence(config.recurrence)
     if config.experts and not 1 <= config.experts.chosen <= config.experts.count:
         raise unsupported_model(f"Each token uses {config.experts.chosen} of {config.experts.count} experts")
     if config.layer_kinds and len(config.layer_kinds) != config.layers:
         raise unsupported_model(f"It names the kinds of {len(config.layer_kinds)} of its {config.layers} layers")
     return config
+
+
+def _check_recurrence(recurrence: Recurrence) -> None:
+    sizes = [recurrence.key_heads, recurrence.value_heads, recurrence.key_dim, recurrence.value_dim, recurrence.taps]
+    if min(sizes) < 1 or max(sizes) > MAX_DIMENSION or recurrence.taps < 2:
+        raise unsupported_model(f"The sizes of its recurrent layers are out of range: {sizes}")
+    if recurrence.value_heads % recurrence.key_heads:
+        raise unsupported_model(f"{recurrence.value_heads} value heads do not share {recurrence.key_heads} key heads")

@@ -22,6 +22,8 @@ class EngineConfig:
         page_size: tokens per page of the key-value cache.
         kv_bytes: budget of the key-value cache; None takes a quarter of the memory that is free, at most 512 MiB on a
             CPU and three quarters of the free memory on a GPU.
+        state_bytes: budget of the recurrent states of a model that has them, of running requests and of checkpoints;
+            None takes half as much as for the keys and values on a GPU, as much on a CPU.
         max_batched_tokens: tokens computed in one step, over all requests; None takes 512 on a CPU, 8192 on a GPU.
         max_running: requests that hold pages at the same time.
         prefix_cache: whether requests share the pages of equal beginnings.
@@ -34,6 +36,7 @@ class EngineConfig:
 
     page_size: int = 16
     kv_bytes: int | None = None
+    state_bytes: int | None = None
     max_batched_tokens: int | None = None
     max_running: int = 64
     prefix_cache: bool = True
@@ -50,7 +53,15 @@ class EngineConfig:
         if not 1 <= self.draft_tokens <= MAX_DRAFTS:
             message = f"draft_tokens must be from 1 to {MAX_DRAFTS}, got {self.draft_tokens}"
             raise FwError("invalid_argument", message, param="draft_tokens")
-        for name in ("page_size", "kv_bytes", "max_batched_tokens", "max_running", "max_adapters", "adapter_bytes"):
+        for name in (
+            "page_size",
+            "kv_bytes",
+            "state_bytes",
+            "max_batched_tokens",
+            "max_running",
+            "max_adapters",
+            "adapter_bytes",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FwError("invalid_argument", f"{name} must be at least 1, got {value}", param=name)

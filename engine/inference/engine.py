@@ -17,8 +17,8 @@ from engine.inference.answer import Live, completion
 from engine.inference.config import SPARE_ROWS, EngineConfig
 from engine.inference.draft_model import check_same_tokens, speculation
 from engine.inference.drawing import BrokenOutput, Drawing, MaskCost, draw_step, failure
+from engine.inference.memory import prefix_index
 from engine.inference.packed_runner import PackedRunner
-from engine.inference.pages import PagePool
 from engine.inference.prefix import PrefixIndex
 from engine.inference.reload import UpdateMode, load_alike
 from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob
@@ -488,7 +488,7 @@ class Engine:
 
     def _empty_cache(self) -> tuple[PrefixIndex, Scheduler]:
         config = self._config
-        prefix = PrefixIndex(PagePool(self.memory.pages), config.page_size, enabled=config.prefix_cache)
+        prefix = prefix_index(self.memory, enabled=config.prefix_cache)
         scheduler = Scheduler(
             prefix, max_running=config.max_running, max_batched_tokens=self._batched, spare_rows=SPARE_ROWS
         )

@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 
 from engine.catalog import ModelConfig
+from engine.inference.checkpoints import CheckpointIndex
 from engine.inference.config import EngineConfig
+from engine.inference.pages import PagePool
+from engine.inference.prefix import PrefixIndex
 from fw_sdk.types import FwError
 
 MIB = 1 << 20
 CPU_KV_BYTES = 512 * MIB
+CHECKPOINTS_PER_REQUEST = 8
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class MemoryAccount:
         pages: pages in the cache.
         page_size: tokens per page.
         available_bytes: what was free on the device when the cache was sized.
+        state_bytes: one recurrent state, all layers; 0 in a model without.
+        states: room for so many, of running requests and of checkpoints.
     """
 
     weight_bytes: int
@@ -32,6 +38,8 @@ class MemoryAccount:
     pages: int
     page_size: int
     available_bytes: int
+    state_bytes: int = 0
+    states: int = 0
 
     @property
     def kv_bytes(self) -> int:
@@ -45,9 +53,11 @@ class MemoryAccount:
 
     def text(self) -> str:
         """One line for a person."""
+        states = f"{self.states} recurrent states {self.states * self.state_bytes / MIB:.0f} MiB, "
         return (
             f"memory: weights {self.weight_bytes / MIB:.0f} MiB, key-value cache {self.kv_bytes / MIB:.0f} MiB "
             f"({self.tokens} tokens in {self.pages} pages of {self.page_size}), "
+            f"{states if self.states else ''}"
             f"{self.available_bytes / MIB:.0f} MiB were free"
         )
 
@@ -60,10 +70,11 @@ def account(
     Raises:
         FwError: ``out_of_memory`` if the budget does not hold a single page.
     """
-    page_bytes = 2 * model.layers * model.kv_size * config.page_size * dtype.itemsize
+    page_bytes = 2 * model.attention_layers * model.kv_size * config.page_size * dtype.itemsize
     available = available_bytes(device)
     useful = config.max_running * -(-model.max_context // config.page_size)
-    pages = min((config.kv_bytes or _default_budget(available, device)) // page_bytes, useful)
+    rest = available * 2 // 3 if model.recurrence and device.type == "cuda" else available
+    pages = min((config.kv_bytes or _default_budget(rest, device)) // page_bytes, useful)
     if pages < 1:
         raise FwError(
             "out_of_memory",
@@ -71,7 +82,33 @@ def account(
             not_done="the model was not loaded for inference",
             hint="raise kv_bytes or free memory",
         )
-    return MemoryAccount(weight_bytes, page_bytes, pages, config.page_size, available)
+    state_bytes, states = _states(model, config, available, device)
+    return MemoryAccount(weight_bytes, page_bytes, pages, config.page_size, available, state_bytes, states)
+
+
+def _states(model: ModelConfig, config: EngineConfig, available: int, device: torch.device) -> tuple[int, int]:
+    """Bytes of one recurrent state and how many there is room for; more than a few per running request help nobody."""
+    if model.recurrence is None:
+        return 0, 0
+    size = model.recurrent_layers * model.recurrence.state_bytes
+    budget = config.state_bytes or (available // 4 if device.type == "cuda" else _default_budget(available, device))
+    count = min(budget // size, CHECKPOINTS_PER_REQUEST * config.max_running)
+    if count < 1:
+        raise FwError(
+            "out_of_memory",
+            f"A recurrent state takes {size} bytes, more than its budget.",
+            not_done="the model was not loaded for inference",
+            hint="raise state_bytes or free memory",
+        )
+    return size, count
+
+
+def prefix_index(memory: MemoryAccount, *, enabled: bool) -> PrefixIndex:
+    """The index over the account's pages, with the states of a model that has some."""
+    pages = PagePool(memory.pages)
+    if not memory.states:
+        return PrefixIndex(pages, memory.page_size, enabled=enabled)
+    return CheckpointIndex(pages, PagePool(memory.states), memory.page_size, enabled=enabled)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.inference.scheduler import Row, Slice, StepPlan
 from engine.models import Adapter, MixedAdapters
 from kernels.attention_spec import AttentionSpec
+from kernels.gated_delta_net import DeltaShape, DeltaWeights, StatePlan, States, gated_delta_net, plan_states
 from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, write_pages
 
 
@@ -27,10 +28,32 @@ class PagedAttention:
         self._pages = pages
         self._plan = plan
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, spec: AttentionSpec) -> Tensor:
-        """q: ``[T, heads, head_dim]``, k and v: ``[T, kv_heads, head_dim]``, q and k rotated; returns like q."""
-        write_pages(self._pages[layer], k, v, self._plan)
-        return paged_attention(q, self._pages[layer], self._plan, spec)
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
+        """As ``engine.models.Attention``."""
+        write_pages(self._pages[layer], key, value, self._plan)
+        return paged_attention(query, self._pages[layer], self._plan, spec)
+
+
+class PagedRecurrence(PagedAttention):
+    """As ``PagedAttention``, with the recurrent states of the other layers.
+
+    Args:
+        pages: of the layers that attend.
+        plan: of this step.
+        states: of all recurrent layers; changed in place.
+        state_plan: of this step.
+    """
+
+    def __init__(self, pages: Tensor, plan: BatchPlan, states: States, state_plan: StatePlan) -> None:
+        super().__init__(pages, plan)
+        self._states = states
+        self._state_plan = state_plan
+
+    def recur(
+        self, layer: int, mixed: Tensor, decay: Tensor, write: Tensor, *, weights: DeltaWeights, shape: DeltaShape
+    ) -> Tensor:
+        """As ``engine.models.Recurrent``."""
+        return gated_delta_net(mixed, decay, write, weights, self._states.layer(layer), self._state_plan)
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,7 @@ class StepInputs:
         adapters: the low-rank updates of the rows; None if all of them use the base.
         logit_rows: ``[N]`` int64, rows whose logits are wanted; None if that is every row.
         rows: what the rows of ``logit_rows`` predict, in that order.
+        states: of the recurrent layers; None in a model without.
     """
 
     token_ids: Tensor
@@ -50,6 +74,7 @@ class StepInputs:
     adapters: MixedAdapters | None
     logit_rows: Tensor | None
     rows: tuple[Row, ...]
+    states: StatePlan | None
 
 
 class StepBuilder:
@@ -58,11 +83,13 @@ class StepBuilder:
     Args:
         page_size: tokens per page.
         device: where the model is.
+        recurrence: of the model's recurrent layers.
     """
 
-    def __init__(self, page_size: int, device: torch.device) -> None:
+    def __init__(self, page_size: int, device: torch.device, recurrence: DeltaShape | None = None) -> None:
         self._page_size = page_size
         self._device = device
+        self._recurrence = recurrence
 
     def build(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
         """Tensors for ``plan``; ``adapters`` has the weights of its sequences' adapter ids, but for the base (0)."""
@@ -83,7 +110,20 @@ class StepBuilder:
             if len(wanted) == len(tokens)
             else torch.tensor(wanted, device=self._device, dtype=torch.int64),
             rows=tuple(row for item in slices if item.rows for row in item.logits()),
+            states=None if self._recurrence is None else _states(slices, self._recurrence, self._device),
         )
+
+
+def _states(slices: list[Slice], recurrence: DeltaShape, device: torch.device) -> StatePlan:
+    """Where the slices' states are, and which of them are stored on the way."""
+    slots, saves = list[int](), list[tuple[int, int, int]]()
+    for number, item in enumerate(slices):
+        chain = item.sequence.chain
+        assert chain is not None and chain.slot is not None
+        slots.append(chain.slot)
+        saves += [(number, save.position - item.start, save.slot) for save in chain.saves]
+    fresh = [item.start == 0 for item in slices]
+    return plan_states([item.count for item in slices], slots, fresh, saves, recurrence, device)
 
 
 def _mixed(slices: list[Slice], adapters: Mapping[int, Adapter], device: torch.device) -> MixedAdapters | None:

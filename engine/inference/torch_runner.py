@@ -10,15 +10,14 @@ from engine.inference.config import EngineConfig
 from engine.inference.memory import account
 from engine.inference.runner import Logits
 from engine.inference.scheduler import StepPlan
-from engine.inference.step import PagedAttention, StepBuilder
-from engine.models import Adapter, CausalLM
+from engine.inference.step import PagedAttention, PagedRecurrence, StepBuilder, StepInputs
+from engine.models import Adapter, Attention, CausalLM, delta_shape
+from kernels.gated_delta_net import new_states
 from kernels.paged_attention import new_pages
 
 
 class TorchRunner:
     """A ``CausalLM`` with its pages; as ``Runner``."""
-
-    rewinds = True
 
     def __init__(self, model: CausalLM, config: EngineConfig) -> None:
         shape = model.config
@@ -27,8 +26,14 @@ class TorchRunner:
         self.format = model.format
         self.memory = account(shape, config, weight_bytes=model.weight_bytes, dtype=model.dtype, device=self.device)
         pages, size = self.memory.pages, config.page_size
-        self.pages = new_pages(shape.layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
-        self._builder = StepBuilder(size, self.device)
+        layers = shape.attention_layers
+        self.pages = new_pages(layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
+        recurrence = delta_shape(shape.recurrence) if shape.recurrence else None
+        self.rewinds = recurrence is None
+        self.states = (
+            new_states(shape.recurrent_layers, self.memory.states, recurrence, self.device) if recurrence else None
+        )
+        self._builder = StepBuilder(size, self.device, recurrence)
 
     def prepare(self, adapter: Adapter) -> Adapter:
         """As ``Runner.prepare``."""
@@ -38,7 +43,9 @@ class TorchRunner:
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
         """As ``Runner.compute``."""
         inputs = self._builder.build(plan, adapters)
-        attention = PagedAttention(self.pages, inputs.batch)
+        if self.states is not None:
+            self.states.copy(plan.restores)
+        attention = self._attention(inputs)
         hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
         wanted = hidden if inputs.logit_rows is None else hidden[inputs.logit_rows]
         return Logits(self.model.logits(wanted), inputs.rows)
@@ -46,6 +53,11 @@ class TorchRunner:
     def replace(self, model: CausalLM) -> None:
         """As ``Runner.replace``."""
         self.model = model
+
+    def _attention(self, inputs: StepInputs) -> Attention:
+        if self.states is None or inputs.states is None:
+            return PagedAttention(self.pages, inputs.batch)
+        return PagedRecurrence(self.pages, inputs.batch, self.states, inputs.states)
 
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""

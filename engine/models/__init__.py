@@ -2,7 +2,7 @@
 
 from engine.models.adapter_files import load_adapter, save_adapter
 from engine.models.adapters import Adapter, Adapters, MixedAdapters, SingleAdapter, new_adapter
-from engine.models.attention import Attention, PackedCausalAttention
+from engine.models.attention import Attention, PackedCausalAttention, Recurrent, delta_shape
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_device, pick_dtype
 from engine.models.loading import load_body, load_model
@@ -16,7 +16,9 @@ __all__ = [
     "MixedAdapters",
     "PackedCausalAttention",
     "PackedModel",
+    "Recurrent",
     "SingleAdapter",
+    "delta_shape",
     "load_adapter",
     "load_body",
     "load_for_inference",

@@ -37,7 +37,7 @@ def load_adapter(path: Path, config: ModelConfig, dtype: torch.dtype, device: to
         with safe_open(path / WEIGHTS_FILE, framework="pt") as file:
             names = set(file.keys())
             for layer in range(config.layers):
-                for target in info.targets:
+                for target in (name for name in info.targets if name in config.layer_targets(layer)):
                     down_name, up_name = _name(layer, target, "A"), _name(layer, target, "B")
                     if down_name not in names and up_name not in names:
                         continue

@@ -83,7 +83,7 @@ def new_adapter(config: ModelConfig, rank: int, alpha: float, targets: Sequence[
     ordered = tuple(target for target in config.targets if target in targets)
     weights = {}
     for layer in range(config.layers):
-        for target in ordered:
+        for target in (name for name in ordered if name in config.layer_targets(layer)):
             inputs, outputs = config.target_shape(target)
             bound = 1 / math.sqrt(inputs)
             down = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)

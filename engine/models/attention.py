@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from engine.catalog import Recurrence
 from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
+from kernels.gated_delta_net import DeltaShape, DeltaWeights, gated_delta_net, new_states, plan_states
 
 
 class Attention(Protocol):
@@ -16,6 +18,22 @@ class Attention(Protocol):
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
         """query: [T, heads, head_dim], key and value: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+        ...
+
+
+def delta_shape(sizes: Recurrence) -> DeltaShape:
+    """A configuration's recurrent layers as their kernel names them."""
+    return DeltaShape(sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim, sizes.taps)
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """What an ``Attention`` offers besides, if it can carry the states of recurrent layers."""
+
+    def recur(
+        self, layer: int, mixed: Tensor, decay: Tensor, write: Tensor, *, weights: DeltaWeights, shape: DeltaShape
+    ) -> Tensor:
+        """What each token reads from its sequence's state, as ``kernels.gated_delta_net``; ``layer`` counts those."""
         ...
 
 
@@ -32,3 +50,11 @@ class PackedCausalAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
         """As ``Attention``."""
         return causal_attention(query, key, value, self.segment_lengths, spec=spec)
+
+    def recur(
+        self, layer: int, mixed: Tensor, decay: Tensor, write: Tensor, *, weights: DeltaWeights, shape: DeltaShape
+    ) -> Tensor:
+        """As ``Recurrent``; every sequence begins with an empty state."""
+        count, device = len(self.segment_lengths), mixed.device
+        plan = plan_states(self.segment_lengths, range(count), [True] * count, (), shape, device)
+        return gated_delta_net(mixed, decay, write, weights, new_states(1, count, shape, device).layer(0), plan)

@@ -59,7 +59,7 @@ class CausalLM(nn.Module, ABC):
         embedding: [vocab, hidden].
         head: [vocab, hidden]; the embedding itself when tied.
         final_norm: [hidden].
-        frequencies: [head_dim / 2] f32, radians per position.
+        frequencies: [head_dim / 2] f32, radians per position; fewer where only a part of each head is turned.
         local_frequencies: [head_dim / 2] f32, those of the sliding layers; ``frequencies`` itself if they share them.
         packed: ``embedding`` and ``head`` if they are held in few bits; their buffers are empty then.
         format: how the weights are held: bfloat16, float32, int8, q4_k …
@@ -83,7 +83,8 @@ class CausalLM(nn.Module, ABC):
         self.register_buffer("head", empty if config.tie_embeddings else torch.empty_like(empty))
         final = self.final_slot(config)
         self.register_buffer("final_norm", torch.empty(final.shape, dtype=final.dtype or dtype, device=self.device))
-        frequencies = rope_frequencies(config.head_dim, config.rope_base, config.rope_scaling).to(self.device)
+        turned = config.rotary_dim or config.head_dim
+        frequencies = rope_frequencies(turned, config.rope_base, config.rope_scaling).to(self.device)
         local = None if config.window is None else config.window.rope_base
         own = frequencies if local is None else rope_frequencies(config.head_dim, local, None).to(self.device)
         self.register_buffer("frequencies", frequencies)

@@ -69,12 +69,20 @@ class Layer(nn.Module):
         sinks: [heads].
         output: [hidden, query].
         attended_norm: [hidden], of what the attention adds.
+        recurrent: [channels + values, hidden], queries, keys, values and gates of a gated delta net.
+        recurrent_gates: [2 value_heads, hidden], its writes and decays.
+        filters: [taps, channels], of its convolution.
+        rate: [value_heads], how fast it forgets.
+        rate_bias: [value_heads].
+        read_norm: [value_dim], of what each head reads.
+        recurrent_output: [hidden, values].
         post_norm: [hidden], in front of the feed-forward part.
         gate_up: [2 ffn, hidden].
         down: [hidden, ffn].
         router: [experts, hidden].
         experts_gate_up: [experts, 2 ffn, hidden].
         experts_down: [experts, hidden, ffn].
+        shared_gate: [1, hidden], how much of the expert that all tokens use is added.
         fed_norm: [hidden], of what the feed-forward part adds.
         packed: projections that are held in few bits, by name and expert (None in a dense block); their buffers are
             empty.
@@ -87,6 +95,13 @@ class Layer(nn.Module):
     sinks: Tensor
     output: Tensor
     attended_norm: Tensor
+    recurrent: Tensor
+    recurrent_gates: Tensor
+    filters: Tensor
+    rate: Tensor
+    rate_bias: Tensor
+    read_norm: Tensor
+    recurrent_output: Tensor
     post_norm: Tensor
     gate_up: Tensor
     down: Tensor

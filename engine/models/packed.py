@@ -104,6 +104,14 @@ def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -
         FwError: ``not_found`` or ``model_unsupported``.
     """
     opened = open_model(path)
+    if opened.config.recurrence:
+        raise FwError(
+            "model_unsupported",
+            "Models with recurrent layers cannot be trained here.",
+            not_done="No model was loaded.",
+            hint="they can be served, with adapters made elsewhere",
+            param="path",
+        )
     kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 and outruns_bf16() else None
     packable = kernels is not None and _packable(opened)
     holding = Holding(None, kernels, trained=True) if packable else None

@@ -18,28 +18,41 @@ class Qwen3Moe(Qwen3):
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
         """As ``CausalLM.slots``."""
-        experts, hidden = config.experts, config.hidden_size
-        assert experts is not None
-        each = [f"mlp.experts.{number}." for number in range(experts.count)]
-        halves = tuple(f"{one}{half}_proj.weight" for one in each for half in ("gate", "up"))
+        hidden = config.hidden_size
         return {
             **norm("input_norm", hidden, "input_layernorm"),
             **attention_slots(config),
             **head_norm_slots(config),
             **norm("post_norm", hidden, "post_attention_layernorm"),
-            "router": Slot((experts.count, hidden), ("mlp.gate.weight",)),
-            "experts_gate_up": Slot((experts.count, 2 * experts.ffn_size, hidden), halves),
-            "experts_down": Slot(
-                (experts.count, hidden, experts.ffn_size), tuple(f"{one}down_proj.weight" for one in each)
-            ),
+            **expert_slots(config),
         }
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
         """As ``Qwen3.feed``."""
-        experts = self.config.experts
-        assert experts is not None
-        shares = softmax(layer.project("router", inputs).float())
-        weights, chosen = shares.topk(experts.chosen)
-        if experts.normalised:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return mixture(layer, inputs, chosen, weights.to(inputs.dtype))
+        return likeliest(layer, inputs, self.config)
+
+
+def expert_slots(config: ModelConfig) -> dict[str, Slot]:
+    """Router and experts of a layer."""
+    experts, hidden = config.experts, config.hidden_size
+    assert experts is not None
+    each = [f"mlp.experts.{number}." for number in range(experts.count)]
+    halves = tuple(f"{one}{half}_proj.weight" for one in each for half in ("gate", "up"))
+    return {
+        "router": Slot((experts.count, hidden), ("mlp.gate.weight",)),
+        "experts_gate_up": Slot((experts.count, 2 * experts.ffn_size, hidden), halves),
+        "experts_down": Slot(
+            (experts.count, hidden, experts.ffn_size), tuple(f"{one}down_proj.weight" for one in each)
+        ),
+    }
+
+
+def likeliest(layer: Layer, inputs: Tensor, config: ModelConfig) -> Tensor:
+    """The mixture of the experts that a softmax over all finds likeliest: inputs [T, hidden], normed -> [T, hidden]."""
+    experts = config.experts
+    assert experts is not None
+    shares = softmax(layer.project("router", inputs).float())
+    weights, chosen = shares.topk(experts.chosen)
+    if experts.normalised:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return mixture(layer, inputs, chosen, weights.to(inputs.dtype))

@@ -10,6 +10,7 @@ from engine.models.llama import Llama
 from engine.models.qwen2 import Qwen2
 from engine.models.qwen3 import Qwen3
 from engine.models.qwen3_moe import Qwen3Moe
+from engine.models.qwen3_next import Qwen3Next
 
 MODELS: dict[str, type[CausalLM]] = {
     "llama": Llama,
@@ -18,6 +19,7 @@ MODELS: dict[str, type[CausalLM]] = {
     "qwen3_moe": Qwen3Moe,
     "gemma3": Gemma3,
     "gpt_oss": GptOss,
+    "qwen3_next": Qwen3Next,
 }
 
 

@@ -33,11 +33,6 @@ class DeltaShape:
         """Of the convolution: queries, keys and values side by side."""
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
-    @property
-    def state_bytes(self) -> int:
-        """One sequence's state in one layer, float32."""
-        return 4 * ((self.taps - 1) * self.channels + self.value_heads * self.key_dim * self.value_dim)
-
 
 @dataclass(frozen=True)
 class DeltaWeights:

@@ -56,6 +56,15 @@ GPT_OSS = {
         "original_max_position_embeddings": 128,
     },
 }
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 24,
+    "linear_value_head_dim": 20,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "initializer_range": 0.1,
+}
+SHARED = {**MIXTURE, "shared_expert_intermediate_size": 56}
 SUM_TO_1 = {"norm_topk_prob": True}
 
 
@@ -85,6 +94,9 @@ CASES = {
     "qwen3_moe unnormalised": Case("Qwen3MoeForCausalLM", "Qwen3MoeConfig", "qwen3_moe", MIXTURE),
     "gemma3": Case("Gemma3ForCausalLM", "Gemma3TextConfig", "gemma3", GEMMA, "100KB"),
     "gpt_oss": Case("GptOssForCausalLM", "GptOssConfig", "gpt_oss", GPT_OSS, "100KB"),
+    "qwen3_next": Case("Qwen3NextForCausalLM", "Qwen3NextConfig", "qwen3_next", {**HYBRID, **SHARED}, "100KB"),
+    "qwen3_5": Case("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", "qwen3_next", HYBRID, "100KB"),
+    "qwen3_5_moe": Case("Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextConfig", "qwen3_next", {**HYBRID, **SHARED}),
 }
 
 

@@ -248,14 +248,6 @@ def test_a_draft_model_that_does_not_fit_is_refused(folders, models, renderer, t
         EngineConfig(draft_tokens=0)
 
 
-def test_a_state_that_cannot_go_back_is_refused(models, renderer, monkeypatch):
-    from engine.inference.torch_runner import TorchRunner
-
-    monkeypatch.setattr(TorchRunner, "rewinds", False)
-    with pytest.raises(FwError, match="recurrent state"):
-        make(models, renderer, "float32", "lookup")
-
-
 def test_a_draft_model_loads_from_its_path(folders, renderer):
     config = EngineConfig(speculation="draft", kv_bytes=1 << 20)
     engine = Engine.load(folders[0], dtype="float32", config=config, draft_model=folders[0])
