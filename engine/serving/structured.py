@@ -14,8 +14,6 @@ from engine.text.grammar import GrammarSpec
 
 Schema = dict[str, Any] | StrictBool
 
-SPACE = r"\n?[ \t]{0,24}"
-
 
 class JsonSchema(InferenceBody):
     """A schema with its name. It is always kept to, so ``strict`` changes nothing."""
@@ -73,14 +71,7 @@ class StructuredOutputs(InferenceBody):
 
 
 def schema_grammar(schema: Mapping[str, Any] | bool) -> GrammarSpec:
-    """A JSON schema as a grammar. Between its tokens JSON allows any space; here it is a line's break and indentation.
-
-    A small model that may write endless space sometimes does.
-    """
-    if schema is True:
-        schema = {}
-    if isinstance(schema, Mapping):
-        schema = {"x-guidance": {"whitespace_pattern": SPACE}, **schema}
+    """A JSON schema as a grammar."""
     return GrammarSpec("json_schema", json.dumps(schema))
 
 

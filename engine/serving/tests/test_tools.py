@@ -199,6 +199,16 @@ def test_formats_of_the_other_protocols(worker):
     assert json.loads(message.content[0].text)["a"] in (1, 2)
 
 
+def test_a_format_beside_tools_is_for_answers_that_call_nothing(worker):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "fine"}}}
+    (opening,) = worker.http.post("/tokenize", json={"prompt": "<"}).json()["tokens"]
+    body = {"model": "tiny", "messages": MESSAGES, "tools": CHAT_TOOLS, "response_format": form, "max_tokens": 900}
+    for bias, calls in ((100, True), (-100, False)):
+        answer = worker.client.chat.completions.create(**body, logit_bias={str(opening): bias}).choices[0]
+        assert bool(answer.message.tool_calls) == calls
+        assert answer.message.content == (None if calls else '"fine"')
+
+
 @pytest.mark.parametrize("kind", ["web_search_20250305", "bash_20250124"])
 def test_tools_of_the_vendor_are_refused_by_name(worker, kind):
     with pytest.raises(anthropic.APIStatusError, match=kind):
