@@ -68,19 +68,24 @@ def account(
     """Size the cache: the budget, but never more than ``max_running`` requests of full length could use.
 
     Raises:
-        FwError: ``out_of_memory`` if the budget does not hold a single page.
+        FwError: ``out_of_memory`` if the budget does not hold a single page, or is more than there is.
     """
     page_bytes = 2 * model.attention_layers * model.kv_size * config.page_size * dtype.itemsize
     available = available_bytes(device)
     useful = config.max_running * -(-model.max_context // config.page_size)
     rest = available * 2 // 3 if model.recurrence and device.type == "cuda" else available
-    pages = min((config.kv_bytes or _default_budget(rest, device)) // page_bytes, useful)
+    budget = config.kv_bytes or _default_budget(rest, device)
+    pages = min(budget // page_bytes, useful)
+    if pages * page_bytes > available:
+        raise _does_not_fit(pages * page_bytes, available, page_bytes)
     if pages < 1:
         raise FwError(
             "out_of_memory",
-            f"A page of the key-value cache takes {page_bytes} bytes, more than its budget.",
+            f"A page of {config.page_size} tokens takes {_gib(page_bytes)} of the key-value cache, its budget is "
+            f"{_gib(budget)}; {_gib(available)} are free.",
             not_done="the model was not loaded for inference",
-            hint="raise kv_bytes or free memory",
+            hint=f"give it at least {_gib(page_bytes)}; {_gib(useful * page_bytes)} are the most it could use",
+            param="kv_bytes",
         )
     state_bytes, states = _states(model, config, available, device)
     return MemoryAccount(weight_bytes, page_bytes, pages, config.page_size, available, state_bytes, states)
@@ -109,6 +114,23 @@ def prefix_index(memory: MemoryAccount, *, enabled: bool) -> PrefixIndex:
     if not memory.states:
         return PrefixIndex(pages, memory.page_size, enabled=enabled)
     return CheckpointIndex(pages, PagePool(memory.states), memory.page_size, enabled=enabled)
+
+
+def _does_not_fit(wanted: int, available: int, page_bytes: int) -> FwError:
+    possible = available * 9 // 10 // page_bytes * page_bytes
+    hint = f"give it at most {_gib(possible)}, or free memory" if possible else "free memory, or use a smaller model"
+    return FwError(
+        "out_of_memory",
+        f"A key-value cache of {_gib(wanted)} does not fit: {_gib(available)} are free beside the weights.",
+        not_done="the model was not loaded for inference",
+        hint=hint,
+        param="kv_bytes",
+    )
+
+
+def _gib(size: int) -> str:
+    """Three digits, as ``--kv-gib`` takes them."""
+    return f"{size / (1 << 30):.3g} GiB"
 
 
 def available_bytes(device: torch.device) -> int:

@@ -17,13 +17,13 @@ from typing import Any
 
 from fw_sdk.types import FwError
 
-TOKEN_VARIABLE = "FW_WORKER_TOKEN"
+TOKEN_VARIABLE, KV_VARIABLE = "FW_WORKER_TOKEN", "FW_KV_GIB"
 SHUTDOWN_GRACE_S = 5
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. ``adapters`` maps names to folders; port 0 takes a free one."""
+    """The command line. ``adapters`` maps names to folders; port 0 takes a free one; no ``kv_gib`` is the default."""
 
     model: Path
     name: str
@@ -34,6 +34,8 @@ class Options:
     dtype: str
     device: str
     numerics: str
+    kv_gib: float | None
+    max_requests: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +61,10 @@ def _parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--dtype", default="auto", help="auto, stored, int8, int4, bfloat16 or float32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--numerics", default="auto", help="auto, fast or exact")
+    parser.add_argument(
+        "--kv-gib", type=_gib, default=os.environ.get(KV_VARIABLE) or None, help="size of the key-value cache"
+    )
+    parser.add_argument("--max-requests", type=int, default=512, help="running and waiting; more are refused")
     given = parser.parse_args(argv)
     name = given.name or given.model.name.removesuffix(".gguf")
     adapters: dict[str, str] = {}
@@ -73,7 +79,15 @@ def _parse(argv: Sequence[str] | None) -> Options:
             )
         adapters[adapter] = path
     where = (given.host, given.port, given.ready_file)
-    return Options(given.model, name, adapters, *where, given.dtype, given.device, given.numerics)
+    how = (given.dtype, given.device, given.numerics, given.kv_gib, max(1, given.max_requests))
+    return Options(given.model, name, adapters, *where, *how)
+
+
+def _gib(value: str) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(value)
+    return number
 
 
 def _token() -> str:
@@ -103,6 +117,7 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
     import torch
 
     from engine.catalog import digest_model
+    from engine.inference.config import EngineConfig
     from engine.inference.engine import Engine
     from engine.inference.loop import EngineLoop
     from engine.inference.request import Request, SamplingParams
@@ -110,7 +125,9 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
     from engine.serving.served import Served
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    engine = Engine.load(options.model, dtype=options.dtype, device=options.device, numerics=options.numerics)
+    config = EngineConfig(kv_bytes=None if options.kv_gib is None else max(1, int(options.kv_gib * (1 << 30))))
+    held = {"dtype": options.dtype, "device": options.device, "numerics": options.numerics}
+    engine = Engine.load(options.model, **held, config=config)
     if engine.packed:
         torch.set_num_threads(1)  # torch only draws tokens then; its idle threads would spin on the step's cores
     for name, path in options.adapters.items():
@@ -125,7 +142,7 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
         "numerics": engine.numerics,
         "templateDigest": engine.renderer.template_digest,
     }
-    loop = EngineLoop(engine)
+    loop = EngineLoop(engine, max_requests=options.max_requests)
     app = create_app(Served.of(options.name, loop, engine.renderer), token=token, host=options.host)
     loop.start()
     try:

@@ -126,6 +126,10 @@ def serve(
     dtype: Annotated[str, typer.Option(help="auto, stored, int8, int4, bfloat16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     numerics: Annotated[str, typer.Option(help="auto, fast, or exact: float32's logits to three digits.")] = "auto",
+    kv_gib: Annotated[
+        float | None, typer.Option(help="Size of the key-value cache; FW_KV_GIB or by what is free.")
+    ] = None,
+    max_requests: Annotated[int, typer.Option(min=1, help="Running and waiting; more are refused with 429.")] = 512,
 ) -> None:
     """Serve one model alone: an OpenAI-compatible server without the daemon.
 
@@ -145,6 +149,7 @@ def serve(
             raise typer.BadParameter(f"'{pair}' is not NAME=PATH", param_hint="--adapter")
         arguments += ["--adapter", f"{label}={local_path(folder, 'adapter', not_done='nothing was served')}"]
     arguments += ["--dtype", dtype, "--device", device, "--numerics", numerics]
+    arguments += ["--max-requests", str(max_requests), *(["--kv-gib", str(kv_gib)] if kv_gib is not None else [])]
     hint(f"token: {home.token_file}" if os.environ["FW_WORKER_TOKEN"] == home.token() else "token: FW_WORKER_TOKEN")
     raise typer.Exit(open_room("engine.serving", "main")(arguments))
 
