@@ -33,6 +33,7 @@ CACHED_GRAMMARS = 64
 MAX_PROPERTIES = 500
 ERROR_CHARS = 300
 EXCERPT = re.compile(r"\s+\d+ \| ")
+LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 PREFIX = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: |invalid regex )")
 ANY_OBJECT = '{"type":"object"}'
 OPTIONS = '%llguidance {"no_forcing": true}\n'  # forced text would be tokenised anew at every step, however long it is
@@ -212,7 +213,7 @@ def _llguidance_source(spec: GrammarSpec) -> str:
     """The grammar in llguidance's own form."""
     if spec.kind == "lark":
         _check_size(spec)
-        _check_nesting(spec.kind, spec.source)
+        _check_nesting(spec.source)
         return str(llguidance.LLMatcher.grammar_from_lark(f"{spec.source}\n{OPTIONS}"))
     return str(llguidance.LLMatcher.grammar_from_lark(f"{OPTIONS}start: {rule_of(spec)}"))
 
@@ -259,37 +260,38 @@ def _wants_trial(spec: GrammarSpec) -> bool:
 
 
 def _parsed(source: str) -> Any:
-    _check_nesting("json_schema", source)
     try:
         schema = json.loads(source)
     except (ValueError, RecursionError) as error:
         raise _refused("json_schema", f"it is no JSON: {error}") from error
     if not isinstance(schema, (dict, bool)):
         raise _refused("json_schema", f"a schema is an object, got {type(schema).__name__}")
-    _check_properties(schema)
+    _check_schema(schema)
     return schema
 
 
-def _check_nesting(kind: GrammarKind, source: str) -> None:
-    """Brackets may nest ``MAX_NESTING`` deep; those inside strings count too, which only makes the bound stricter."""
-    depth = 0
-    for character in source:
-        if character in "{[(":
-            depth += 1
-            if depth > MAX_NESTING:
-                raise _refused(kind, f"it nests deeper than {MAX_NESTING} brackets")
-        elif character in "}])":
-            depth -= 1
-
-
-def _check_properties(node: Any) -> None:
-    """llguidance needs time that grows with the square of the number of an object's properties."""
+def _check_schema(node: Any, depth: int = 0) -> None:
+    """Bound what llguidance does not: its own depth, and time that grows with the square of an object's properties."""
+    if depth > MAX_NESTING:
+        raise _refused("json_schema", f"it nests deeper than {MAX_NESTING} levels")
     if isinstance(node, dict):
         properties = node.get("properties")
         if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
             raise _refused("json_schema", f"an object has {len(properties)} properties, {MAX_PROPERTIES} are allowed")
     for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _check_properties(inner)
+        _check_schema(inner, depth + 1)
+
+
+def _check_nesting(source: str) -> None:
+    """Brackets outside of literals may nest ``MAX_NESTING`` deep."""
+    depth = 0
+    for character in LITERAL.sub("", source):
+        if character in "{[(":
+            depth += 1
+            if depth > MAX_NESTING:
+                raise _refused("lark", f"it nests deeper than {MAX_NESTING} brackets")
+        elif character in "}])":
+            depth -= 1
 
 
 def _short(reason: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.text import Tokenizer
 from engine.text.grammar import MAX_SOURCE_BYTES, GrammarCompiler, GrammarSpec
+from engine.text.tests.vocabularies import byte_fallback_tokenizer
 from engine.text.tests.walks import allowed, walk
 from fw_sdk.types import FwError
 
@@ -64,6 +65,13 @@ def test_the_other_kinds(compiler, tokenizer, spec, holds):
     texts = [walk(compiler, spec, tokenizer, seed) for seed in range(10)]
     assert any(text is not None for text in texts)
     assert all(holds(text) for text in texts if text is not None)
+
+
+def test_a_vocabulary_of_pieces_and_bytes():
+    tokenizer = byte_fallback_tokenizer()
+    compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size)
+    texts = [walk(compiler, schema({"enum": ["ab é", " 🚀"]}), tokenizer, seed) for seed in range(20)]
+    assert {json.loads(text) for text in texts} == {"ab é", " 🚀"}
 
 
 def test_the_end_is_allowed_only_at_the_end(compiler, tokenizer):
@@ -161,6 +169,15 @@ def test_what_is_not_supported_is_named(compiler, spec, named):
     assert caught.value.code == "invalid_argument"
     assert named in caught.value.message
     assert len(caught.value.message) < 400
+
+
+def test_brackets_in_texts_do_not_nest(compiler):
+    sad = [f":({number}" for number in range(100)]
+    compiler.compile(schema({"enum": sad}))
+    compiler.compile(GrammarSpec("lark", "start: " + " | ".join(map(json.dumps, sad)) + r" | /\(/"))
+    for source in ("start: " + "(" * 70 + '"a"' + ")" * 70, "start: " + "[" * 9000):
+        with pytest.raises(FwError):
+            compiler.compile(GrammarSpec("lark", source))
 
 
 HOSTILE = {

@@ -3,11 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, decoders, models, normalizers
-from tokenizers import Tokenizer as Backend
 
 from engine.text import StopMatcher, StreamDecoder, Tokenizer
 from engine.text.tests.strings import MIXED
+from engine.text.tests.vocabularies import byte_fallback_tokenizer
 
 ANY_FIXTURE = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -19,22 +18,7 @@ def byte_level(tiny_llama_dir):
 
 @pytest.fixture(scope="module")
 def byte_fallback():
-    """A vocabulary like Llama 2's: pieces with ▁ for a space, and one token per byte for what is missing."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdeé", "▁a", "ab", "▁ab"]
-    backend = Backend(
-        models.BPE(
-            vocab={piece: number for number, piece in enumerate(pieces)},
-            merges=[("▁", "a"), ("a", "b"), ("▁", "ab")],
-            byte_fallback=True,
-            unk_token="<unk>",
-        )
-    )
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(Regex(" "), "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.add_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces[:3]])
-    return Tokenizer(backend, eos_ids=[2])
+    return byte_fallback_tokenizer()
 
 
 def streamed(tokenizer, ids, skip):
