@@ -22,7 +22,7 @@ from engine.text.parser import OutputParser
 from engine.text.response import ResponseTemplate
 from engine.text.template import ChatTemplate
 from engine.text.tokenizer import Tokenizer
-from engine.text.tool_grammar import Situation, calls_or_form, optional_calls, required_calls
+from engine.text.tool_grammar import Situation, calls_or_form, optional_calls, required_calls, sample_call
 from engine.text.tools import Tool, read_tools
 from fw_sdk.types import FwError
 
@@ -240,18 +240,21 @@ class Renderer:
             beginning: of the answer, if the prompt goes on after what the template wrote of it.
 
         Raises:
-            FwError: ``invalid_argument`` if the function is not among the tools or a schema cannot be expressed.
+            FwError: ``invalid_argument`` if the function is not among the tools or a schema cannot be expressed,
+                ``unimplemented`` for a form of calls that no grammar is written for.
         """
         offered = read_tools(tools)
         name = _chosen(choice)
         if name == "none" or not offered:
             return form
+        if name == "auto" and form is None and not (strict or any(tool.strict for tool in offered)):
+            return None
+        if not self._reads_its_form:
+            raise _unread()
         situation = Situation(self._special, self._thinks_after(beginning), self._reasons)
+        if name == "auto" and form is not None:
+            return calls_or_form(self.family, offered, situation, form, parallel=parallel)
         if name == "auto":
-            if form is not None:
-                return calls_or_form(self.family, offered, situation, form, parallel=parallel)
-            if not (strict or any(tool.strict for tool in offered)):
-                return None
             return optional_calls(self.family, offered, situation, parallel=parallel)
         if name not in ("required", "any"):
             offered = tuple(tool for tool in offered if tool.name == name)
@@ -287,6 +290,13 @@ class Renderer:
     def _special(self) -> dict[str, int]:
         found = {self.tokenizer.token(number): number for number in self.tokenizer.special_ids}
         return {token: number for token, number in found.items() if token}
+
+    @cached_property
+    def _reads_its_form(self) -> bool:
+        """Whether what the grammars allow is what the response template reads."""
+        parser = OutputParser(self.response, (Tool(PROBE),))
+        events = [*parser.push(sample_call(self.family.form, PROBE)), *parser.flush()]
+        return [event.name for event in events if isinstance(event, ToolCallStart)] == [PROBE]
 
     @cached_property
     def _reasons(self) -> bool:
@@ -347,6 +357,16 @@ def _chosen(choice: Any) -> str:
     if not isinstance(choice, str) or not choice:
         raise _no_tool(choice)
     return choice
+
+
+def _unread() -> FwError:
+    return FwError(
+        "unimplemented",
+        "Calls of this model cannot be constrained: its response_template reads a form that no grammar is written for.",
+        not_done="Nothing was generated.",
+        hint='use tool_choice "auto" without strict tools',
+        param="tool_choice",
+    )
 
 
 def _no_tool(choice: Any) -> FwError:

@@ -79,6 +79,18 @@ def calls_or_form(
     return writer.grammar(f"start: {thought} ({writer.sequence(tools, parallel)} | {answer})")
 
 
+def sample_call(form: CallForm, name: str) -> str:
+    """A call without arguments, as the form writes it."""
+    bodies = {
+        "object": json.dumps({form.name_key: name, form.arguments_key: {}}),
+        "arguments": "{}",
+        "tags": "",
+        "python": "()",
+        "dialect": "{}",
+    }
+    return form.begin + form.open.replace("{name}", name) + bodies[form.body] + form.close + form.end
+
+
 def _trigger(family: Family) -> str:
     """The text that begins a call and nothing else; empty if calls have no marker of their own."""
     start = (family.form.begin + family.form.open).partition("{name}")[0]

@@ -8,9 +8,13 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from engine.text import GrammarCompiler, GrammarSpec, Renderer, Tokenizer
+from engine.text.families import FAMILIES
+from engine.text.parser import OutputParser
 from engine.text.schemas import parameters_schema
 from engine.text.tests.chat_templates import TEMPLATES
 from engine.text.tests.walks import CLOSING, fits, walk
+from engine.text.tool_grammar import sample_call
+from engine.text.tools import read_tools
 from fw_sdk.types import FwError
 
 PARAMETERS = {
@@ -171,6 +175,23 @@ def test_reasoning_that_the_prompt_began_or_ended(tiny_llama_dir):
     ):
         matcher = compiler.compile(renderer.tool_grammar(TOOLS, "required", beginning=beginning)).matcher()
         assert fits(matcher, [*renderer.tokenizer.encode(text), 2]) is good
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+def test_every_family_reads_what_it_writes(family):
+    parser = OutputParser(family.response, read_tools(TOOLS))
+    events = [*parser.push(sample_call(family.form, "now")), *parser.flush()]
+    assert [type(event).__name__ for event in events] == ["ToolCallStart", "ToolCallArguments", "ToolCallEnd"]
+
+
+def test_a_response_template_of_its_own_that_no_grammar_fits(tiny_llama_dir):
+    renderer, _ = made(tiny_llama_dir, TEMPLATES["hermes"])
+    own = {"fields": {"content": {}, "tool_calls": {"open": "CALL", "close": "END", "content": "json"}}}
+    renderer.tokenizer.response_template = own
+    assert renderer.tool_grammar(TOOLS, "auto") is None
+    with pytest.raises(FwError) as caught:
+        renderer.tool_grammar(TOOLS, "required")
+    assert caught.value.code == "unimplemented"
 
 
 def test_when_anything_goes(tiny_llama_dir):
