@@ -22,8 +22,8 @@ from kernels import native
 from kernels.block_matmul import PackedLinear
 
 CPU = torch.device("cpu")
-NAMES = ("mistral with a window", "qwen2", "qwen3", "qwen3_moe", "gemma3", "gpt_oss")
-WIDE_EXPERTS = {"qwen3_moe": {"moe_intermediate_size": 64}}
+NAMES = ("mistral with a window", "qwen2", "qwen3", "qwen3_moe", "gemma3", "gpt_oss", "qwen3_next")
+WIDE_EXPERTS = {name: {"moe_intermediate_size": 64} for name in ("qwen3_moe", "qwen3_next")}
 IDS = torch.randint(3, 320, (90,), generator=torch.Generator().manual_seed(2)).tolist()
 
 
@@ -65,7 +65,9 @@ def test_logits_are_those_of_the_held_numbers(folder, dtype, kernels, monkeypatc
     kind = PackedLinear if kernels else FewBitsLinear
     products = [product for layer in model.layers for product in layer.packed.values()]
     assert products and all(isinstance(product, kind) for product in products)
-    assert {"qkv", "output"} <= {name for name, _ in model.layers[0].packed}
+    names = {name for layer in model.layers for name, _ in layer.packed}
+    assert {"qkv", "output"} <= names and not names & {"router", "shared_gate", "recurrent_gates", "filters"}
+    assert ("recurrent" in names) == bool(model.config.recurrence)
     if model.config.experts:
         experts = {name for name, expert in model.layers[0].packed if expert is not None}
         assert experts == {"experts_gate_up", "experts_down"}
