@@ -50,6 +50,8 @@ FAMILIES = {
             "qwen3_next": "Qwen3NextForCausalLM",
             "qwen3_5_text": "Qwen3_5ForCausalLM",
             "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+            "qwen3_5": "Qwen3_5ForConditionalGeneration",
+            "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
         },
         None,
         head_norms=True,

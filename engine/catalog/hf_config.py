@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from engine.catalog.config import (
@@ -137,13 +138,13 @@ def _gemma3(fields: Fields) -> ModelConfig:
     )
 
 
-def _gemma3_of_two(fields: Fields) -> ModelConfig:
-    """The text part of a model that also sees pictures."""
+def _text_part(fields: Fields) -> Fields:
+    """The fields of the text part of a model that also sees pictures."""
     text = dict(fields["text_config"])
     text["eos_token_id"] = token_ids(text.get("eos_token_id")) + token_ids(fields.get("eos_token_id"))
     if "tie_word_embeddings" in fields:
         text.setdefault("tie_word_embeddings", fields["tie_word_embeddings"])
-    return _gemma3({**text, "model_type": fields["model_type"]})
+    return {**text, "model_type": fields["model_type"]}
 
 
 def _gpt_oss(fields: Fields) -> ModelConfig:
@@ -218,18 +219,20 @@ GEMMA3_DEFAULTS: Fields = {
 }
 """What its files leave out where it is as here."""
 KINDS: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
-READERS = {
+READERS: dict[str, Callable[[Fields], ModelConfig]] = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
     "gemma3_text": _gemma3,
-    "gemma3": _gemma3_of_two,
+    "gemma3": lambda fields: _gemma3(_text_part(fields)),
     "gpt_oss": _gpt_oss,
     "qwen3_next": _qwen3_next,
     "qwen3_5_text": _qwen3_next,
     "qwen3_5_moe_text": _qwen3_next,
+    "qwen3_5": lambda fields: _qwen3_next(_text_part(fields)),
+    "qwen3_5_moe": lambda fields: _qwen3_next(_text_part(fields)),
 }
 """By ``model_type``."""
 

@@ -173,3 +173,16 @@ def test_the_text_part_of_a_model_that_sees_pictures(tmp_path):
     with torch.inference_mode():
         hidden = model(torch.tensor(ids), torch.arange(60), PackedCausalAttention([60]))
         torch.testing.assert_close(model.logits(hidden), peer(torch.tensor([ids])).logits[0], atol=1e-4, rtol=0)
+
+
+def test_the_text_part_of_a_hybrid_that_sees_pictures(tmp_path):
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
+    text = {**COMMON, **HYBRID}
+    torch.manual_seed(0)
+    both_parts = transformers.Qwen3_5Config(text_config=text, vision_config=vision)
+    peer = transformers.Qwen3_5ForConditionalGeneration(both_parts).eval()
+    peer.save_pretrained(tmp_path)
+    model, ids = load_model(tmp_path, dtype=torch.float32), prompt(60, 3)
+    with torch.inference_mode():
+        hidden = model(torch.tensor(ids), torch.arange(60), PackedCausalAttention([60]))
+        torch.testing.assert_close(model.logits(hidden), peer(torch.tensor([ids])).logits[0], atol=1e-4, rtol=0)
