@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fw_sdk.types import FwError
 
@@ -36,6 +36,9 @@ class Options:
     numerics: str
     kv_gib: float | None
     max_requests: int
+    speculation: Literal["off", "lookup", "draft"]
+    draft_model: Path | None
+    draft_tokens: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +68,9 @@ def _parse(argv: Sequence[str] | None) -> Options:
         "--kv-gib", type=_gib, default=os.environ.get(KV_VARIABLE) or None, help="size of the key-value cache"
     )
     parser.add_argument("--max-requests", type=int, default=512, help="running and waiting; more are refused")
+    parser.add_argument("--speculation", help="off, lookup or draft; default: draft with a draft model, else off")
+    parser.add_argument("--draft-model", type=Path, help="a smaller model with the same tokenizer")
+    parser.add_argument("--draft-tokens", type=int, default=4, help="guesses per request and step at most")
     given = parser.parse_args(argv)
     name = given.name or given.model.name.removesuffix(".gguf")
     adapters: dict[str, str] = {}
@@ -80,7 +86,9 @@ def _parse(argv: Sequence[str] | None) -> Options:
         adapters[adapter] = path
     where = (given.host, given.port, given.ready_file)
     how = (given.dtype, given.device, given.numerics, given.kv_gib, max(1, given.max_requests))
-    return Options(given.model, name, adapters, *where, *how)
+    speculation: Any = given.speculation or ("draft" if given.draft_model else "off")  # the engine checks it
+    guesses = (speculation, given.draft_model, given.draft_tokens)
+    return Options(given.model, name, adapters, *where, *how, *guesses)
 
 
 def _gib(value: str) -> float:
@@ -125,9 +133,13 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
     from engine.serving.served import Served
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config = EngineConfig(kv_bytes=None if options.kv_gib is None else max(1, int(options.kv_gib * (1 << 30))))
+    config = EngineConfig(
+        kv_bytes=None if options.kv_gib is None else max(1, int(options.kv_gib * (1 << 30))),
+        speculation=options.speculation,
+        draft_tokens=options.draft_tokens,
+    )
     held = {"dtype": options.dtype, "device": options.device, "numerics": options.numerics}
-    engine = Engine.load(options.model, **held, config=config)
+    engine = Engine.load(options.model, **held, config=config, draft_model=options.draft_model)
     if engine.packed:
         torch.set_num_threads(1)  # torch only draws tokens then; its idle threads would spin on the step's cores
     for name, path in options.adapters.items():

@@ -1,5 +1,6 @@
 """Guesses change how many tokens a step brings and nothing else: the same text with and without them."""
 
+import json
 from functools import cache
 
 import numpy as np
@@ -12,9 +13,10 @@ from engine.inference import Engine, EngineConfig, Request, SamplingParams
 from engine.inference.sequence import Sequence
 from engine.inference.speculation import PROBATION, PromptLookup, Speculation
 from engine.inference.tests.test_shaping import Numbers
-from engine.inference.tests.tiny import tiny_model
+from engine.inference.tests.tiny import VOCABULARY, tiny_model
 from engine.models import load_for_inference, load_model
 from engine.text import Renderer
+from engine.text.grammar import GrammarCompiler, GrammarSpec
 from fw_sdk.types import FwError
 from kernels import native
 
@@ -161,6 +163,32 @@ def test_the_same_seed_gives_the_same_text_whatever_the_load(
     items = [items[place] for place in order if len(items[place].prompt) + 40 <= engine.context]
     for item, found in zip(items, answers(engine, items), strict=True):
         assert found == wanted[item.id]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_compiled_grammar_holds_along_guesses(models, renderer, how):
+    compiler = GrammarCompiler(renderer.tokenizer, VOCABULARY, renderer.stop_ids)
+    digits = compiler.compile(GrammarSpec("regex", "(12|345)(-(12|345)){2,9}"))
+    names = ["red", "blue"]
+    schema = {"type": "object", "properties": {name: {"enum": names} for name in names}, "required": names}
+    schema["additionalProperties"] = False
+    objects = compiler.compile(GrammarSpec("json_schema", json.dumps(schema)))
+    items = [
+        Request(f"{seed}", tuple(range(seed, seed + 9)) * 2, SamplingParams(max_tokens=90, seed=seed), grammar=grammar)
+        for seed in range(6)
+        for grammar in ((digits, objects)[seed % 2],)
+    ]
+    wanted = answers(make(models, renderer, "float32", "off"), items)
+    engine = make(models, renderer, "float32", how)
+    assert answers(engine, items) == wanted
+    assert engine.stats.accepted_tokens > 0 or how != "lookup"
+    for item, (_, text, reason) in zip(items, wanted, strict=True):
+        if item.grammar is digits:
+            assert reason == "stop"
+            assert set(text.split("-")) <= {"12", "345"}
+        elif reason == "stop":  # the others got lost in blanks
+            assert set(json.loads(text)) == set(names)
+    assert any(item.grammar is objects and reason == "stop" for item, (*_, reason) in zip(items, wanted, strict=True))
 
 
 def test_log_probabilities_are_those_without_guesses(models, renderer):

@@ -130,6 +130,9 @@ def serve(
         float | None, typer.Option(help="Size of the key-value cache; FW_KV_GIB or by what is free.")
     ] = None,
     max_requests: Annotated[int, typer.Option(min=1, help="Running and waiting; more are refused with 429.")] = 512,
+    speculation: Annotated[str | None, typer.Option(help="Guess tokens, same text: off, lookup or draft.")] = None,
+    draft_model: Annotated[str | None, typer.Option(help="A smaller model with the same tokens; it guesses.")] = None,
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Guesses per request and step at most.")] = 4,
 ) -> None:
     """Serve one model alone: an OpenAI-compatible server without the daemon.
 
@@ -150,6 +153,11 @@ def serve(
         arguments += ["--adapter", f"{label}={local_path(folder, 'adapter', not_done='nothing was served')}"]
     arguments += ["--dtype", dtype, "--device", device, "--numerics", numerics]
     arguments += ["--max-requests", str(max_requests), *(["--kv-gib", str(kv_gib)] if kv_gib is not None else [])]
+    arguments += ["--draft-tokens", str(draft_tokens)]
+    if speculation is not None:
+        arguments += ["--speculation", speculation]
+    if draft_model is not None:
+        arguments += ["--draft-model", str(_model_path(draft_model)[0])]
     hint(f"token: {home.token_file}" if os.environ["FW_WORKER_TOKEN"] == home.token() else "token: FW_WORKER_TOKEN")
     raise typer.Exit(open_room("engine.serving", "main")(arguments))
 
