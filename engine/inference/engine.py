@@ -27,9 +27,10 @@ from engine.inference.scheduler import Scheduler, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.shaping import Shaping, check_shaping
 from engine.inference.torch_runner import TorchRunner
-from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device
+from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device, pick_numerics
 from engine.text import Renderer, StopMatcher, StreamDecoder
 from fw_sdk.types import FwError
+from kernels.numerics import numerics as computing
 
 CLEANED_AT_ONCE = 256
 USUAL_ANSWER = 128
@@ -70,6 +71,7 @@ class Engine:
         renderer: its tokenizer and chat template; without one, outputs have no text and prompts must be token ids.
         config: sizes.
         draft: a smaller model with the same tokens, for ``speculation="draft"``.
+        numerics: fast or exact, of a model in torch; a packed one has its own.
 
     Attributes:
         memory: the account of weights and cache.
@@ -92,6 +94,7 @@ class Engine:
         renderer: Renderer | None = None,
         config: EngineConfig | None = None,
         draft: CausalLM | PackedModel | None = None,
+        numerics: str = "fast",
     ) -> None:
         config = config or EngineConfig()
         self.model, self.renderer = model, renderer
@@ -102,7 +105,7 @@ class Engine:
             config, self._runner, _runner(draft, config, batched) if draft is not None else None, batched
         )
         self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
-        self.numerics = model.numerics if isinstance(model, PackedModel) else "fast"
+        self.numerics = model.numerics if isinstance(model, PackedModel) else numerics
         self.context = min(model.config.max_context, self.memory.tokens)
         self._config, self._batched = config, batched
         self._prefix, self._scheduler = self._empty_cache()
@@ -140,9 +143,10 @@ class Engine:
                 and ``int4`` quantise on load (these three on a CPU). ``auto`` is ``stored`` where that is possible,
                 else ``bfloat16`` where the device multiplies it natively.
             device: auto, cpu or cuda.
-            numerics: with weights in 4 or 8 bits on a CPU, ``exact`` (their ``auto``) rounds activations so finely that
-                logits are float32's to three digits; ``fast`` rounds them to 8 bits, which many streams at once feel.
-                Both give a row the same bits in any batch. Elsewhere there is only ``fast``.
+            numerics: ``exact``, on a CPU, gives a row the same bits in any batch, chunk and cache; ``fast`` leaves sums
+                in full precision to torch. ``auto`` is exact where that is cheap. With weights in 4 or 8 bits both give
+                the same bits; there ``exact`` (their ``auto``) rounds activations so finely that logits are float32's
+                to three digits, and ``fast`` rounds them to 8 bits, which many streams at once feel.
             config: sizes.
             draft_model: a smaller model with the same tokenizer, held in the same way, for ``speculation="draft"``.
 
@@ -159,7 +163,9 @@ class Engine:
             for each in (path, draft_model)
         )
         assert model is not None
-        return cls(model, renderer, config, draft)
+        if isinstance(model, CausalLM):
+            numerics = pick_numerics(model.device, model.dtype, numerics)
+        return cls(model, renderer, config, draft, numerics)
 
     @property
     def packed(self) -> bool:
@@ -440,7 +446,8 @@ class Engine:
             for live in (self._live[item.sequence.id] for item in plan.slices)
             if live.adapter is not None
         }
-        return draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
+        with computing(self.numerics):
+            return draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
 
     def _accept(self, drawing: Drawing) -> Output:
         """Make drawn tokens known, and end the request if the last of them is its last."""

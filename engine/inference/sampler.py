@@ -18,6 +18,7 @@ from torch.nn import functional
 from engine.inference.philox import uniform
 from engine.inference.request import SamplingParams, TokenLogprob
 from engine.inference.shaping import RowShape, shape
+from kernels.softmax import log_sum_exp, softmax
 
 # Rows that cut their distribution are first judged by a few of their most likely tokens. A row for which these do not
 # suffice, by its own parameters and distribution, is judged again by more, at last by all.
@@ -112,7 +113,7 @@ def _draw_random(logits: Tensor, params: Rows[SamplingParams], positions: Rows[i
     seeds = np.array([item.seed for item in params], np.int64)
     draws = torch.from_numpy(uniform(seeds, np.array(positions, np.int64))).to(device)
     temperatures = torch.tensor([item.temperature for item in params], device=device)
-    shares = torch.softmax(_rows(logits, rows) / temperatures.unsqueeze(1), -1)
+    shares = softmax(_rows(logits, rows) / temperatures.unsqueeze(1))
     tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
     whole = [row for row, item in enumerate(params) if item.top_k == 0 and item.top_p >= 1]
     cut = [row for row, item in enumerate(params) if item.top_k > 0 or item.top_p < 1]
@@ -225,7 +226,7 @@ def _logprobs(logits: Tensor, tokens: Tensor, counts: Rows[int | None]) -> list[
         return found
     index = torch.tensor(list(wanted), device=logits.device)
     rows = _rows(logits, list(wanted))
-    normaliser = rows.logsumexp(-1)
+    normaliser = log_sum_exp(rows)
     chosen = (rows.gather(1, tokens[index].unsqueeze(1)).squeeze(1) - normaliser).tolist()
     most = min(max(wanted.values()), rows.shape[1])
     values, ids = rows.topk(most) if most else (rows[:, :0], tokens[index].unsqueeze(1)[:, :0])

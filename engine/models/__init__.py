@@ -4,9 +4,10 @@ from engine.models.adapter_files import load_adapter, save_adapter
 from engine.models.adapters import Adapter, Adapters, MixedAdapters, SingleAdapter, new_adapter
 from engine.models.attention import Attention, PackedCausalAttention, Recurrent, delta_shape
 from engine.models.causal_lm import CausalLM
-from engine.models.dtype import pick_device, pick_dtype
+from engine.models.dtype import pick_device, pick_dtype, pick_numerics
 from engine.models.loading import load_body, load_model
 from engine.models.packed import PackedModel, load_for_inference, load_for_training
+from engine.models.registry import model_class
 
 __all__ = [
     "Adapter",
@@ -24,8 +25,10 @@ __all__ = [
     "load_for_inference",
     "load_for_training",
     "load_model",
+    "model_class",
     "new_adapter",
     "pick_device",
     "pick_dtype",
+    "pick_numerics",
     "save_adapter",
 ]

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engine.catalog import ModelConfig
 from fw_sdk.types import FwError
+from kernels.linear import linear
+from kernels.numerics import exact
 
 
 class Adapters(Protocol):
@@ -94,8 +95,10 @@ def new_adapter(config: ModelConfig, rank: int, alpha: float, targets: Sequence[
 def _update(adapter: Adapter, pair: tuple[Tensor, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
     """[T, in], [T, out] -> [T, out]: the one formula, for training and serving alike."""
     down, up = pair
-    low = functional.linear(inputs, down.to(inputs.dtype))
-    return torch.add(outputs, functional.linear(low, up.to(inputs.dtype)), alpha=adapter.scale)
+    added = linear(linear(inputs, down.to(inputs.dtype)), up.to(inputs.dtype))
+    if exact():  # rounded in between, since what is fused behind a vector's last value differs
+        return outputs + added * adapter.scale
+    return torch.add(outputs, added, alpha=adapter.scale)
 
 
 class SingleAdapter:

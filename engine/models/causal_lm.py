@@ -16,6 +16,7 @@ from engine.models.attention import Attention
 from engine.models.layer import Layer, Product, Slot, Slots, norm
 from engine.models.rotary import rope_frequencies
 from kernels.attention_spec import AttentionSpec
+from kernels.linear import linear
 from kernels.rms_norm import rms_norm
 from kernels.rope import rope_tables
 
@@ -153,7 +154,7 @@ class CausalLM(nn.Module, ABC):
         """hidden: [N, hidden_size] -> [N, vocab] float32."""
         if "head" in self.packed:
             return self.packed["head"](hidden.float())
-        return functional.linear(hidden, self.head).float()
+        return linear(hidden, self.head, wide=True)
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden: [..., width] normed -> the same shape and dtype."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fw_sdk.types import FwError
+from kernels.native import library, status, torch_multiplies_bf16_well, usable_variants
 
 DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp32": torch.float32, "float32": torch.float32}
 
@@ -51,6 +52,31 @@ def pick_dtype(device: torch.device | str, requested: str = "auto") -> torch.dty
             param="dtype",
         )
     return DTYPES[requested]
+
+
+def pick_numerics(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> str:
+    """How a model in full precision computes, ``fast`` or ``exact`` (see ``kernels.numerics``).
+
+    ``auto`` is ``exact`` where that costs nothing worth speaking of: on a CPU with compiled kernels for its vectors, in
+    float32, and in bfloat16 unless the processor has instructions for it that outrun float32.
+
+    Raises:
+        FwError: ``failed_precondition`` if ``exact`` cannot be had here.
+    """
+    reason = status() if device.type == "cpu" else "that needs a CPU"
+    possible = device.type == "cpu" and library() is not None
+    if requested == "exact" and not possible:
+        raise FwError(
+            "failed_precondition",
+            f"numerics 'exact' cannot be had here: {reason}.",
+            not_done="No model was loaded.",
+            hint="use numerics auto; fw doctor says what is missing for compiled kernels",
+            param="numerics",
+        )
+    if requested != "auto":
+        return requested
+    cheap = dtype is torch.float32 or not torch_multiplies_bf16_well()
+    return "exact" if possible and cheap and usable_variants()[0].name != "portable" else "fast"
 
 
 def _has_bfloat16(device: torch.device) -> bool:

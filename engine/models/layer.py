@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from engine.catalog import LayerKind, ModelConfig
+from kernels.linear import linear
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Layer(nn.Module):
         weight, bias = getattr(self, name), getattr(self, f"{name}_bias", None)
         if expert is not None:
             weight, bias = weight[expert], None if bias is None else bias[expert]
-        return functional.linear(inputs, weight, bias)
+        return linear(inputs, weight, bias)
 
 
 def projection(name: str, rows: int, columns: int, sources: tuple[str, ...], bias: bool) -> dict[str, Slot]:

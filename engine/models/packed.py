@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import ModelConfig, OpenModel, open_model
 from engine.models.causal_lm import CausalLM
-from engine.models.dtype import pick_dtype
+from engine.models.dtype import pick_dtype, pick_numerics
 from engine.models.holding import COLUMNS, Holding
 from engine.models.layer import Slots
 from engine.models.llama import Llama
@@ -77,21 +77,20 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
             chosen = "exact" if numerics == "auto" else numerics
             weights = load_packed(opened, kernels, BITS.get(dtype), WIDE[chosen])
             return PackedModel(opened.config, held, chosen, weights, kernels)
-        if numerics == "exact":
-            raise _impossible(f"dtype '{dtype}' and numerics '{numerics}'", reason)
         holding = Holding(BITS.get(dtype), kernels, fast=numerics == "fast")
         if opened.config.hidden_size % COLUMNS:
             reason = f"its hidden size {opened.config.hidden_size} is no multiple of {COLUMNS}"
         elif dtype in BITS_ON_LOAD or (kernels is not None and _packable(opened)):
             compute = torch.float32 if device.type == "cpu" else pick_dtype(device)
+            pick_numerics(device, compute, numerics)  # refused before anything is read
             model = load_opened(opened, dtype=compute, device=device, holding=holding)
             model.format = held
             return model
         if dtype != "auto":
             raise _impossible(f"dtype '{dtype}'", reason)
-    elif numerics == "exact":
-        raise _impossible(f"dtype '{dtype}' and numerics 'exact'", "that needs weights in 4 or 8 bits on a CPU")
-    return load_opened(opened, dtype=pick_dtype(device, dtype), device=device)
+    compute = pick_dtype(device, dtype)
+    pick_numerics(device, compute, numerics)
+    return load_opened(opened, dtype=compute, device=device)
 
 
 def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -> CausalLM:

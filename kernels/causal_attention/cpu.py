@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.attention_spec import AttentionSpec, softmax_beside_sinks
+from kernels.exact_attention import exact_attention, plan_spans
+from kernels.numerics import exact
 
 BLOCK_QUERIES = 128
 KEPT_ELEMENTS = 2**24
@@ -44,6 +46,8 @@ def causal_attention(
         they are at most ``KEPT_ELEMENTS``, else computed again.
     """
     spec = AttentionSpec(query.shape[-1] ** -0.5) if spec is None else spec
+    if exact():
+        return _exact(query, key, value, segment_lengths, shared_prefix, spec)
     plain = spec.window is None and spec.sinks is None and not shared_prefix
     wants_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     if query.dtype is torch.float32 and plain and not wants_gradient:
@@ -51,6 +55,20 @@ def causal_attention(
     blocks = list(_blocks(segment_lengths, shared_prefix, spec))
     result: Tensor = _CausalAttention.apply(query, key, value, blocks, spec)  # type: ignore[no-untyped-call]
     return result
+
+
+def _exact(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], prefix: int, spec: AttentionSpec
+) -> Tensor:
+    """Each token is a page of its own, so that segments may share the prefix's."""
+    shared = list(range(prefix))
+    spans = [(prefix, prefix, shared)] if prefix else []
+    begin = prefix
+    for length in lengths:
+        spans.append((length, prefix + length, [*shared, *range(begin, begin + length)]))
+        begin += length
+    keys, values = (rows.transpose(0, 1).unsqueeze(2) for rows in (key, value))
+    return exact_attention(query, keys, values, plan_spans(*zip(*spans, strict=True)), spec)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int], scale: float) -> Tensor:

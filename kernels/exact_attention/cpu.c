@@ -20,7 +20,7 @@ typedef struct {
     const float *sinks;                 // [heads] or NULL
     int64_t span_count, heads, kv_heads, width, page_count, page_size, blocks, query_stride;
     int64_t window;  // a row sees that many keys at most, its own included; 0 for all
-    float scale, cap;  // cap 0: scores are not capped
+    float scale;
 } question;
 
 // Rows [row, row + count) of the batch: consecutive tokens of a sequence, the first at position ``past``.
@@ -105,10 +105,8 @@ INLINE void add_run(const float *weights, int64_t length, int64_t total, const f
 
 // Scores to exp(score - largest), 0 outside of [first, last); returns their sum, the sink's share included.
 INLINE float weigh(const question *q, float *scores, int64_t first, int64_t last, int64_t length, int64_t head) {
-    for (int64_t i = 0; i < length; i++) {
-        if (i < first || i >= last) scores[i] = -INFINITY;
-        else if (q->cap > 0.0f) scores[i] = q->cap * tanhf(scores[i] / q->cap);
-    }
+    for (int64_t i = 0; i < first; i++) scores[i] = -INFINITY;
+    for (int64_t i = last; i < length; i++) scores[i] = -INFINITY;
     vf largest = load(scores), total = {0};
     for (int64_t i = LANES; i < length; i += LANES) largest = larger(largest, load(scores + i));
     float peak = largest_lane(largest);

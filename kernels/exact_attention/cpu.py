@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.attention_spec import AttentionSpec
 from kernels.native import needed
 from kernels.numerics import refuse_gradients
 
@@ -25,7 +26,7 @@ class CQuestion(ctypes.Structure):
             for name in ("span_count", "heads", "kv_heads", "width", "page_count", "page_size", "blocks")
         ),
         *((name, ctypes.c_int64) for name in ("query_stride", "window")),
-        *((name, ctypes.c_float) for name in ("scale", "cap")),
+        ("scale", ctypes.c_float),
     )
 
 
@@ -65,11 +66,7 @@ def exact_attention(
     keys: Tensor,
     values: Tensor,
     spans: Spans,
-    scale: float,
-    *,
-    window: int = 0,
-    sinks: Tensor | None = None,
-    cap: float = 0.0,
+    spec: AttentionSpec,
     variant: str | None = None,
 ) -> Tensor:
     """Each new token attends to its own sequence's keys up to its own.
@@ -79,10 +76,7 @@ def exact_attention(
         keys: [kv_heads, pages, page_size, head_dim] of the same dtype, this step's already among them.
         values: the same.
         spans: which rows and pages belong together.
-        scale: factor on the scores.
-        window: keys that a row sees at most, its own included; 0 for all.
-        sinks: [heads] f32, a score beside the keys' that takes its share of the weights and gives nothing.
-        cap: scores become ``cap * tanh(score / cap)``; 0 for not.
+        spec: of this layer.
         variant: instruction set; the best unless given.
 
     Returns:
@@ -101,14 +95,14 @@ def exact_attention(
     if query.stride(2) != 1 or query.stride(1) != width:
         query = query.contiguous()
     keys, values = keys.contiguous(), values.contiguous()
-    sinks = None if sinks is None else sinks.float().contiguous()
+    sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
     out = torch.empty(tokens, heads, width, dtype=query.dtype)
     question = CQuestion(
         *(tensor.data_ptr() for tensor in (query, keys, values, out, spans.spans, spans.pages)),
         None if sinks is None else sinks.data_ptr(),
         *(len(spans.spans), heads, keys.shape[0], width, keys.shape[1], keys.shape[2], spans.pages.shape[1]),
-        *(query.stride(0), window),
-        *(scale, cap),
+        *(query.stride(0), spec.window or 0),
+        spec.scale,
     )
     if needed().function(name, variant)(ctypes.byref(question)):
         raise MemoryError("no memory for the attention scores")

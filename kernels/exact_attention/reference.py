@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.attention_spec import AttentionSpec
+
 
 def exact_attention_reference(
     query: Tensor,
@@ -15,11 +17,7 @@ def exact_attention_reference(
     lengths: Sequence[int],
     contexts: Sequence[int],
     tables: Sequence[Sequence[int]],
-    scale: float,
-    *,
-    window: int = 0,
-    sinks: Tensor | None = None,
-    cap: float = 0.0,
+    spec: AttentionSpec,
 ) -> Tensor:
     """Arguments as for ``exact_attention`` and ``plan_spans`` -> [T, heads, head_dim] float64."""
     heads, size = query.shape[1], keys.shape[2]
@@ -27,16 +25,14 @@ def exact_attention_reference(
     rows: list[Tensor] = []
     for length, context, table in zip(lengths, contexts, tables, strict=True):
         for position in range(context - length, context):
-            seen = range(max(0, position + 1 - window) if window else 0, position + 1)
+            seen = range(spec.first_seen(position), position + 1)
             held = [(table[p // size], p % size) for p in seen]
             key, value = (
                 torch.stack([pages[:, page, place] for page, place in held], 1).double().repeat_interleave(group, 0)
                 for pages in (keys, values)
             )
-            scores = torch.einsum("hkd,hd->hk", key, query[len(rows)].double()) * scale
-            if cap:
-                scores = cap * torch.tanh(scores / cap)
-            beside = torch.full((heads, 1), -torch.inf) if sinks is None else sinks[:, None]
+            scores = torch.einsum("hkd,hd->hk", key, query[len(rows)].double()) * spec.scale
+            beside = torch.full((heads, 1), -torch.inf) if spec.sinks is None else spec.sinks[:, None]
             weights = torch.softmax(torch.cat((scores, beside.double()), 1), 1)[:, :-1]
             rows.append(torch.einsum("hk,hkd->hd", weights, value))
     return torch.stack(rows)

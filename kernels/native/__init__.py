@@ -235,6 +235,13 @@ def outruns_bf16() -> bool:
     return slow and {"avx512_bf16", "avx512_vnni"} <= features
 
 
+def torch_multiplies_bf16_well() -> bool:
+    """Whether torch has instructions for bfloat16 here that outrun products of the same numbers in float32."""
+    features = _features()
+    native = features & {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's
+    return bool(native) and not outruns_bf16()
+
+
 def _features() -> frozenset[str]:
     """What the processor's ``flags`` (x86) or ``Features`` (ARM) list."""
     return frozenset(_cpuinfo("flags", "Features").split())

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.attention_spec import AttentionSpec, softmax_beside_sinks
+from kernels.exact_attention import exact_attention
 from kernels.paged_attention import native
 from kernels.paged_attention.plan import BatchPlan, DecodeGroup, PrefillChunk
 
@@ -40,6 +41,8 @@ def paged_attention(query: Tensor, pages: Tensor, plan: BatchPlan, spec: Attenti
         [tokens, heads, head_dim] in the query's dtype. Heads ``g * heads // kv_heads …`` share key-value head ``g``.
     """
     spec = AttentionSpec(query.shape[-1] ** -0.5) if spec is None else spec
+    if plan.spans is not None:
+        return exact_attention(query, pages[0], pages[1], plan.spans, spec)
     if not plan.prefill and len(plan.decode) == 1 and plan.decode[0].rows is None:
         return _decode(query, pages, plan.decode[0], spec)
     out = torch.empty_like(query)

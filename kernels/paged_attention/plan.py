@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.exact_attention import Spans, plan_spans
+from kernels.numerics import exact
+
 SMALL_CONTEXT_PAGES = 16
 
 
@@ -55,6 +58,7 @@ class BatchPlan:
         positions: [tokens] i64, each row's position in its sequence.
         decode: groups of sequences with one new token.
         prefill: chunks of sequences with several.
+        spans: the same for the exact kernel, which takes all rows alike; None if the plan is for fast numerics.
     """
 
     tokens: int
@@ -62,6 +66,7 @@ class BatchPlan:
     positions: Tensor
     decode: tuple[DecodeGroup, ...]
     prefill: tuple[PrefillChunk, ...]
+    spans: Spans | None = None
 
 
 def new_pages(
@@ -84,7 +89,7 @@ def plan_batch(
     page_size: int,
     device: torch.device | str = "cpu",
 ) -> BatchPlan:
-    """Plan a step over sequences whose new tokens lie one after another in the flat batch.
+    """Plan a step over sequences whose new tokens lie one after another in the flat batch, for the present numerics.
 
     Args:
         query_lengths: new tokens of each sequence, at least 1.
@@ -97,6 +102,8 @@ def plan_batch(
     for length in query_lengths:
         starts.append(starts[-1] + length)
     slots, positions = _slots(query_lengths, context_lengths, page_tables, page_size)
+    if exact():
+        return BatchPlan(starts[-1], slots, positions, (), (), plan_spans(query_lengths, context_lengths, page_tables))
     single = [i for i, length in enumerate(query_lengths) if length == 1]
     prefill = tuple(
         PrefillChunk(starts[i], length, context, _table(page_tables[i], context, page_size).to(device))

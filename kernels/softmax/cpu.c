@@ -9,15 +9,17 @@ INLINE vf load_padded(const float *row, int64_t at, int64_t count) {
     return load(values);
 }
 
-// The row's largest value (the first not-a-number if there is one), and the sum of exp(value - largest).
+// The row's largest value, and the sum of exp(value - largest): not a number if one of the values is not.
 INLINE float peak_and_sum(const float *row, int64_t width, float *sum) {
-    vf largest = broadcast(-INFINITY), total = {0};
-    float odd = 0.0f;
-    for (int64_t i = 0; i < width; i += LANES) largest = larger(largest, load_padded(row, i, width - i));
+    vf largest = broadcast(-INFINITY), total = {0}, odd = {0};
+    for (int64_t i = 0; i < width; i += LANES) {
+        const vf v = load_padded(row, i, width - i);
+        largest = larger(largest, v);
+        odd = pick(v == v, odd, v);  // exponential() makes a number of what is none
+    }
     const float peak = largest_lane(largest);
-    for (int64_t i = 0; i < width; i++) if (row[i] != row[i]) odd = row[i];
     for (int64_t i = 0; i < width; i += LANES) total += exponential(load_padded(row, i, width - i) - peak);
-    *sum = sum_lanes(total) + odd;
+    *sum = sum_lanes(total) + sum_lanes(odd);
     return peak;
 }
 

@@ -98,8 +98,6 @@ def test_packed_answers_follow_the_full_model(folder):
     [
         ({"dtype": "int8"}, {"hidden_size": 48}, "hidden size 48"),
         ({"dtype": "stored"}, PACKABLE, "full precision"),
-        ({"dtype": "float32", "numerics": "exact"}, PACKABLE, "4 or 8 bits"),
-        ({"numerics": "exact"}, PACKABLE, "full precision"),
         ({"numerics": "sloppy"}, PACKABLE, "sloppy"),
         ({"dtype": "int8", "config": EngineConfig(page_size=8)}, PACKABLE, "page_size"),
     ],

@@ -89,7 +89,7 @@ static void check_attention(int64_t heads, int64_t kv_heads, int64_t width, int6
     for (int64_t p = 0; p < pages; p++) table[p] = pages - 1 - p;
     for (int64_t h = 0; h < heads; h++) sinks[h] = uniform();
     const question asked = {query.held, keys.held, values.held, out, spans, table, sinks, 1, heads, kv_heads, width,
-                            pages, page_size, pages, heads * width, window, 0.5f, 0.0f};
+                            pages, page_size, pages, heads * width, window, 0.5f};
     if (bf16 ? ISA(exact_attention_bf16)(&asked) : ISA(exact_attention_f32)(&asked)) check("memory", 1, 0, 0);
     for (int64_t i = 0; i < count; i++)
         for (int64_t h = 0; h < heads; h++) {
