@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -67,6 +67,9 @@ def create_app(served: Served, *, token: str, host: str) -> Guard:
         app.add_api_route(path, _calling(served, call), methods=["POST"])
     for path, action in ADAPTER_CALLS.items():
         app.add_api_route(path, _acting(served, action), methods=["POST"])
+    refuse(
+        app, ("/v1/embeddings",), f"'{served.name}' generates text; it gives no embeddings", "use an embedding model"
+    )
     _add_responses(app, served)
     _add_facts(app, served)
     return Guard(app, token=token, host=host)
@@ -79,6 +82,16 @@ def new_app() -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
     return app
+
+
+def refuse(app: FastAPI, paths: Iterable[str], reason: str, hint: str) -> None:
+    """Say plainly that this worker's model is not of the kind that these paths are for."""
+
+    async def refused(request: Request) -> Response:
+        raise FwError("invalid_argument", reason, not_done=NOT_DONE, hint=hint, param="model")
+
+    for path in paths:
+        app.add_api_route(path, refused, methods=["POST"])
 
 
 class EventStream(StreamingResponse):

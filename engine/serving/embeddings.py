@@ -18,7 +18,7 @@ from pydantic import StrictBool, StrictInt, StrictStr
 
 from engine.inference.embedding import Embeddings
 from engine.inference.embedding_loop import EmbeddingLoop
-from engine.serving.app import json_body, new_app, unless_gone
+from engine.serving.app import CALLS, SURFACES, json_body, new_app, refuse, unless_gone
 from engine.serving.guard import Guard
 from engine.serving.protocol import InferenceBody, TokenIds, anything, parse_inference
 from engine.serving.served import Caller, model_list
@@ -77,6 +77,8 @@ def create_embedding_app(served: ServedEmbeddings, *, token: str, host: str) -> 
     async def embeddings(request: Request) -> JSONResponse:
         work = served.embed(await json_body(request), Caller.of(request.headers))
         return JSONResponse(await unless_gone(request, work))
+
+    refuse(app, (*SURFACES, *CALLS), f"'{served.name}' gives embeddings; it generates no text", "use /v1/embeddings")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -106,7 +106,9 @@ def test_truncation_models_health_and_metrics(url, client):
         assert [model.id for model in client.models.list()] == ["tiny"]
         assert http.get("/health").json() == {"status": "ok"}
         assert 'vllm:prompt_tokens_total{model_name="tiny"}' in http.get("/metrics").text
-        assert http.post("/v1/chat/completions", json={}).status_code == 404
+        refused = http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+        assert refused.status_code == 400 and "generates no text" in refused.json()["error"]["message"]
+        assert http.post("/v1/messages", json={}).json()["error"]["type"] == "invalid_request_error"
         assert httpx.post(f"{url}/v1/embeddings", json=body).status_code == 401
 
 

@@ -218,6 +218,8 @@ def test_broken_bodies(worker):
         assert response.status_code == 400
         assert response.json()["error"]["type"] == "invalid_request_error"
     assert worker.http.post("/v1/chat/completions", content=b"x" * (33 << 20)).status_code == 413
+    embedding = worker.http.post("/v1/embeddings", json={"model": "tiny", "input": "a"})
+    assert embedding.status_code == 400 and "no embeddings" in embedding.json()["error"]["message"]
     assert worker.http.get("/v1/nothing").json()["error"]["code"] == "not_found"
 
 
