@@ -26,6 +26,7 @@ T = TypeVar("T")
 TENANT = "owner"
 """For whom workers keep prefixes and responses apart: the daemon has one token, so there is one."""
 
+RETRY_HEADERS = ("retry-after", "x-should-retry")
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -113,6 +114,7 @@ class Gateway:
             await reply.aclose()
         if not reply.is_error:
             self.meter.add(target.model.id, Counts.of(json.loads(content)))
+        headers |= {name: reply.headers[name] for name in RETRY_HEADERS if name in reply.headers}
         return Response(content, reply.status_code, headers, media_type="application/json")
 
     async def stored(self, method: str, identifier: str) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,7 @@ from engine.inference.runner import Runner
 from engine.inference.scheduler import Scheduler, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.shaping import Shaping, check_shaping
+from engine.inference.stats import EngineStats
 from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device, pick_numerics
 from engine.text import Renderer, StopMatcher, StreamDecoder
@@ -37,30 +37,6 @@ USUAL_ANSWER = 128
 """Tokens of an answer, before there was one."""
 
 Prompt = Request | str | Items[int] | Items[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counters for metrics. Gauges: running, waiting, kv_usage (share of pages in use); the rest only grow.
-
-    ``masked_rows`` and ``mask_seconds`` are what grammars cost. ``drafts`` counts how often a request had guesses to
-    verify, ``drafted_tokens`` the guesses and ``accepted_tokens`` those that held.
-    """
-
-    running: int
-    waiting: int
-    kv_usage: float
-    prompt_tokens: int
-    generation_tokens: int
-    prefix_queries: int
-    prefix_hits: int
-    preemptions: int
-    restarts: int
-    masked_rows: int
-    mask_seconds: float
-    drafted_tokens: int
-    accepted_tokens: int
-    drafts: int
 
 
 class Engine:

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from engine.inference.adapters import Key, Recipe, Resident
-from engine.inference.engine import Engine, EngineStats
+from engine.inference.engine import Engine
 from engine.inference.pulse import Health, Pulse
 from engine.inference.reload import UpdateMode
 from engine.inference.request import Request
+from engine.inference.stats import EngineStats
 from engine.inference.streams import OutputStream, Streams
 from fw_sdk.types import FwError
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from engine.catalog import ModelConfig, read_config
-from engine.models import CausalLM, PackedModel, load_for_inference, load_model
+from engine.models import CausalLM, PackedModel, load_for_inference
 from fw_sdk.types import FwError
 
 UpdateMode = Literal["abort", "wait", "keep"]
@@ -19,8 +19,9 @@ UpdateMode = Literal["abort", "wait", "keep"]
 new ones; keys and values that stand in the cache stay, so a token after the change attends to some of the old weights.
 """
 
-MODES: tuple[UpdateMode, ...] = ("abort", "wait", "keep")
 NOT_DONE = "the weights were not changed"
+AS_ASKED = frozenset({"int8", "int4", "bfloat16", "float32"})
+"""Formats that weights of any file can be brought to; others are the file's own."""
 FREE = frozenset({"eos_ids", "bos_id", "max_context"})
 """What may differ: the engine keeps what it was loaded with."""
 
@@ -39,14 +40,15 @@ def load_alike(path: Path, model: CausalLM | PackedModel) -> CausalLM | PackedMo
             not_done=NOT_DONE,
             hint="update with weights of the same architecture",
         )
-    if isinstance(model, CausalLM):
-        return load_model(path, dtype=model.dtype, device=model.device)
-    held = model.format if model.format in ("int8", "int4") else "stored"
-    new = load_for_inference(path, dtype=held, device=torch.device("cpu"), numerics=model.numerics)
-    if not isinstance(new, PackedModel) or new.format != model.format:
+    held = model.format if model.format in AS_ASKED else "stored"
+    packed = isinstance(model, PackedModel)
+    device = torch.device("cpu") if isinstance(model, PackedModel) else model.device
+    numerics = model.numerics if isinstance(model, PackedModel) else "auto"
+    new = load_for_inference(path, dtype=held, device=device, numerics=numerics)
+    if isinstance(new, PackedModel) != packed or new.format != model.format:
         raise FwError(
             "failed_precondition",
-            f"the weights at {path} are held as {getattr(new, 'format', 'float')}, those in use as {model.format}",
+            f"the weights at {path} are held as {new.format}, those in use as {model.format}",
             not_done=NOT_DONE,
             hint="serve with dtype int8, int4, bfloat16 or float32 to update from safetensors",
         )

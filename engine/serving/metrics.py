@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.inference.engine import EngineStats
 from engine.inference.loop import OutputStream
 from engine.inference.request import Output
+from engine.inference.stats import EngineStats
 
 GAUGES = {
     "vllm:num_requests_running": ("running", "Requests that hold pages."),

@@ -64,6 +64,11 @@ def ask(client: openai.OpenAI, model: str, **options):
     return client.chat.completions.create(model=model, messages=HELLO, **{"temperature": 0, "max_tokens": 8, **options})
 
 
+def test_what_a_worker_says_about_trying_again_arrives(daemon: Daemon) -> None:
+    refused = daemon.request("POST", "/v1/completions", json={"model": "tiny", "prompt": "a", "temperature": "hot"})
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (400, "false")
+
+
 def test_whole_and_streamed_answers_are_the_same_under_every_name(daemon: Daemon, client: openai.OpenAI) -> None:
     whole = ask(client, "tiny")
     assert whole.model == "tiny" and whole.usage.completion_tokens > 0

@@ -149,3 +149,27 @@ def test_a_client_that_leaves_frees_its_pages_within_a_step(loop, stream, spec):
     # The step that computes, and those until the event loop has its turn: far from the 195 that were left.
     assert drawn <= 8
     assert used == 0
+
+
+def test_weights_are_updated_over_http(loop, tmp_path):
+    new = tiny_model(tmp_path / "new", seed=1)
+    other = tiny_adapter(tmp_path / "other", tmp_path / "model", seed=2)
+    chat = ("POST", "/v1/chat/completions", {**ASK, "temperature": 0, "return_token_ids": True, "ignore_eos": True})
+    update = "/v1/update_weights"
+    before, done, after, adapter, wrong, unknown, missing = ask(
+        loop,
+        chat,
+        ("POST", update, {"path": str(new), "mode": "abort"}),
+        chat,
+        ("POST", update, {"path": str(other), "lora_name": "broken", "mode": "keep"}),
+        ("POST", update, {"path": str(new), "mode": "later"}),
+        ("POST", update, {"path": str(new), "lora_name": "nobody"}),
+        ("POST", update, {"path": str(tmp_path / "nowhere")}),
+    )
+    assert done.json() == {"status": "ok", "weight_version": 2}, "the adapter has version 1"
+    first, second = (answer.json()["choices"][0] for answer in (before, after))
+    assert (first["weight_versions"], second["weight_versions"]) == ([0] * 3, [2] * 3)
+    assert first["token_ids"] != second["token_ids"]
+    assert adapter.json()["weight_version"] == 3
+    assert [answer.status_code for answer in (wrong, unknown, missing)] == [400, 404, 404]
+    assert ask(loop, ("POST", "/v1/chat/completions", {**ASK, "model": "broken"}))[0].status_code == 200
