@@ -121,6 +121,9 @@ def choose_files(files: Sequence[HubFile], source: HubSource) -> tuple[tuple[Hub
     others = tuple(file for file in files if allowed_name(file.name) and not file.name.endswith(WEIGHT_SUFFIXES))
     weights = tuple(file for file in files if "/" not in file.name and file.name.endswith(".safetensors"))
     if weights and "config.json" in names:
+        if "tokenizer.json" not in names:
+            hint = "take a repository that has one, or a GGUF file of the model"
+            raise _unsupported(f"'{source.repo}' has no tokenizer.json", hint)
         whole = tuple(file for file in weights if file.name == "model.safetensors")
         return (weights if INDEX in names else whole or weights), others
     ggufs = _ggufs(files)

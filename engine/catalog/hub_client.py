@@ -98,7 +98,7 @@ class HubClient:
             try:
                 self._stream(repo, commit, file, part, report)
                 break
-            except (httpx.TransportError, _BrokenOffError) as error:
+            except (httpx.RequestError, _BrokenOffError) as error:
                 left = ATTEMPTS if _size(part) > before else left - 1
                 if not left:
                     raise self._unreachable(str(error) or type(error).__name__) from error

@@ -200,6 +200,13 @@ def test_only_pickles(tmp_path, hub):
     assert "pytorch_model.bin" in failure["message"]
 
 
+def test_no_tokenizer_that_fw_reads(tmp_path, hub, repo):
+    repo.files["tokenizer.model"] = repo.files.pop("tokenizer.json")
+    failure = failed(tmp_path, "hf:org/tiny")
+    assert failure["code"] == "model_unsupported" and "tokenizer.json" in failure["message"]
+    assert hub.of_file("model.safetensors") == []
+
+
 def test_an_unknown_architecture_is_refused_before_its_weights_are_fetched(tmp_path, hub, repo):
     repo.files["config.json"] = b'{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}'
     assert failed(tmp_path, "hf:org/tiny")["code"] == "model_unsupported"
