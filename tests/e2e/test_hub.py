@@ -71,6 +71,12 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
         with pytest.raises(openai.APIStatusError) as caught:
             asking.embeddings.create(model="tiny-embed", input="the cat " * 99)
         assert caught.value.status_code == 400
+        counted = 'fw_gateway_tokens_total{kind="prompt",model="tiny-embed"} 8.0'
+        assert counted in daemon.request("GET", "/metrics").text
+        with pytest.raises(openai.BadRequestError, match="generates no text"):
+            asking.chat.completions.create(model="tiny-embed", messages=[{"role": "user", "content": "hi"}])
+        with pytest.raises(openai.BadRequestError, match="no embeddings"):
+            asking.embeddings.create(model="tiny.chat", input="a")
     workers = [Path(f"/proc/{worker.pid}/environ").read_bytes() for worker in daemon.workers()]
     assert workers and not any(b"let-me-in" in environment for environment in workers)
     logs = b"".join(path.read_bytes() for path in daemon.home.root.rglob("*") if path.is_file())

@@ -17,7 +17,6 @@ import pytest
 from engine.catalog import digest_tree
 from engine.control.store import Store
 from engine.control.tests.daemon_process import Daemon, kill_now, write_adapter
-from engine.inference.tests.tiny_bert import save_tiny_bert
 from fw_sdk.types import Lineage, Model, ModelKind, ModelState, PeftDetails
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -313,16 +312,3 @@ def test_a_deployment_is_brought_back_after_its_worker_and_after_its_daemon_died
         "an equal request changes nothing"
     )
     daemon.call("DELETE", "deployments/live")
-
-
-def test_embeddings_pass_and_are_counted(daemon: Daemon, client: openai.OpenAI, tmp_path: Path) -> None:
-    save_tiny_bert(tmp_path)
-    daemon.pull(tmp_path, "bert")
-    answer = client.embeddings.create(model="bert", input=["the cat sat", "a dog"])
-    assert answer.model == "bert" and [len(item.embedding) for item in answer.data] == [32, 32]
-    line = f'fw_gateway_tokens_total{{kind="prompt",model="bert"}} {answer.usage.prompt_tokens}.0'
-    assert line in daemon.request("GET", "/metrics").text
-    with pytest.raises(openai.BadRequestError, match="generates no text"):
-        ask(client, "bert")
-    with pytest.raises(openai.BadRequestError, match="no embeddings"):
-        client.embeddings.create(model="tiny", input="a")
