@@ -97,7 +97,7 @@ class GrammarCompiler:
         except FwError as error:
             return error
         if _wants_trial(spec) and not compiles_in_time(source):
-            return _refused(spec.kind, f"compiling it takes more than {TRIAL_S:g} s or too much memory")
+            return _refused(spec.kind, f"compiling it takes more than {TRIAL_S} s or too much memory")
         matcher = llguidance.LLMatcher(self._vocabulary, source, log_level=0, limits=LIMITS)
         first = matcher.deep_copy()
         if not matcher.is_error():
