@@ -116,8 +116,8 @@ class Engine:
         Args:
             path: the model.
             dtype: ``bfloat16`` or ``float32``; ``stored`` keeps a GGUF file's 4- or 8-bit weights as they are, ``int8``
-                and ``int4`` quantise on load (these three on a CPU). ``auto`` is ``stored`` where that is possible,
-                else ``bfloat16`` where the device multiplies it natively.
+                and ``int4`` quantise on load; on a GPU and without a C compiler they only save memory. ``auto`` is
+                ``stored`` where that is possible, else ``bfloat16`` where the device multiplies it natively.
             device: auto, cpu or cuda.
             numerics: ``exact``, on a CPU, gives a row the same bits in any batch, chunk and cache; ``fast`` leaves sums
                 in full precision to torch. ``auto`` is exact where that is cheap. With weights in 4 or 8 bits both give

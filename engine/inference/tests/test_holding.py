@@ -94,6 +94,22 @@ def test_held_weights_move_to_another_device(tmp_path):
     assert model.logits(hidden).is_meta
 
 
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+def test_exact_numerics_hold_for_held_weights(folder):
+    """A log-probability has the same bits alone, in company and in chunks."""
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=3)
+    prompts = [IDS[:50], IDS[20:31], IDS[5:80]]
+
+    def answers(given, **sizes):
+        model = load_for_inference(folder, dtype="int8", device=CPU, numerics="exact")
+        engine = Engine(model, None, EngineConfig(kv_bytes=8 << 20, **sizes), numerics="exact")
+        return [[item.top for item in answer.logprobs] for answer in engine.generate(given, params)]
+
+    alone = answers(prompts[:1])[0]
+    assert answers(prompts)[0] == alone
+    assert answers(prompts, max_batched_tokens=16, max_running=8)[0] == alone
+
+
 class MetaAttention:
     def __call__(self, layer, query, key, value, **_):
         return query
