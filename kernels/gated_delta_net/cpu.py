@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from kernels.gated_delta_net import native
 from kernels.gated_delta_net.states import DeltaShape, DeltaWeights, LayerStates, StatePlan
+from kernels.numerics import exact, refuse_gradients
 
 NORM_EPS = 1e-6
 
@@ -28,9 +29,15 @@ def gated_delta_net(
     Returns:
         [T, value_heads, value_dim] in the dtype of ``mixed``. Differentiable in the first three as long as nothing else
         uses the states.
+
+    Raises:
+        RuntimeError: under exact numerics where the C kernel does not serve: torch's sums depend on the batch.
     """
     arguments = (mixed.float(), decay.float(), write.float(), weights, states, plan)
     out = native.gated_delta_net(*arguments)
+    if out is None and exact():
+        refuse_gradients(mixed, decay, write)
+        raise RuntimeError("exact numerics need compiled kernels and a CPU")
     return (_in_torch(*arguments) if out is None else out).to(mixed.dtype)
 
 

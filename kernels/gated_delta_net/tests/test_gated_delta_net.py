@@ -11,6 +11,7 @@ from kernels.gated_delta_net import DeltaShape, DeltaWeights, gated_delta_net, n
 from kernels.gated_delta_net.cpu import _in_torch
 from kernels.gated_delta_net.reference import gated_delta_net_reference
 from kernels.native import library, usable_variants
+from kernels.numerics import numerics
 
 needs_compiler = pytest.mark.skipif(library() is None, reason="no C compiler here")
 SHAPES = [
@@ -153,3 +154,12 @@ def test_half_precision_goes_in_and_out():
     )
     assert out.dtype is torch.bfloat16
     torch.testing.assert_close(out, exact.bfloat16(), atol=0, rtol=0)
+
+
+def test_exact_numerics_never_fall_back_to_torch(monkeypatch):
+    shape = SHAPES[1]
+    rows, weights = layer(shape, 6)
+    monkeypatch.setattr(native, "library", lambda: None)
+    plan = plan_states([6], [0], [True], [], shape)
+    with numerics("exact"), pytest.raises(RuntimeError, match="compiled kernels"):
+        gated_delta_net(*rows, weights, new_states(1, 1, shape).layer(0), plan)
