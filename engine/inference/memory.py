@@ -87,7 +87,7 @@ def account(
             hint=f"give it at least {_gib(page_bytes)}; {_gib(useful * page_bytes)} are the most it could use",
             param="kv_bytes",
         )
-    state_bytes, states = _states(model, config, available, device)
+    state_bytes, states = _states(model, config, available - pages * page_bytes, device)
     return MemoryAccount(weight_bytes, page_bytes, pages, config.page_size, available, state_bytes, states)
 
 
@@ -96,14 +96,16 @@ def _states(model: ModelConfig, config: EngineConfig, available: int, device: to
     if model.recurrence is None:
         return 0, 0
     size = model.recurrent_layers * model.recurrence.state_bytes
-    budget = config.state_bytes or (available // 4 if device.type == "cuda" else _default_budget(available, device))
+    budget = config.state_bytes or (available // 2 if device.type == "cuda" else _default_budget(available, device))
     count = min(budget // size, CHECKPOINTS_PER_REQUEST * config.max_running)
-    if count < 1:
+    if count < 1 or count * size > available:
         raise FwError(
             "out_of_memory",
-            f"A recurrent state takes {size} bytes, more than its budget.",
+            f"A recurrent state takes {_gib(size)}, its budget is {_gib(budget)}; "
+            f"{_gib(available)} are free beside the weights and the key-value cache.",
             not_done="the model was not loaded for inference",
-            hint="raise state_bytes or free memory",
+            hint=f"give it at least {_gib(size)}, for each request that is to run at once, and no more than is free",
+            param="state_bytes",
         )
     return size, count
 

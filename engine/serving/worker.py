@@ -23,7 +23,7 @@ SHUTDOWN_GRACE_S = 5
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. ``adapters`` maps names to folders; port 0 takes a free one; no ``kv_gib`` is the default."""
+    """The command line. ``adapters`` maps names to folders; port 0 takes a free one; no ``…_gib`` is the default."""
 
     model: Path
     name: str
@@ -35,6 +35,7 @@ class Options:
     device: str
     numerics: str
     kv_gib: float | None
+    state_gib: float | None
     max_requests: int
     speculation: Literal["off", "lookup", "draft"]
     draft_model: Path | None
@@ -67,6 +68,7 @@ def _parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--kv-gib", type=_gib, default=os.environ.get(KV_VARIABLE) or None, help="size of the key-value cache"
     )
+    parser.add_argument("--state-gib", type=_gib, help="size of the recurrent states of a model that has them")
     parser.add_argument("--max-requests", type=int, default=512, help="running and waiting; more are refused")
     parser.add_argument("--speculation", help="off, lookup or draft; default: draft with a draft model, else off")
     parser.add_argument("--draft-model", type=Path, help="a smaller model with the same tokenizer")
@@ -85,7 +87,7 @@ def _parse(argv: Sequence[str] | None) -> Options:
             )
         adapters[adapter] = path
     where = (given.host, given.port, given.ready_file)
-    how = (given.dtype, given.device, given.numerics, given.kv_gib, max(1, given.max_requests))
+    how = (given.dtype, given.device, given.numerics, given.kv_gib, given.state_gib, max(1, given.max_requests))
     speculation: Any = given.speculation or ("draft" if given.draft_model else "off")  # the engine checks it
     guesses = (speculation, given.draft_model, given.draft_tokens)
     return Options(given.model, name, adapters, *where, *how, *guesses)
@@ -96,6 +98,11 @@ def _gib(value: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(value)
     return number
+
+
+def _size(gib: float | None) -> int | None:
+    """In bytes."""
+    return None if gib is None else max(1, int(gib * (1 << 30)))
 
 
 def _token() -> str:
@@ -134,7 +141,8 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = EngineConfig(
-        kv_bytes=None if options.kv_gib is None else max(1, int(options.kv_gib * (1 << 30))),
+        kv_bytes=_size(options.kv_gib),
+        state_bytes=_size(options.state_gib),
         speculation=options.speculation,
         draft_tokens=options.draft_tokens,
     )

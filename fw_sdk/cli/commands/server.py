@@ -129,6 +129,9 @@ def serve(
     kv_gib: Annotated[
         float | None, typer.Option(help="Size of the key-value cache; FW_KV_GIB or by what is free.")
     ] = None,
+    state_gib: Annotated[
+        float | None, typer.Option(help="Size of the recurrent states, in models that have some.")
+    ] = None,
     max_requests: Annotated[int, typer.Option(min=1, help="Running and waiting; more are refused with 429.")] = 512,
     speculation: Annotated[str | None, typer.Option(help="Guess tokens, same text: off, lookup or draft.")] = None,
     draft_model: Annotated[str | None, typer.Option(help="A smaller model with the same tokens; it guesses.")] = None,
@@ -153,6 +156,7 @@ def serve(
         arguments += ["--adapter", f"{label}={local_path(folder, 'adapter', not_done='nothing was served')}"]
     arguments += ["--dtype", dtype, "--device", device, "--numerics", numerics]
     arguments += ["--max-requests", str(max_requests), *(["--kv-gib", str(kv_gib)] if kv_gib is not None else [])]
+    arguments += ["--state-gib", str(state_gib)] if state_gib is not None else []
     arguments += ["--draft-tokens", str(draft_tokens)]
     if speculation is not None:
         arguments += ["--speculation", speculation]
