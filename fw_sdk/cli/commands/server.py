@@ -125,7 +125,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     dtype: Annotated[str, typer.Option(help="auto, stored, int8, int4, bfloat16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    numerics: Annotated[str, typer.Option(help="auto, fast, or exact: float32's logits to three digits.")] = "auto",
+    numerics: Annotated[str, typer.Option(help="auto, fast, or exact: the same bits in any batch.")] = "auto",
     kv_gib: Annotated[
         float | None, typer.Option(help="Size of the key-value cache; FW_KV_GIB or by what is free.")
     ] = None,
