@@ -72,20 +72,6 @@ def test_chat_calls_a_tool_and_goes_on(worker, outright):
     assert then.usage.prompt_tokens > 20
 
 
-def test_calls_or_else_the_format(worker, outright):
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [1, 2]}, "strict": True}}
-    body = {"model": "tiny", "messages": MESSAGES, "tools": CHAT_TOOLS, "response_format": form, "max_tokens": 900}
-    found = {"text": 0, "calls": 0}
-    for seed in range(8):
-        message = worker.client.chat.completions.create(**body, **{**outright, "seed": seed}).choices[0].message
-        if message.tool_calls:
-            assert all(fits(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls)
-        else:
-            assert message.content in ("1", "2")
-        found["calls" if message.tool_calls else "text"] += 1
-    assert found["text"]
-
-
 def test_a_named_tool_and_none(worker, outright):
     body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 900, **outright}
     named = {"type": "function", "function": {"name": "clock"}}
