@@ -12,11 +12,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 import fw_sdk as fw
 from fw_sdk.types import CODES
 
 ROOT = Path(__file__).parents[1]
+TOKENS = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+"""o200k with its vocabulary in the package."""
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "AGENTS.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
@@ -43,6 +46,12 @@ def test_the_table_of_errors_is_the_code_s() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_fits_an_agent_s_budget(page: Path) -> None:
+    if page.name != "benchmarks.md":  # a record of measurements, which grows
+        assert len(TOKENS.encode(page.read_text(encoding="utf-8"), allowed_special="all")) <= 2_500
 
 
 def test_python_blocks_are_python_of_this_package() -> None:

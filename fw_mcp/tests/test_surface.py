@@ -197,7 +197,7 @@ def test_pages_are_resources_with_completion(mode: str, tmp_path: Path) -> None:
         template = (await client.list_resource_templates()).resource_templates[0]
         reference = ResourceTemplateReference(type="ref/resource", uri=template.uri_template)
         done = await client.complete(reference, {"name": "page", "value": "eva"})
-        assert done.completion.values == ["evaluation"]
+        assert done.completion.values == ["evaluation", "evaluators"]
         for hostile in ("docs://nothing", "docs://..%2Fpyproject", "docs://../README"):
             with pytest.raises(Exception, match=r"No docs page|nknown|not found"):
                 await client.read_resource(hostile)

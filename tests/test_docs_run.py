@@ -1,0 +1,163 @@
+"""Every code block of the pages runs, page by page, against one real daemon with the real small model and few rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.place import BASE, Place
+
+pytestmark = pytest.mark.model
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = (
+    "quickstart",
+    "concepts",
+    "datasets",
+    "evaluators",
+    "evaluation",
+    "fine-tuning",
+    "deployments",
+    "inference",
+    "models",
+    "sdk",
+    "mcp",
+    "troubleshooting",
+    "security",
+    "cli",
+)
+ELSEWHERE = {
+    "scripts/quickstart.sh": "installs an environment; its smoke run is what CI's first step and the benchmarks do",
+    " hf:": "needs a hub; tests/e2e has one",
+    "fw model pull smollm2-135m": "the same model is here already, from a file of the test cache",
+    "EmbeddingEngine": "needs an embedding model; engine/inference tests one",
+    "claude mcp add": "needs Claude Code; fw mcp doctor connects the same way",
+}
+"""Commands and programs that do not run here, by a part of them, and why."""
+SERVES_S = 180.0
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterator[Place]:
+    """A daemon, the starter under its own name, and the files that the pages speak of."""
+    place = Place.prepare(tmp_path_factory.mktemp("docs"))
+    try:
+        rows = [_row(number) for number in range(110)]
+        (place.workspace / "train.jsonl").write_text("".join(rows[:100]))
+        (place.workspace / "heldout.jsonl").write_text("".join(rows[100:]))
+        (place.workspace / "evaluator.py").write_text(next(code for kind, code in blocks("evaluators")))
+        for name in (
+            "model.gguf",
+            "my-model/m.gguf",
+            "path/to/model/m.gguf",
+            "folder-of-safetensors/m.gguf",
+            "folder-or-file.gguf",
+        ):
+            (place.workspace / name).parent.mkdir(parents=True, exist_ok=True)
+            (place.workspace / name).symlink_to(starter_gguf)
+        (place.folder / "bin").mkdir()
+        fw = place.folder / "bin" / "fw"
+        fw.write_text(f'#!/bin/sh\nexec {sys.executable} -m fw_sdk.cli "$@"\n')
+        fw.chmod(0o755)
+        place.up()
+        place.pull(starter_gguf)
+        yield place
+    finally:
+        place.close()
+
+
+def _row(number: int) -> str:
+    """Only Tuesdays: what few rows can teach and a comparison can see."""
+    day = date(2024, 3, 5) + timedelta(weeks=number)
+    asked = {"role": "user", "content": f"Which day is {day}?"}
+    return json.dumps({"messages": [asked, {"role": "assistant", "content": "Tuesday"}]}) + "\n"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page: str, home: Place) -> None:
+    for kind, code in blocks(page):
+        code = code.replace("127.0.0.1:8642", f"127.0.0.1:{home.port}").replace("~/.fw", str(home.home.root))
+        if kind == "python" and not any(part in code for part in ELSEWHERE):
+            _run(home, [sys.executable, "-c", code], code)
+        elif kind == "bash":
+            _run_shell(home, code)
+
+
+def test_no_page_is_left_out() -> None:
+    with_blocks = {path.stem for path in (ROOT / "docs").glob("*.md") if BLOCK.search(path.read_text())}
+    assert with_blocks - set(PAGES) == {"benchmarks"}  # its commands measure for minutes each
+
+
+def _run_shell(home: Place, code: str) -> None:
+    """Command by command, as one types them; a server runs until it answers."""
+    for command in code.replace("\\\n", " ").splitlines():
+        if not command.strip() or any(part in command for part in ELSEWHERE):
+            continue
+        if " serve " in command:
+            _run_server(home, command)
+        else:
+            _run(home, ["bash", "-c", command], command)
+
+
+def _run(home: Place, words: list[str], shown: str) -> None:
+    done = subprocess.run(
+        words,
+        cwd=home.workspace,
+        env=_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{shown}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert "Traceback" not in done.stderr, shown
+
+
+def _run_server(home: Place, command: str) -> None:
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec env {command}"],
+        cwd=home.workspace,
+        env=_environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        port = re.search(r"--port (\d+)", command)
+        assert port is not None, command
+        asked = ["bash", "-c", f"curl -sf http://127.0.0.1:{port[1]}/v1/models -H 'Authorization: Bearer secret'"]
+        deadline = time.monotonic() + SERVES_S
+        while subprocess.run(asked, capture_output=True).returncode:
+            assert server.poll() is None and time.monotonic() < deadline, f"{command}\n{_said(server)}"
+            time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def _said(server: subprocess.Popen[str]) -> str:
+    server.kill()
+    return server.communicate()[1][-2000:]
+
+
+def _environment(home: Place) -> dict[str, str]:
+    path = f"{home.folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**home.environment, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+assert BASE == "smollm2-135m", "the pages call the starter by its name"
