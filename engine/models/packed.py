@@ -15,8 +15,8 @@ from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_dtype, pick_numerics
 from engine.models.holding import COLUMNS, Holding
 from engine.models.layer import Slots
-from engine.models.llama import Llama
 from engine.models.loading import load_opened
+from engine.models.registry import model_class
 from engine.models.rotary import rope_frequencies
 from engine.models.weights import Weights, damaged, open_weights
 from fw_sdk.types import FwError
@@ -31,7 +31,7 @@ WIDE = {
 }
 """By numerics: what is multiplied with activations of 15 bits instead of 8. With all of them the logits are those of
 float32 to three digits; queries and logits alone take half of the error away and hardly any time."""
-PACKED_FAMILIES = ("llama",)
+PACKED_FAMILIES = ("llama", "qwen2", "qwen3")
 PROJECTIONS = ("qkv", "output", "gate_up", "down")
 BITS = {"stored": None, "int8": 8, "int4": 4}
 BITS_ON_LOAD = ("int8", "int4")
@@ -143,7 +143,9 @@ def _format(opened: OpenModel) -> str:
 
 
 def shape_of(config: ModelConfig) -> Shape:
-    """The numbers that the compiled step needs."""
+    """The numbers that the compiled step needs; cosines that are stretched count twice in a score, once per side."""
+    scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0
     return Shape(
         layers=config.layers,
         hidden=config.hidden_size,
@@ -153,6 +155,7 @@ def shape_of(config: ModelConfig) -> Shape:
         ffn=config.ffn_size,
         vocabulary=config.vocab_size,
         eps=config.norm_eps,
+        scale=scale * magnitude**2,
     )
 
 
@@ -205,7 +208,7 @@ def load_packed(opened: OpenModel, library: Library, bits: int | None, wide: fro
         np.ascontiguousarray(frequencies.float().numpy()),
         embedding,
         head,
-        packer.vector("model.norm.weight"),
+        packer.vector("model.norm.weight", (config.hidden_size,)),
         tuple(packer.layer(index) for index in range(config.layers)),
     )
 
@@ -221,12 +224,15 @@ class _Packer:
         self.arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
-        slots, prefix = Llama.slots(self._config, index), f"model.layers.{index}."
-        return LayerWeights(
-            self.vector(prefix + slots["input_norm"].sources[0]),
-            self.vector(prefix + slots["post_norm"].sources[0]),
-            *(self._projection(name, slots, prefix) for name in PROJECTIONS),
-        )
+        slots = model_class(self._config).slots(self._config, index)
+        prefix = f"model.layers.{index}."
+
+        def norm(name: str) -> Floats:
+            return self.vector(prefix + slots[name].sources[0], slots[name].shape)
+
+        qkv, output, gate_up, down = (self._projection(name, slots, prefix) for name in PROJECTIONS)
+        query, key = (norm(name) if name in slots else None for name in ("query_norm", "key_norm"))
+        return LayerWeights(norm("input_norm"), norm("post_norm"), qkv, output, gate_up, down, query, key)
 
     def _projection(self, name: str, slots: Slots, prefix: str) -> Matrix:
         rows, columns = slots[name].shape
@@ -234,10 +240,10 @@ class _Packer:
         biases = tuple(prefix + source for source in bias.sources) if bias else ()
         return self.matrix(name, tuple(prefix + source for source in slots[name].sources), rows, columns, biases)
 
-    def vector(self, name: str) -> Floats:
+    def vector(self, name: str, shape: tuple[int, ...]) -> Floats:
         found = self._weights.get(name).float().numpy()
-        if found.shape != (self._config.hidden_size,):
-            raise damaged(f"{name} is {found.shape}, its configuration needs ({self._config.hidden_size},)")
+        if found.shape != shape:
+            raise damaged(f"{name} is {found.shape}, its configuration needs {shape}")
         return np.ascontiguousarray(found)
 
     def matrix(

@@ -31,6 +31,8 @@ class CLayer(ctypes.Structure):
     _fields_ = (
         ("input_norm", pointer),
         ("post_norm", pointer),
+        ("query_norm", pointer),
+        ("key_norm", pointer),
         ("qkv", CMatrix),
         ("output", CMatrix),
         ("gate_up", CMatrix),
@@ -44,6 +46,7 @@ class CModel(ctypes.Structure):
     _fields_ = (
         *((name, i64) for name in ("layers", "hidden", "heads", "kv_heads", "width", "ffn", "vocabulary")),
         ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
         ("frequencies", pointer),
         ("final_norm", pointer),
         ("layer", ctypes.POINTER(CLayer)),
@@ -83,7 +86,7 @@ class CWorkspace(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that a decoder of the Llama kind is made of."""
+    """The numbers that a decoder of the Llama kind is made of; ``scale`` of the scores is ``width ** -0.5`` if None."""
 
     layers: int
     hidden: int
@@ -93,6 +96,7 @@ class Shape:
     ffn: int
     vocabulary: int
     eps: float
+    scale: float | None = None
 
 
 def unsupported(shape: Shape) -> str | None:
@@ -114,7 +118,12 @@ def unsupported(shape: Shape) -> str | None:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer: norms [hidden] float32, projections that share an input in one matrix."""
+    """One layer: norms [hidden] float32, projections that share an input in one matrix.
+
+    Attributes:
+        query_norm: [width] float32, of each query head before it is turned; None if heads are not normed.
+        key_norm: the same of each key head.
+    """
 
     input_norm: Floats
     post_norm: Floats
@@ -122,6 +131,8 @@ class LayerWeights:
     output: Matrix
     gate_up: Matrix
     down: Matrix
+    query_norm: Floats | None = None
+    key_norm: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -288,6 +299,7 @@ def _model(weights: DecoderWeights) -> tuple[CModel, ctypes.Array[CLayer]]:
             CLayer(
                 layer.input_norm.ctypes.data,
                 layer.post_norm.ctypes.data,
+                *(None if norm is None else norm.ctypes.data for norm in (layer.query_norm, layer.key_norm)),
                 *(matrix.c for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down)),
             )
             for layer in weights.layers
@@ -296,6 +308,7 @@ def _model(weights: DecoderWeights) -> tuple[CModel, ctypes.Array[CLayer]]:
     model = CModel(
         *(shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.width, shape.ffn, shape.vocabulary),
         shape.eps,
+        shape.width**-0.5 if shape.scale is None else shape.scale,
         weights.frequencies.ctypes.data,
         weights.final_norm.ctypes.data,
         layers,

@@ -17,13 +17,14 @@ typedef struct {
 
 typedef struct {
     const float *input_norm, *post_norm;
+    const float *query_norm, *key_norm;  // [width], of each head; NULL if heads are not normed
     matrix qkv, output, gate_up, down;
 } layer;
 
 // Mirrors kernels.decoder.binding.CModel.
 typedef struct {
     int64_t layers, hidden, heads, kv_heads, width, ffn, vocabulary;
-    float eps;
+    float eps, scale;          // of the norms, and on queries
     const float *frequencies;  // [width / 2] radians per position
     const float *final_norm;
     const layer *layer;
@@ -188,15 +189,20 @@ INLINE void turn(float *head, const float *cosines, const float *sines, int64_t 
     }
 }
 
-static void rotate_and_store(walk *w, const page_pool *pool) {
+// Queries and keys normed, if the layer does that, and turned.
+static void rotate_and_store(walk *w, int64_t l, const page_pool *pool) {
     const model *m = w->model;
+    const float *query_norm = m->layer[l].query_norm, *key_norm = m->layer[l].key_norm;
     const int64_t query = m->heads * m->width, kv = m->kv_heads * m->width, half = m->width / 2;
-    const float scale = 1.0f / sqrtf((float)m->width);
     FOR_SHARE(&w->member, t, w->from, w->to, 4) {
         float *row = w->space->wide + t * (query + 2 * kv);
         const float *cosines = w->space->turns + t * m->width, *sines = cosines + half;
-        for (int64_t h = 0; h < m->heads; h++) turn(row + h * m->width, cosines, sines, half, scale);
-        for (int64_t h = 0; h < m->kv_heads; h++) turn(row + query + h * m->width, cosines, sines, half, 1.0f);
+        for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
+            float *head = row + h * m->width;
+            const float *norm = h < m->heads ? query_norm : key_norm;
+            if (norm) normalize_row(head, norm, m->width, m->eps, head);
+            turn(head, cosines, sines, half, h < m->heads ? m->scale : 1.0f);
+        }
         store_token(pool, w->batch->slots[t], row + query, row + query + kv);
     }
     meet(&w->member);
@@ -226,7 +232,7 @@ static void project(walk *w, int64_t l, const page_pool *pool) {
     expand(w, l, Q_PROJ, 0, wide, all, 0, query);
     expand(w, l, K_PROJ, 1, wide, all, query, kv);
     expand(w, l, V_PROJ, 2, wide, all, query + kv, kv);
-    rotate_and_store(w, pool);
+    rotate_and_store(w, l, pool);
 }
 
 // hidden += output(mixed)

@@ -27,7 +27,7 @@ def decoder_reference(
     Args:
         shape: of the model.
         weights: float64 tensors: embedding, head, final_norm, frequencies, and per layer ``0.input_norm``,
-            ``0.post_norm``, ``0.q_proj`` … ``0.down_proj``.
+            ``0.post_norm``, ``0.q_proj`` … ``0.down_proj``; ``0.query_norm`` and ``0.key_norm`` where heads are normed.
         ids: [T] i64.
         updates: (layer, target) -> (A [rank, in], B [out, rank], scale).
 
@@ -58,10 +58,13 @@ def _attend(
         _linear(weights, layer, name, inputs, updates).view(len(inputs), -1, shape.width).transpose(0, 1)
         for name in ("q_proj", "k_proj", "v_proj")
     )
+    if f"{layer}.query_norm" in weights:
+        query = _norm(query, weights[f"{layer}.query_norm"], shape.eps)
+        key = _norm(key, weights[f"{layer}.key_norm"], shape.eps)
     query, key = _rotate(query, angles), _rotate(key, angles)
     group = shape.heads // shape.kv_heads
     key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
-    scores = query @ key.transpose(1, 2) * shape.width**-0.5
+    scores = query @ key.transpose(1, 2) * (shape.width**-0.5 if shape.scale is None else shape.scale)
     scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
     mixed = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(inputs), -1)
     return _linear(weights, layer, "o_proj", mixed, updates)

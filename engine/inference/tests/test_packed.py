@@ -1,7 +1,10 @@
 """The engine on weights in 4 and 8 bits: the same answers in any company, log-probs that recompute to the same bits."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from engine.inference import Engine, EngineConfig, Request, SamplingParams
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
@@ -91,6 +94,37 @@ def test_packed_answers_follow_the_full_model(folder):
         params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True, logprobs=5)
         for token, logprob in engine.generate([prompt], params)[0].logprobs[0].top:
             assert abs(logprob - wanted[token].item()) < 0.5
+
+
+QWEN = {
+    "qwen2": {f"{part}_proj.bias": 32 if part == "q" else 16 for part in "qkv"},
+    "qwen3": {"q_norm.weight": 16, "k_norm.weight": 16},
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize("family", QWEN)
+def test_qwen_runs_in_the_compiled_step_too(family, tmp_path):
+    """Biases and norms of heads, and cosines stretched by YaRN: log-probs near those of the full model."""
+    folder = tiny_model(tmp_path / "model", **{**PACKABLE, "num_attention_heads": 2, "num_key_value_heads": 1})
+    tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(4)
+    for layer in range(2):
+        for name, size in QWEN[family].items():
+            values = torch.rand(size, generator=generator) + 0.5
+            tensors[f"model.layers.{layer}.self_attn.{name}"] = values
+    save_file(tensors, folder / "model.safetensors")
+    fields = json.loads((folder / "config.json").read_text())
+    changes = {"model_type": family, "architectures": [f"{family.title()}ForCausalLM"], "rope_parameters": YARN}
+    (folder / "config.json").write_text(json.dumps({**fields, **changes}))
+    engine = Engine.load(folder, dtype="int8", config=SMALL)
+    assert engine.packed and engine.model.config.family == family
+    model, params = load_model(folder, dtype=torch.float32), SamplingParams(max_tokens=1, temperature=0, logprobs=5)
+    for prompt in PROMPTS[2:4]:
+        with torch.inference_mode():
+            hidden = model(torch.tensor(prompt), torch.arange(len(prompt)), PackedCausalAttention([len(prompt)]))
+            wanted = model.logits(hidden[-1:])[0].log_softmax(-1)
+        for token, logprob in engine.generate([prompt], params)[0].logprobs[0].top:
+            assert abs(logprob - wanted[token].item()) < 0.2
 
 
 @pytest.mark.parametrize(

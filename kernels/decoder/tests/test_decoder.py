@@ -18,6 +18,7 @@ SHAPES = {
     "small": Shape(layers=2, hidden=64, heads=4, kv_heads=2, width=16, ffn=96, vocabulary=101, eps=1e-5),
     "one-head-a-group": Shape(layers=1, hidden=96, heads=3, kv_heads=3, width=32, ffn=64, vocabulary=50, eps=1e-6),
     "wide-heads": Shape(layers=2, hidden=128, heads=5, kv_heads=1, width=128, ffn=160, vocabulary=33, eps=1e-5),
+    "normed": Shape(layers=2, hidden=64, heads=4, kv_heads=2, width=32, ffn=96, vocabulary=101, eps=1e-2, scale=0.3),
 }
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -38,7 +39,7 @@ def target_shape(shape, target):
 class Made:
     """A random model, packed, with the tensors that the reference wants."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, norms=False):
         generator = np.random.default_rng(0)
         self.shape, self.truth = shape, {}
 
@@ -67,6 +68,7 @@ class Made:
                 matrix(f"{i}.o_proj"),
                 matrix(f"{i}.gate_proj", f"{i}.up_proj"),
                 matrix(f"{i}.down_proj"),
+                *((vector(f"{i}.query_norm", shape.width), vector(f"{i}.key_norm", shape.width)) if norms else ()),
             )
             for i in range(shape.layers)
         )
@@ -98,7 +100,7 @@ class Made:
         return Updates(self.shape.layers, pairs, 0.5), truth
 
 
-MODELS = {name: Made(shape) for name, shape in SHAPES.items()} if LIBRARY is not None else {}
+MODELS = {name: Made(shape, name == "normed") for name, shape in SHAPES.items()} if LIBRARY is not None else {}
 
 
 def run(decoder, *items):
