@@ -22,7 +22,7 @@ from kernels import native
 from kernels.block_matmul import PackedLinear
 
 CPU = torch.device("cpu")
-NAMES = ("mistral with a window", "qwen2", "qwen3", "qwen3_moe", "gemma3", "gpt_oss", "qwen3_next")
+NAMES = ("mistral with a window", "qwen2 with windows", "qwen3", "qwen3_moe", "gemma3", "gpt_oss", "qwen3_next")
 WIDE_EXPERTS = {name: {"moe_intermediate_size": 64} for name in ("qwen3_moe", "qwen3_next")}
 IDS = torch.randint(3, 320, (90,), generator=torch.Generator().manual_seed(2)).tolist()
 
