@@ -31,6 +31,7 @@ PAGES = (
     "deployments",
     "inference",
     "models",
+    "serving",
     "sdk",
     "mcp",
     "troubleshooting",
@@ -42,6 +43,7 @@ ELSEWHERE = {
     " hf:": "needs a hub; tests/e2e has one",
     "fw model pull smollm2-135m": "the same model is here already, from a file of the test cache",
     "EmbeddingEngine": "needs an embedding model; engine/inference tests one",
+    "python -m ": "measures for minutes; engine/inference runs the check with fewer tokens",
     "claude mcp add": "needs Claude Code; fw mcp doctor connects the same way",
 }
 """Commands and programs that do not run here, by a part of them, and why."""

@@ -20,7 +20,7 @@ def test_a_page_says_what_it_is_for_and_is_short(page: str) -> None:
 @pytest.mark.parametrize(
     ("query", "page"),
     [
-        ("how do I write an evaluator", "evaluation"),
+        ("how do I write an evaluator", "evaluators"),
         ("what does inconclusive mean", "evaluation"),
         ("McNemar", "evaluation"),
         ("held-out split fraction", "datasets"),
