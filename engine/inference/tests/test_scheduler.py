@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -123,6 +124,9 @@ class Simulation:
 
     def check(self):
         self.scheduler.check_integrity()
+        for entry in self.prefix._entries.values():  # what is shared is what was computed last, never a wrong guess
+            held = self.slots[entry.page, self.page_size - 1][-self.page_size :]
+            assert np.array(held, np.int32).tobytes() == entry.tokens
 
     def drain_requests(self):
         bound = 4 * sum(sequence.limit for sequence in self.live.values()) ** 2 + 4
@@ -211,6 +215,14 @@ def test_long_prompts_are_chunked_and_do_not_stop_those_that_generate():
         plan = sim.step()
         assert short.known == before + 1
         assert plan.tokens <= 8
+    sim.drain()
+
+
+def test_a_page_with_a_wrong_guess_is_not_shared():
+    sim = Simulation(pages=40, page_size=2, max_running=4, budget=32)
+    sim.guesses, sim.scheduler.spare_rows = 3, 12
+    for first in range(4):
+        sim.add([first % 2, first, 1], 15)
     sim.drain()
 
 
