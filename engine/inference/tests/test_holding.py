@@ -10,6 +10,7 @@ from engine.catalog import open_model
 from engine.catalog.tests.gguf_writer import LLAMA
 from engine.catalog.tests.gguf_writer import gguf as write
 from engine.inference import Engine, EngineConfig, SamplingParams
+from engine.inference.exactness.check import check
 from engine.inference.tests.test_families import CASES, COMMON
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_for_inference, load_model, packed
@@ -52,6 +53,13 @@ def with_held_numbers(model, folder):
         buffer = getattr(full, name)
         buffer.copy_(product.rows(torch.arange(len(buffer))))
     return full
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+def test_a_row_has_the_same_bits_in_any_batch(folder):
+    model = load_for_inference(folder, dtype="int8", device=CPU, numerics="exact")
+    report = check(model, "held", 120)
+    assert (report.format, report.numerics, report.different) == ("int8", "exact", 0)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
