@@ -107,14 +107,16 @@ async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: Too
 
     Returns the pull's job when it needs longer than one call may last.
     """
-    source, identifier = name, short(name) or name
+    source, identifier, by_id = name, short(name) or name, False
     if name.startswith("hf:"):
         identifier = slug(name.rsplit("/", 1)[-1], "model")
     elif platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
         path = platform.workspace.existing(name, "base_model")
         source, identifier = str(path), slug(path.stem, "model")
+    else:
+        by_id = True
     model = await _find(client.models.get, identifier)
-    if model is not None and source != name and model.source != source:
+    if model is not None and not by_id and model.source != source:
         identifier = f"{identifier[:40]}-{fingerprint(source)}"
         model = await _find(client.models.get, identifier)
     if model is None or model.state is ModelState.FAILED:

