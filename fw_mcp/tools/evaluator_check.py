@@ -69,8 +69,8 @@ async def _rows(client: AsyncClient, platform: Platform, data: str, limit: int) 
 def _row(line: str, number: int, data: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        row = error
+    except ValueError:
+        row = None
     if not isinstance(row, dict):
         raise FwError(
             "dataset_invalid",

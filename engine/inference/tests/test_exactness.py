@@ -18,13 +18,7 @@ needs_kernels = pytest.mark.skipif(native.library() is None, reason="no C compil
 PACKABLE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 256}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads than that only wait for each other in models this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @needs_kernels

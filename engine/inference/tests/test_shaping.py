@@ -23,13 +23,7 @@ DASH, ZERO, NINE = (ord(char) - ord("!") for char in "-09")
 """Token ids of the tiny tokenizer."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads than that only wait for each other in a model this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,7 @@ KINDS = ["float32", pytest.param("int8", marks=pytest.mark.skipif(native.library
 HOW = ["lookup", "draft", "wrong"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads than that only wait for each other in a model this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

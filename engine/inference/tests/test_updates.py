@@ -20,13 +20,7 @@ CONFIG = EngineConfig(kv_bytes=1 << 20, max_batched_tokens=64)
 KINDS = ["float32"] if native.library() is None else ["float32", "int8"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More threads than that only wait for each other in a model this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
