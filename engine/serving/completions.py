@@ -18,6 +18,7 @@ from fw_sdk.types import FwError
 
 COMPLETION_TOKENS = 16
 """Answer length if the request does not say, as OpenAI has it."""
+NAMES = ("cmpl", "text_completion", "text_completion")
 
 
 class CompletionBody(CompletionFields):
@@ -115,16 +116,7 @@ def completion(served: Served, value: Any, caller: Caller) -> tuple[CompletionBo
         max_tokens=limit or 1, stop=body.stops, logprobs=body.logprobs, prompt_logprobs=max(wanted, default=None)
     )
     prompts = prompt_ids(body.prompt, tokenizer)
-    frame = Frame(
-        "cmpl",
-        "text_completion",
-        "text_completion",
-        caller.shown or body.model,
-        body.n,
-        prompts,
-        body.return_token_ids,
-        body.stream_options is not None and body.stream_options.include_usage,
-    )
+    frame = Frame.of(body, NAMES, caller.shown or body.model, prompts)
     answers = [Answer() for _ in range(body.n * len(prompts))]
     writer = CompletionWriter(frame, answers, TokenWriter(tokenizer), body)
     options = {"n": body.n, "grammar": body.form, "prompt_only": limit == 0}

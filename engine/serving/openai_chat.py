@@ -17,6 +17,7 @@ from engine.serving.talk import Talk, ToolUse, function_choice, tool_call
 from engine.text import Renderer
 from fw_sdk.types import FwError
 
+NAMES = ("chatcmpl", "chat.completion", "chat.completion.chunk")
 WORDS = {"auto": "auto", "none": "none", "required": "required"}
 
 
@@ -212,16 +213,7 @@ def chat(served: Served, value: Any, caller: Caller) -> tuple[ChatBody, Ask, Cha
     sampling = body.sampling(max_tokens=limit, stop=body.stops, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
     talk = body.talk(served.renderer)
     prompts = [talk.prompt()]
-    frame = Frame(
-        "chatcmpl",
-        "chat.completion",
-        "chat.completion.chunk",
-        caller.shown or body.model,
-        body.n,
-        prompts,
-        body.return_token_ids,
-        body.stream_options is not None and body.stream_options.include_usage,
-    )
+    frame = Frame.of(body, NAMES, caller.shown or body.model, prompts)
     answers = [talk.answer() for _ in range(body.n)]
     writer = ChatWriter(frame, answers, TokenWriter(served.renderer.tokenizer), body)
     options = {"n": body.n, "grammar": talk.grammar(), "keep_special": served.renderer.keep_special}

@@ -71,6 +71,10 @@ NEUTRAL: Neutral = {
 """OpenAI's fields that change nothing at these values; other values ask for what this version cannot do."""
 
 
+Names = tuple[str, str, str]
+"""The prefix of an answer's id, its ``object``, and that of a chunk."""
+
+
 @dataclass
 class Frame:
     """The envelope of an answer and of its chunks.
@@ -97,6 +101,12 @@ class Frame:
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
+
+    @classmethod
+    def of(cls, body: CompletionFields, names: Names, model: str, prompts: Sequence[Sequence[int]]) -> Frame:
+        """The frame that ``body`` asks for; ``model`` is the name to show, ``names`` are those of the protocol."""
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return cls(*names, model, body.n, prompts, body.return_token_ids, include_usage)
 
     def complete(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """The whole answer."""

@@ -21,6 +21,8 @@ from fw_mcp.views import job_view, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState
 
+STARTER = "smollm2-135m"
+HELDOUT_FRACTION = 0.1
 DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
 MODEL_SUFFIXES = (".gguf",)
 
@@ -43,12 +45,12 @@ def slug(text: str, otherwise: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or otherwise
 
 
-async def dataset_for(client: AsyncClient, platform: Platform, data: str, param: str, heldout: float) -> Dataset:
+async def dataset_for(client: AsyncClient, platform: Platform, data: str, param: str) -> Dataset:
     """The stored dataset that ``data`` names: an id as it is, a path under an id made of its name and content."""
     if not platform.workspace.looks_like_path(data, *DATA_SUFFIXES):
         return await _stored_dataset(client, platform, data, param)
     path = platform.workspace.file(data, param)
-    return await keep_dataset(client, path, slug(path.stem, "data"), heldout)
+    return await keep_dataset(client, path, slug(path.stem, "data"), HELDOUT_FRACTION)
 
 
 async def keep_dataset(client: AsyncClient, data: Path | Rows, name: str, heldout: float) -> Dataset:

@@ -11,14 +11,11 @@ from pydantic import Field
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for, still_coming
+from fw_mcp.tools.arguments import STARTER, dataset_for, evaluator_for, fingerprint, model_for, still_coming
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, Evaluator, FwError, Job, JobState, Model, Pipeline, Split
-
-STARTER = "smollm2-135m"
-HELDOUT_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -107,8 +104,8 @@ async def _inputs(
 ) -> Inputs | Job:
     """Everything stored, cheapest first, so that a mistake shows before a model is pulled; or the pull's job."""
     scorer = await evaluator_for(client, platform, evaluator)
-    rows = await dataset_for(client, platform, data, "data", HELDOUT_FRACTION)
-    other = await dataset_for(client, platform, heldout, "heldout", HELDOUT_FRACTION) if heldout else None
+    rows = await dataset_for(client, platform, data, "data")
+    other = await dataset_for(client, platform, heldout, "heldout") if heldout else None
     if other is None and rows.report is not None and not rows.report.heldout_rows:
         raise FwError(
             "failed_precondition",

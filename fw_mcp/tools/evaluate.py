@@ -10,7 +10,6 @@ from pydantic import Field
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for, resumed, still_coming
-from fw_mcp.tools.customize import HELDOUT_FRACTION
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import short
 from fw_sdk.client import AsyncClient
@@ -36,7 +35,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         goes on."""
         async with platform.session() as client:
             scorer = await evaluator_for(client, platform, evaluator)
-            rows = await dataset_for(client, platform, data, "data", HELDOUT_FRACTION)
+            rows = await dataset_for(client, platform, data, "data")
             served = await _served(client, platform, model, ctx)
             if isinstance(served, Job):
                 return still_coming(served, "evaluate")

@@ -10,8 +10,7 @@ from pydantic import Field
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import dataset_for, fingerprint, model_for, resumed, still_coming
-from fw_mcp.tools.customize import HELDOUT_FRACTION, STARTER
+from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for, resumed, still_coming
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view
 from fw_sdk.types import Job
@@ -44,7 +43,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             "seed": seed,
         }
         async with platform.session() as client:
-            rows = await dataset_for(client, platform, data, "data", HELDOUT_FRACTION)
+            rows = await dataset_for(client, platform, data, "data")
             model = await model_for(client, platform, base_model, ctx)
             if isinstance(model, Job):
                 return still_coming(model, "finetune")
