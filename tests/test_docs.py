@@ -12,14 +12,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 import fw_sdk as fw
 from fw_sdk.types import CODES
+from tests.tokens import count_tokens
 
 ROOT = Path(__file__).parents[1]
-TOKENS = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
-"""o200k with its vocabulary in the package."""
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "AGENTS.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
@@ -51,7 +49,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_fits_an_agent_s_budget(page: Path) -> None:
     if page.name != "benchmarks.md":  # a record of measurements, which grows
-        assert len(TOKENS.encode(page.read_text(encoding="utf-8"), allowed_special="all")) <= 2_500
+        assert count_tokens(page.read_text(encoding="utf-8")) <= 2_500
 
 
 def test_python_blocks_are_python_of_this_package() -> None:

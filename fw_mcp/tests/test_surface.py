@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.types import CallToolResult, ResourceTemplateReference, Tool
-from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 from starlette.testclient import TestClient
 
 from fw_mcp.app import INSTRUCTIONS, build_server
@@ -18,6 +17,7 @@ from fw_mcp.http import create_mcp_app
 from fw_mcp.library import pages
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
+from tests.tokens import count_tokens
 
 ERAS = ["auto", "legacy"]
 NAMES = [
@@ -36,8 +36,6 @@ NAMES = [
     "model_pull",
     "overview",
 ]
-TOKENS = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
-"""o200k with its vocabulary in the package."""
 
 
 async def nowhere() -> AsyncClient:
@@ -75,7 +73,7 @@ def test_tools_are_few_in_a_fixed_order_and_cheap(mode: str, tmp_path: Path) -> 
     found = tools(mode, tmp_path)
     assert [tool.name for tool in found] == NAMES
     shown = [{"name": t.name, "description": t.description, "inputSchema": t.input_schema} for t in found]
-    assert sum(len(TOKENS.encode(json.dumps(tool, separators=(",", ":")))) for tool in shown) <= 2_500
+    assert sum(count_tokens(json.dumps(tool, separators=(",", ":"))) for tool in shown) <= 2_500
     for tool in found:
         assert 0 < len(tool.description or "") < 500, tool.name
         assert tool.input_schema["additionalProperties"] is False

@@ -109,20 +109,21 @@ class Place:
     def close(self) -> None:
         """Stop the daemon, then whatever was started here and still lives."""
         self.run("down", timeout_s=30)
-        for pid in self.processes():
+        for pid in processes_of(self.home.root):
             os.kill(pid, signal.SIGKILL)
 
-    def processes(self) -> list[int]:
-        """Ids of the processes whose ``FW_HOME`` is this home, other than the tester's."""
-        mark = f"FW_HOME={self.home.root}\0".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
+
+def processes_of(home: Path) -> list[int]:
+    """Ids of the processes whose ``FW_HOME`` is ``home``, other than the tester's."""
+    mark = f"FW_HOME={home}\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 def write_shortest(name: str, count: int, folder: Path) -> None:
