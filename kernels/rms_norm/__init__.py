@@ -1,5 +1,5 @@
-"""Root-mean-square normalisation over the last dimension."""
+"""Root-mean-square normalisation over the last dimension, alone or behind a residual addition."""
 
-from kernels.rms_norm.cpu import rms_norm
+from kernels.rms_norm.op import add_rms_norm, rms_norm
 
-__all__ = ["rms_norm"]
+__all__ = ["add_rms_norm", "rms_norm"]

@@ -1,0 +1,50 @@
+"""RMS norm, by whichever implementation fits, with a backward of its own for a frozen weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.numerics import exact, refuse_gradients
+from kernels.registry import chosen
+
+
+def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """hidden: [..., width], weight: [width] of the same dtype -> ``hidden / sqrt(mean(hidden²) + eps) * weight``.
+
+    Differentiable in ``hidden``; the weight is frozen and gets no gradient.
+    """
+    if exact():
+        refuse_gradients(hidden, weight)
+    elif torch.is_grad_enabled() and hidden.requires_grad:
+        result: Tensor = _RmsNorm.apply(hidden, weight, eps)  # type: ignore[no-untyped-call]
+        return result
+    normed: Tensor = chosen("rms_norm", hidden, width=hidden.shape[-1])(hidden, weight, eps)
+    return normed
+
+
+def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """hidden, residual: [rows, width] -> the norm of their sum, and the sum; without gradients."""
+    both: tuple[Tensor, Tensor] = chosen("add_rms_norm", hidden, width=hidden.shape[-1])(hidden, residual, weight, eps)
+    return both
+
+
+class _RmsNorm(torch.autograd.Function):
+    """Keeps its input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.eps = eps
+        normed: Tensor = chosen("rms_norm", hidden, width=hidden.shape[-1])(hidden, weight, eps)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        hidden, weight = ctx.saved_tensors
+        width = hidden.shape[-1]
+        backward = chosen("rms_norm_backward", hidden, width=width)
+        flat = hidden.reshape(-1, width), gradients[0].contiguous().view(-1, width)
+        return backward(flat[1], flat[0], weight, ctx.eps).view(hidden.shape), None, None
