@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,25 +19,33 @@ from fw_mcp.platform import Connect
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import FwError
+from fw_sdk.types.home import Home
 
 PATH = "/mcp"
 
 
-class BearerToken:
-    """ASGI: lets a request pass that carries the token in its Authorization header; compared in constant time."""
+@dataclass(frozen=True)
+class Access:
+    """A token, asked at every request, and how a server that it opens reaches the daemon."""
 
-    def __init__(self, app: ASGIApp, token: Callable[[], str]) -> None:
-        self._app = app
-        self._token = token
+    token: Callable[[], str]
+    connect: Connect
+
+
+class ByToken:
+    """ASGI: hands a request to the app that its bearer token opens; tokens are compared in constant time."""
+
+    def __init__(self, doors: Sequence[tuple[Callable[[], str], ASGIApp]]) -> None:
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http":
-            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token().encode()):
-                await _refuse(send)
-                return
-        await self._app(scope, receive, send)
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        fitting = [app for token, app in self._doors if hmac.compare_digest(given.strip(), token().encode())]
+        if scheme.lower() != b"bearer" or not fitting:
+            await _refuse(send)
+            return
+        await fitting[0](scope, receive, send)
 
 
 async def _refuse(send: Send) -> None:
@@ -51,42 +60,56 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": json.dumps(error.control_plane_body()).encode()})
 
 
-def create_mcp_app(connect: Connect, token: Callable[[], str], workspace: Workspace | None = None) -> Starlette:
-    """The server at ``/mcp``, for loopback hosts and origins, behind the token; its lifespan must be run.
+def create_mcp_app(owner: Access, reader: Access, workspace: Workspace | None = None) -> Starlette:
+    """The server at ``/mcp``, for loopback hosts and origins; its lifespan must be run.
 
     Args:
-        connect: opens a client of the daemon.
-        token: the owner's token, asked at every request.
+        owner: opens every tool.
+        reader: opens a server of its own with the tools that read.
         workspace: folder whose files may be named; ``FW_WORKSPACE`` by default, or none.
     """
-    server = build_server(connect, workspace or Workspace.for_http(), patient=False)
-    app = server.streamable_http_app(streamable_http_path=PATH, host="127.0.0.1")
-    for route in app.routes:
-        if isinstance(route, Route):
-            route.app = BearerToken(route.app, token)
+    folder = workspace or Workspace.for_http()
+    whole = build_server(owner.connect, folder, patient=False)
+    reading = build_server(reader.connect, folder, patient=False, read_only=True)
+    app, other = (one.streamable_http_app(streamable_http_path=PATH, host="127.0.0.1") for one in (whole, reading))
+    for route, its_twin in zip(_routes(app), _routes(other), strict=True):
+        route.app = ByToken([(owner.token, route.app), (reader.token, its_twin.app)])
+    _run_within(app, other)
     return app
 
 
-def mount(app: Any, base_url: Callable[[], str], token: Callable[[], str]) -> None:
+def _routes(app: Starlette) -> list[Route]:
+    return [route for route in app.routes if isinstance(route, Route)]
+
+
+def _run_within(outer: Any, inner: Starlette) -> None:
+    """Let ``inner``'s lifespan last as long as ``outer``'s."""
+    own: Callable[[Any], Any] = outer.router.lifespan_context
+
+    @asynccontextmanager
+    async def both(running: Any) -> AsyncIterator[Any]:
+        async with inner.router.lifespan_context(inner), own(running) as state:
+            yield state
+
+    outer.router.lifespan_context = both
+
+
+def mount(app: Any, base_url: Callable[[], str], home: Home) -> None:
     """Serve MCP at ``/mcp`` of ``app`` (FastAPI or Starlette) and run its sessions within the app's lifespan; serve the
     documentation beside it.
 
     Args:
         app: the daemon's application; its own middleware checks requests before this server does.
         base_url: where the daemon listens, asked when a tool is first called.
-        token: the owner's token.
+        home: has the owner's token and the one that reads.
     """
 
-    async def connect() -> AsyncClient:
-        return AsyncClient(base_url=base_url(), api_key=token())
+    def access(token: Callable[[], str]) -> Access:
+        async def connect() -> AsyncClient:
+            return AsyncClient(base_url=base_url(), api_key=token())
 
-    inner = create_mcp_app(connect, token)
-    app.router.routes[:0] = [*(route for route in inner.routes if isinstance(route, Route)), *site.routes()]
-    outer: Callable[[Any], Any] = app.router.lifespan_context
+        return Access(token, connect)
 
-    @asynccontextmanager
-    async def both(running: Any) -> AsyncIterator[Any]:
-        async with inner.router.lifespan_context(inner), outer(running) as state:
-            yield state
-
-    app.router.lifespan_context = both
+    inner = create_mcp_app(access(home.token), access(home.reading_token))
+    app.router.routes[:0] = [*_routes(inner), *site.routes()]
+    _run_within(app, inner)

@@ -55,19 +55,21 @@ class Installed:
     after: str
 
 
-def entry(typed: bool) -> dict[str, Any]:
+def entry(typed: bool, read_only: bool = False) -> dict[str, Any]:
     """How a client starts the server: this very ``fw``, by its full path, so that no PATH decides."""
     beside = Path(sys.executable).with_name("fw")
+    arguments = ["mcp", "--read-only"] if read_only else ["mcp"]
     command = str(beside) if beside.is_file() else shutil.which("fw") or "fw"
-    return {**({"type": "stdio"} if typed else {}), "command": command, "args": ["mcp"]}
+    return {**({"type": "stdio"} if typed else {}), "command": command, "args": arguments}
 
 
-def install(client: str, folder: Path) -> Installed:
+def install(client: str, folder: Path, *, read_only: bool = False) -> Installed:
     """Write the entry into the client's file; everything else in it stays.
 
     Args:
         client: one of ``CLIENTS``.
         folder: the project's folder, for clients that keep the file there.
+        read_only: start the server with the tools that read only.
 
     Raises:
         FwError: ``not_found`` for an unknown client; ``failed_precondition`` for a file that cannot be read as what it
@@ -78,7 +80,8 @@ def install(client: str, folder: Path) -> Installed:
     target = CLIENTS[client]
     path = Path(target.path).expanduser() if target.path.startswith("~") else folder / target.path
     text = _read(path)
-    wanted = _with_toml(text, path) if path.suffix == ".toml" else _with_json(text, target, path)
+    server = entry(target.typed, read_only)
+    wanted = _with_toml(text, server, path) if path.suffix == ".toml" else _with_json(text, server, target, path)
     if wanted != text:
         _write(path, wanted)
     return Installed(client, path, wanted != text, target.after)
@@ -91,34 +94,32 @@ def _read(path: Path) -> str:
         raise _unreadable(path, str(error)) from error
 
 
-def _with_json(text: str, target: ClientFile, path: Path) -> str:
+def _with_json(text: str, server: dict[str, Any], target: ClientFile, path: Path) -> str:
     try:
         content = json.loads(text) if text.strip() else {}
         servers = content.setdefault(target.section, {})
         known = servers.get(NAME)
     except (ValueError, AttributeError, TypeError) as error:
         raise _unreadable(path, f"it is not a JSON object ({error})") from error
-    wanted = entry(target.typed)
-    if known == wanted:
+    if known == server:
         return text
     if known is not None and "mcp" not in known.get("args", []):
         raise _taken(path)
-    servers[NAME] = wanted
+    servers[NAME] = server
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _with_toml(text: str, path: Path) -> str:
+def _with_toml(text: str, server: dict[str, Any], path: Path) -> str:
     """TOML is only ever added to: rewriting it would lose the person's comments."""
     try:
         known = tomllib.loads(text).get("mcp_servers", {}).get(NAME)
     except (tomllib.TOMLDecodeError, AttributeError) as error:
         raise _unreadable(path, f"it is not TOML ({error})") from error
-    wanted = entry(typed=False)
     if known is not None:
-        if {key: known.get(key) for key in wanted} == wanted:
+        if {key: known.get(key) for key in server} == server:
             return text
         raise _taken(path)
-    lines = [f"[mcp_servers.{NAME}]", f"command = {json.dumps(wanted['command'])}", 'args = ["mcp"]']
+    lines = [f"[mcp_servers.{NAME}]", *(f"{key} = {json.dumps(value)}" for key, value in server.items())]
     before = f"{text.rstrip()}\n\n" if text.strip() else ""
     return before + "\n".join(lines) + "\n"
 

@@ -31,11 +31,13 @@ class Platform:
         connect: opens a client; called again after the daemon was lost.
         workspace: the folder in which files may be named.
         patient: whether a call may take minutes without a sign of life (stdio), else ``SHORT_WAIT_S``.
+        read_only: whether nothing may be started, stored or stopped.
     """
 
     connect: Connect
     workspace: Workspace
     patient: bool
+    read_only: bool = False
     _client: AsyncClient | None = None
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -58,6 +60,16 @@ class Platform:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+    def check_may_write(self, what: str) -> None:
+        """Raise ``permission_denied`` on a server that only reads; ``what`` was wanted, as in "store rows"."""
+        if self.read_only:
+            raise FwError(
+                "permission_denied",
+                f"This server only reads, so it does not {what}.",
+                not_done="Nothing was changed.",
+                hint="a person can start the server without --read-only, or use the owner's token",
+            )
 
     def longest_wait_s(self, ctx: ToolContext) -> float:
         """Seconds that this call may last: minutes when the client is patient or shows progress."""

@@ -62,6 +62,20 @@ def reply(fields: Mapping[str, Any], next_call: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=_dump(fitted))], structured_content=fitted)
 
 
+def with_next(result: CallToolResult, next_call: str) -> CallToolResult:
+    """``result`` with another next call, in its text and in its fields."""
+    before = str((result.structured_content or {}).get("next", ""))
+    fields = {**(result.structured_content or {}), "next": next_call}
+    if result.is_error:
+        text = "".join(block.text for block in result.content if isinstance(block, TextContent))
+        said = text.replace(f"\nnext: {before}\n", f"\nnext: {next_call}\n", 1)
+    else:
+        said = _dump(fields)
+    others = [block for block in result.content if not isinstance(block, TextContent)]
+    content = [TextContent(type="text", text=said), *others]
+    return result.model_copy(update={"content": content, "structured_content": fields})
+
+
 def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult:
     """An error result: one paragraph and its facts in lines, and the same as fields."""
     fields: dict[str, Any] = tidy(error.to_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from mcp.server import MCPServer
@@ -13,7 +14,7 @@ from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from mcp.types import Tool as WireTool
 from pydantic import ValidationError
 
-from fw_mcp.results import refusal
+from fw_mcp.results import refusal, with_next
 from fw_sdk.types import FwError, nearest
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,15 @@ def slim(schema: Any, *, of_properties: bool = False) -> Any:
 class AgentServer(MCPServer[Any]):
     """Every tool of it answers with ``CallToolResult``: made by ``results.reply``, or ``results.refusal`` on errors."""
 
+    _absent: frozenset[str] = frozenset()
+
+    def only_reads(self, absent: Iterable[str]) -> None:
+        """Say of every tool that it only reads; ``absent`` are the tools that a server which may write has besides."""
+        self._absent = frozenset(absent)
+        for tool in self._tool_manager.list_tools():
+            assert tool.annotations is not None
+            tool.annotations = tool.annotations.model_copy(update={"read_only_hint": True, "destructive_hint": False})
+
     async def list_tools(self) -> list[WireTool]:
         """Tools with slim, closed schemas and no indentation, ordered by name so that prompt caches hit."""
         tools = await super().list_tools()
@@ -72,11 +82,26 @@ class AgentServer(MCPServer[Any]):
         if unknown is not None:
             return refusal(unknown, name, next_call=f"{name}(...) with the arguments that it has")
         try:
-            return await super().call_tool(name, arguments, context)
+            result = await super().call_tool(name, arguments, context)
         except ToolError as error:
-            return _explain(name, error)
+            result = _explain(name, error)
+        return self._within_reach(result) if isinstance(result, CallToolResult) else result
+
+    def _within_reach(self, result: CallToolResult) -> CallToolResult:
+        """``result``, with a word in ``next`` if that names a tool which is not here."""
+        following = str((result.structured_content or {}).get("next", ""))
+        if not any(f"{name}(" in following for name in self._absent):
+            return result
+        return with_next(result, f"{following} (on a server that may write; this one only reads)")
 
     def _no_such_tool(self, name: str) -> FwError:
+        if name in self._absent:
+            return FwError(
+                "permission_denied",
+                f"'{name}' changes something, and this server only reads.",
+                not_done=NOTHING_RUN,
+                param="name",
+            )
         known = sorted(tool.name for tool in self._tool_manager.list_tools())
         near = nearest(name, known)
         return FwError(

@@ -8,28 +8,46 @@ import os
 import sys
 
 from fw_mcp.app import build_server
+from fw_mcp.platform import Connect
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
 from fw_sdk.daemon import ensure_daemon
 from fw_sdk.types.home import Home
 
-
-async def connect() -> AsyncClient:
-    """A client of the daemon of ``FW_HOME``, which is started when none runs; ``FW_BASE_URL`` names another one."""
-    return await asyncio.to_thread(_open)
+READ_ONLY = "--read-only"
 
 
-def _open() -> AsyncClient:
-    if not os.environ.get("FW_BASE_URL"):
-        ensure_daemon(Home.from_environment())
-    return AsyncClient()
+def connection(read_only: bool) -> Connect:
+    """Opens a client of the daemon of ``FW_HOME``, which is started when none runs; ``FW_BASE_URL`` names another one.
+
+    A server that only reads comes with the token that only reads, so the daemon refuses what the tools should not ask;
+    for another daemon the person gives that token as ``FW_API_KEY``.
+    """
+
+    async def connect() -> AsyncClient:
+        return await asyncio.to_thread(_open, read_only)
+
+    return connect
 
 
-def main() -> None:
-    """Serve until stdin closes."""
+def _open(read_only: bool) -> AsyncClient:
+    if os.environ.get("FW_BASE_URL"):
+        return AsyncClient()
+    home = Home.from_environment()
+    url = ensure_daemon(home)
+    return AsyncClient(url, home.reading_token()) if read_only else AsyncClient()
+
+
+def main(read_only: bool = False) -> None:
+    """Serve until stdin closes.
+
+    Args:
+        read_only: only with the tools that read.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="fw mcp: %(levelname)s %(message)s")
-    build_server(connect, Workspace.for_stdio(), patient=True).run("stdio")
+    server = build_server(connection(read_only), Workspace.for_stdio(), patient=True, read_only=read_only)
+    server.run("stdio")
 
 
 if __name__ == "__main__":
-    main()
+    main(READ_ONLY in sys.argv[1:])

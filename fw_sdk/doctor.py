@@ -178,7 +178,7 @@ def permissions(home: Home) -> Finding:
         )
     open_paths = [
         path
-        for path in (home.root, home.token_file)
+        for path in (home.root, home.token_file, home.reading_token_file)
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
     ]
     if open_paths:

@@ -27,8 +27,8 @@ from fw_sdk.types.home import Home
 
 log = logging.getLogger("fw.app")
 
-Mount = Callable[[FastAPI, Callable[[], str], Callable[[], str]], None]
-"""Adds another server to the app, given functions that tell the daemon's url and the owner's token."""
+Mount = Callable[[FastAPI, Callable[[], str], Home], None]
+"""Adds another server to the app, given a function that tells the daemon's url, and the home with its tokens."""
 
 
 @dataclass
@@ -75,10 +75,10 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     for router in ROUTERS:
         app.include_router(router)
     install_handlers(app, [route for router in ROUTERS for route in router.routes if isinstance(route, Route)])
-    app.add_middleware(AccessMiddleware, token=home.token())
+    app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
     app.add_middleware(ErrorMiddleware)
     for mount in mounts:
-        mount(app, lambda: settings.base_url, home.token)
+        mount(app, lambda: settings.base_url, home)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Who may talk to the daemon: the owner's token, a loopback Host, and no foreign web page."""
+"""Who may talk to the daemon: the owner's token or the one that reads, a loopback Host, and no foreign web page."""
 
 from __future__ import annotations
 
@@ -13,17 +13,41 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/v1/health", "/llms.txt", "/llms-full.txt", "/docs"})
 OPEN_FOLDER = "/docs/"
 """The documentation is the same on every machine; a browser can read it without a token."""
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+READING_POSTS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
+        "/v1/accounts/local/datasets:check",
+        "/v1/accounts/local/models:estimate",
+        "/v1/accounts/local/supervisedFineTuningJobs:estimate",
+    }
+)
+"""What the token that reads may post: questions that leave nothing behind. ``/v1/responses`` stores its answers."""
+MCP_PATH = "/mcp"
+"""Serves that token by tools that read, and reaches the daemon with the same token."""
 
 
 class AccessMiddleware:
     """Refuses requests before any route sees them.
 
-    The Host check stops DNS rebinding, the Origin check stops web pages; the token is compared in constant time.
+    The Host check stops DNS rebinding, the Origin check stops web pages; tokens are compared in constant time.
+
+    Args:
+        app: what to protect.
+        token: the owner's.
+        reading_token: allows what ``may_read`` says.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, reading_token: str) -> None:
         self._app = app
-        self._expected = token.encode()
+        self._owner = token.encode()
+        self._reader = reading_token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through or raise."""
@@ -35,20 +59,33 @@ class AccessMiddleware:
             check_host([value for name, value in headers if name == b"host"])
             check_origin([value for name, value in headers if name == b"origin"])
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_FOLDER):
-                self._check_token(headers)
+                self._check_token(headers, scope["method"], scope["path"])
         await self._app(scope, receive, send)
 
-    def _check_token(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _check_token(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> None:
         """The token may come as a bearer token or as the API key that Anthropic's clients send."""
         bearers = [value for name, value in headers if name == b"authorization"]
         keys = [value.strip() for name, value in headers if name == b"x-api-key"]
         if not (bearers or keys):
             raise _unauthenticated("The request has no token.")
         scheme, _, token = bearers[0].partition(b" ") if bearers else (b"", b"", b"")
-        given = [token.strip()] if scheme.lower() == b"bearer" else []
-        fits = any(hmac.compare_digest(one, self._expected) for one in given + keys)
-        if len(bearers) > 1 or len(keys) > 1 or not fits:
+        given = ([token.strip()] if scheme.lower() == b"bearer" else []) + keys
+        owns = any(hmac.compare_digest(one, self._owner) for one in given)
+        reads = any(hmac.compare_digest(one, self._reader) for one in given)
+        if len(bearers) > 1 or len(keys) > 1 or not (owns or reads):
             raise _unauthenticated("The token is wrong.")
+        if not owns and not may_read(method, path):
+            raise FwError(
+                "permission_denied",
+                f"This token only reads; {method} {path[:80]} changes something.",
+                not_done="nothing was changed",
+                hint="use the owner's token, in FW_HOME/token",
+            )
+
+
+def may_read(method: str, path: str) -> bool:
+    """Whether the token that reads allows a request: looking, asking models, estimates and checks that keep nothing."""
+    return method in READING_METHODS or path == MCP_PATH or path.removeprefix("/inference") in READING_POSTS
 
 
 def check_host(values: list[bytes]) -> None:

@@ -13,7 +13,7 @@ from mcp.types import CallToolResult, ResourceTemplateReference, Tool
 from starlette.testclient import TestClient
 
 from fw_mcp.app import INSTRUCTIONS, build_server
-from fw_mcp.http import create_mcp_app
+from fw_mcp.http import Access, create_mcp_app
 from fw_mcp.library import pages
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
@@ -235,6 +235,7 @@ def test_docs_search_over_the_tool(tmp_path: Path) -> None:
     ("changed", "status"),
     [
         ({}, 200),
+        ({"Authorization": "bearer reads"}, 200),
         ({"Authorization": ""}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
         ({"Authorization": "Basic right"}, 401),
@@ -243,7 +244,7 @@ def test_docs_search_over_the_tool(tmp_path: Path) -> None:
     ],
 )
 def test_the_http_app_by_itself_refuses_strangers(changed: dict[str, str], status: int, tmp_path: Path) -> None:
-    app = create_mcp_app(nowhere, lambda: "right", Workspace(tmp_path))
+    app = create_mcp_app(Access(lambda: "right", nowhere), Access(lambda: "reads", nowhere), Workspace(tmp_path))
     headers = {
         "Authorization": "bearer right",
         "Host": "127.0.0.1:80",
@@ -264,3 +265,4 @@ def test_the_http_app_by_itself_refuses_strangers(changed: dict[str, str], statu
         reply = http.post("/mcp", json=body, headers=headers)
     assert reply.status_code == status
     assert ("serverInfo" in reply.text) == (status == 200)
+    assert ("This server only reads" in reply.text) == (headers["Authorization"] == "bearer reads")

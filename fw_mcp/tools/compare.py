@@ -34,7 +34,10 @@ def register(server: AgentServer, platform: Platform) -> None:
         Runs nothing: customize makes the evaluations."""
         async with platform.session() as client:
             one, other = await _pair(client, short(baseline) or baseline, short(candidate) or candidate)
-            comparison = await _compare(client, one, other)
+            comparison = await _stored(client, one, other)
+            if comparison is None:
+                platform.check_may_write("make a comparison that is not stored yet")
+                comparison = await client.comparisons.create(one.id, other.id)
         return reply(_fields(comparison, one, other), after_comparison(comparison))
 
 
@@ -45,12 +48,12 @@ def _fields(comparison: Comparison, one: Evaluation, other: Evaluation) -> dict[
     return {**view, "meaning": MEANING[comparison.verdict]}
 
 
-async def _compare(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison:
-    """The comparison of this very pair: the stored one if there is one, so that asking again adds nothing."""
+async def _stored(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison | None:
+    """The comparison of this very pair, if there is one, so that asking again adds nothing."""
     async for known in client.comparisons.list():
         if (short(known.baseline), short(known.candidate)) == (one.id, other.id):
             return known
-    return await client.comparisons.create(one.id, other.id)
+    return None
 
 
 async def _pair(client: AsyncClient, baseline: str, candidate: str) -> tuple[Evaluation, Evaluation]:

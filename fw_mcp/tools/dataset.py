@@ -36,6 +36,8 @@ def register(server: AgentServer, platform: Platform) -> None:
         """Check chat rows ({"messages": [...]} a line, ending with the assistant's answer): problems by line number,
         duplicates, token lengths, train/held-out split. Give path or rows to check; add save=true to keep them; id
         alone shows a stored dataset."""
+        if save:
+            platform.check_may_write("store rows")
         source = _source(platform, path, rows, id)
         async with platform.session() as client:
             if source is None:

@@ -80,14 +80,26 @@ class Home:
         """The owner's token."""
         return self.root / "token"
 
+    @property
+    def reading_token_file(self) -> Path:
+        """The token that only reads."""
+        return self.root / "token.read"
+
     def token(self) -> str:
         """The owner's token, made on first use, readable by the owner alone."""
+        return self._secret(self.token_file, "fw_")
+
+    def reading_token(self) -> str:
+        """A token with which one may look and ask models, and change nothing; made and kept like the owner's."""
+        return self._secret(self.reading_token_file, "fw_read_")
+
+    def _secret(self, path: Path, prefix: str) -> str:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return self.token_file.read_text().strip()
-        token = f"fw_{secrets.token_urlsafe(32)}"
+            return path.read_text().strip()
+        token = f"{prefix}{secrets.token_urlsafe(32)}"
         with os.fdopen(descriptor, "w") as file:
             file.write(token)
         return token

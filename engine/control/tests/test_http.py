@@ -254,3 +254,38 @@ def test_the_overview_shows_everything_and_says_what_to_do_next(shared):
     assert "models:pull" in body["next"] and len(body["datasets"]) <= 20
     stop = client.post(f"{ROOT}/daemon:shutdown", json={"keepjobs": True})
     assert "did you mean 'keepJobs'" in error_of(stop)["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"{ROOT}/datasets", 200),
+        ("GET", f"{ROOT}/overview", 200),
+        ("GET", "/v1/models", 200),
+        ("POST", "/v1/chat/completions", 404),
+        ("POST", "/inference/v1/messages", 404),
+        ("POST", f"{ROOT}/supervisedFineTuningJobs:estimate", 404),
+        ("POST", f"{ROOT}/datasets", 403),
+        ("POST", f"{ROOT}/models:pull", 403),
+        ("POST", f"{ROOT}/jobs/j:cancel", 403),
+        ("POST", f"{ROOT}/daemon:shutdown", 403),
+        ("POST", "/v1/responses", 403),
+        ("POST", f"{ROOT}/comparisons", 403),
+        ("DELETE", f"{ROOT}/deployments/d", 403),
+        ("PATCH", f"{ROOT}/datasets/d", 403),
+        ("POST", f"{ROOT}/datasets:check/../", 403),
+    ],
+)
+def test_the_token_that_reads_lets_look_and_ask_and_nothing_else(shared, method, path, status):
+    client, services = shared
+    headers = {"authorization": f"Bearer {services.home.reading_token()}"}
+    bodies = {
+        "completions": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+        "messages": {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]},
+        "estimate": {"baseModel": "m", "dataset": "d"},
+    }
+    body = bodies.get(path.replace(":", "/").rsplit("/", 1)[-1], {})
+    response = client.request(method, path, headers=headers, json=body if method == "POST" else None)
+    assert response.status_code == status, response.text
+    if status == 403:
+        assert "only reads" in response.text and services.home.token() not in response.text

@@ -29,12 +29,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(noun, name="mcp")
 
 
-def serve(context: typer.Context) -> None:
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Only the tools that read; nothing is started or stopped.")]
+
+
+def serve(context: typer.Context, read_only: ReadOnly = False) -> None:
     """Serve MCP on stdin and stdout, for a coding agent; starts the daemon if none runs."""
     if context.invoked_subcommand is None:
         from fw_sdk.cli.rooms import open_room
 
-        open_room("fw_mcp.stdio", "main")()
+        open_room("fw_mcp.stdio", "main")(read_only)
 
 
 def install(
@@ -42,11 +45,12 @@ def install(
         str, typer.Argument(help="claude-code, claude-desktop, codex, cursor, gemini, vscode or windsurf.")
     ],
     folder: Annotated[Path, typer.Option(help="The project, for clients that keep the file there.")] = Path(),
+    read_only: ReadOnly = False,
 ) -> None:
     """Write a client's configuration so that it starts this fw. What else is in the file stays."""
     from fw_sdk.cli.rooms import open_room
 
-    done = open_room("fw_mcp.install", "install")(client, folder.resolve())
+    done = open_room("fw_mcp.install", "install")(client, folder.resolve(), read_only=read_only)
     fields = {"client": done.client, "path": str(done.path), "changed": done.changed, "next": done.after}
     emit_one(fields, str(done.path))
     hint(f"{done.after}; fw mcp doctor proves the connection")
