@@ -1,8 +1,9 @@
-"""``python -m kernels list | test [OP] | aot [OP]``: look at the operators, check them, compile them for Hopper.
+"""``python -m kernels list | test [OP] | aot [OP] | bench [OP]``: look at, check, compile and measure operators.
 
 ``OP`` is an operator's folder. ``test`` runs in Triton's interpreter, and on the GPU too if there is one. ``aot``
 compiles every launch for sm_90a without a GPU, says what the machine code shows, and keeps it in ``results/aot.csv``;
-with ``--check`` it leaves the file alone and fails on any difference from it.
+with ``--check`` it leaves the file alone and fails on any difference from it. ``bench`` needs a GPU: it checks, then
+measures every operator beside its peers and the device's ceilings, into ``results/<device>.csv`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from kernels.spec import Spec
 
 HERE = Path(__file__).parent
 Operator = Annotated[str | None, typer.Argument(metavar="OP", help="folder of an operator; all without it")]
+
+RUN_S = 450.0
+"""Of a benchmark over all operators, so that it ends within eight minutes."""
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -77,6 +81,26 @@ def aot(
     table.write([*rows, *(row for row in table.read() if operator and row.op not in ops)])
     print(f"{len(rows)} rows, {len(failed)} failed")
     raise typer.Exit(bool(failed))
+
+
+@app.command()
+def bench(
+    operator: Operator = None,
+    again: Annotated[bool, typer.Option(help="measure also what the table has from the same code")] = False,
+    seconds: Annotated[float, typer.Option(help="after so many nothing more is begun")] = RUN_S,
+) -> None:
+    """Measure every operator on this machine's GPU; a second run goes on where the first was stopped."""
+    specs = _known(operator)
+    import torch
+
+    if not torch.cuda.is_available():
+        print("there is no CUDA GPU here: nothing was measured, and nothing was written", file=sys.stderr)
+        raise typer.Exit(1)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise typer.BadParameter("TRITON_INTERPRET=1 is set: the interpreter's times mean nothing; unset it")
+    from kernels.testing import bench as measuring
+
+    raise typer.Exit(0 if measuring.measure_gpu(specs, seconds, again=again) else 1)
 
 
 def _known(operator: str | None) -> list[Spec]:
