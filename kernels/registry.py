@@ -21,7 +21,7 @@ Numerics = Literal["fast", "exact"]
 Shape = Mapping[str, int]
 
 #: Folders that have a ``spec.py`` with ``SPECS`` and ``IMPLEMENTATIONS``.
-OPERATORS = ("rms_norm",)
+OPERATORS = ("linear", "rms_norm")
 
 _PREFERRED: ContextVar[Backend | None] = ContextVar("preferred", default=None)
 

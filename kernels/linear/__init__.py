@@ -1,5 +1,5 @@
 """Products of rows with a matrix, ``x @ w.T + bias``: torch's, or with one order of every sum."""
 
-from kernels.linear.cpu import linear
+from kernels.linear.op import linear
 
 __all__ = ["linear"]
