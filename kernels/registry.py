@@ -21,7 +21,11 @@ Numerics = Literal["fast", "exact"]
 Shape = Mapping[str, int]
 
 #: Folders that have a ``spec.py`` with ``SPECS`` and ``IMPLEMENTATIONS``.
-OPERATORS = ("linear", "rms_norm")
+OPERATORS = (
+    "linear",
+    "rms_norm",
+    "swiglu",
+)
 
 _PREFERRED: ContextVar[Backend | None] = ContextVar("preferred", default=None)
 
@@ -35,7 +39,7 @@ class Implementation:
     """One way to compute an operator.
 
     Attributes:
-        backend: what it is written in.
+        backend: what it is written in; ``torch`` is differentiable.
         function: ``module:function``, imported when it is first chosen.
         devices: types of devices it runs on; empty for all.
         dtypes: of the operator's first tensor; empty for all.
@@ -83,10 +87,15 @@ def select(op: str, shape: Shape, dtype: torch.dtype, device: str, numerics: Num
     return _selected(op, tuple(sorted(shape.items())), dtype, device, numerics, _PREFERRED.get())
 
 
-def chosen(op: str, first: Tensor, **shape: int) -> Function:
-    """The function that ``select`` finds for the numerics of this moment and the device and dtype of ``first``."""
+def answering(op: str, first: Tensor, **shape: int) -> Implementation:
+    """What ``select`` finds for the numerics of this moment and the device and dtype of ``first``."""
     kind: Numerics = "exact" if exact() else "fast"
-    return select(op, shape, first.dtype, first.device.type, kind).load()
+    return select(op, shape, first.dtype, first.device.type, kind)
+
+
+def chosen(op: str, first: Tensor, **shape: int) -> Function:
+    """The function of what is ``answering``."""
+    return answering(op, first, **shape).load()
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """The gated activation of Llama's feed-forward block."""
 
-from kernels.swiglu.cpu import swiglu
+from kernels.swiglu.op import swiglu
 
 __all__ = ["swiglu"]
