@@ -14,6 +14,7 @@ from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from mcp.types import Tool as WireTool
 from pydantic import ValidationError
 
+from fw_mcp.corrections import corrected, renamed
 from fw_mcp.results import refusal, with_next
 from fw_sdk.types import FwError, nearest
 
@@ -80,11 +81,11 @@ class AgentServer(MCPServer[Any]):
             return refusal(self._no_such_tool(name), name, next_call="call one of the tools that are listed")
         unknown = _unknown_arguments(name, arguments, list(tool.parameters.get("properties", {})))
         if unknown is not None:
-            return refusal(unknown, name, next_call=f"{name}(...) with the arguments that it has")
+            return unknown
         try:
             result = await super().call_tool(name, arguments, context)
         except ToolError as error:
-            result = _explain(name, error)
+            result = _explain(name, arguments, error)
         return self._within_reach(result) if isinstance(result, CallToolResult) else result
 
     def _within_reach(self, result: CallToolResult) -> CallToolResult:
@@ -112,21 +113,24 @@ class AgentServer(MCPServer[Any]):
         )
 
 
-def _unknown_arguments(tool: str, arguments: dict[str, Any], known: list[str]) -> FwError | None:
+def _unknown_arguments(tool: str, arguments: dict[str, Any], known: list[str]) -> CallToolResult | None:
     unknown = [key for key in arguments if key not in known]
     if not unknown:
         return None
-    parts = []
+    parts, names = [], dict[str, str]()
     for key in unknown:
         near = _meant(key, known)
         parts.append(f"unknown argument '{key}'" + (f" (did you mean '{near}'?)" if near else ""))
-    return FwError(
+        names |= {key: near} if near else {}
+    error = FwError(
         "invalid_argument",
         f"{tool}: {'; '.join(parts)}.",
         not_done=NOTHING_RUN,
         hint=f"arguments: {', '.join(known)}" if known else f"{tool} takes no arguments",
         param=unknown[0],
     )
+    meant = renamed(tool, arguments, names) if len(names) == len(unknown) else ""
+    return refusal(error, tool, next_call=meant or f"{tool}(...) with the arguments that it has")
 
 
 def _meant(word: str, known: list[str]) -> str | None:
@@ -136,10 +140,10 @@ def _meant(word: str, known: list[str]) -> str | None:
     return nearest(word, known) or next(short, None) or next(part, None)
 
 
-def _explain(tool: str, error: ToolError) -> CallToolResult:
+def _explain(tool: str, arguments: dict[str, Any], error: ToolError) -> CallToolResult:
     cause = error.__cause__
     if isinstance(cause, FwError):
-        return refusal(cause, tool)
+        return refusal(cause, tool, next_call=corrected(tool, arguments, cause))
     if isinstance(cause, ValidationError):
         return refusal(_one_sentence(tool, cause), tool, next_call=f"{tool}(...) with that corrected")
     log.error("tool %s failed", tool, exc_info=cause or error)

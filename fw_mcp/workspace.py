@@ -34,12 +34,14 @@ class Workspace:
         """The existing regular file that ``path`` names; ``FwError`` when it is outside, missing or too large."""
         found = self._inside(path, param)
         if not found.is_file():
+            near = self._nearest(found)
             raise FwError(
                 "not_found",
-                f"There is no file '{path}' in {self.root}.{self._suggestion(found)}",
+                f"There is no file '{path}' in {self.root}." + (f" Did you mean '{near}'?" if near else ""),
                 not_done="Nothing was run.",
                 hint="give a path relative to the workspace, for example 'data/train.jsonl'",
                 param=param,
+                details={"didYouMean": near} if near else None,
             )
         if found.stat().st_size > MAX_FILE_BYTES:
             raise FwError(
@@ -90,27 +92,32 @@ class Workspace:
             )
         return found
 
-    def _suggestion(self, missing: Path) -> str:
-        """A sentence with the nearest name in the folder, or in the whole workspace when the folder is missing too."""
+    def _nearest(self, missing: Path) -> str | None:
+        """The file of that kind with the nearest name in the same folder, else in the whole workspace."""
         if missing.parent.is_dir():
-            near = nearest(missing.name, (entry.name for entry in missing.parent.iterdir()))
+            same_kind = (entry.name for entry in missing.parent.iterdir() if entry.suffix == missing.suffix)
+            near = nearest(missing.name, same_kind)
             if near:
-                return f" Did you mean '{self._relative(missing.parent / near)}'?"
-        same = _find(self.root, missing.name) if self.root else None
-        return f" Did you mean '{self._relative(same)}'?" if same else ""
+                return self._relative(missing.parent / near)
+        found = _find(self.root, missing.name) if self.root else None
+        return self._relative(found) if found else None
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if self.root else str(path)
 
 
 def _find(root: Path, name: str, limit: int = 5_000) -> Path | None:
-    """The first file called ``name`` below ``root``, looking at no more than ``limit`` entries."""
-    seen = 0
+    """The file below ``root`` that is called ``name``, else the nearest of its kind, among ``limit`` entries."""
+    seen, same_kind = 0, dict[str, Path]()
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         seen += len(files) + len(folders)
         if name in files:
             return Path(folder) / name
         if seen > limit:
-            return None
-    return None
+            break
+        for file in files:
+            if Path(file).suffix == Path(name).suffix:
+                same_kind.setdefault(file, Path(folder) / file)
+    near = nearest(name, same_kind)
+    return same_kind[near] if near else None

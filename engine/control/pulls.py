@@ -78,7 +78,9 @@ def _checked_source(source: str) -> str:
     near = nearest(source, STARTERS)
     found = f"Did you mean '{near}'?" if near else f"Known: {known}."
     hint = "use a starter's name, hf:org/name, or an absolute path of a model folder or .gguf file"
-    raise FwError("not_found", f"No starter '{source}'. {found}", not_done=NOT_DONE, hint=hint, param="source")
+    details = {"didYouMean": near} if near else None
+    message = f"No starter '{source}'. {found}"
+    raise FwError("not_found", message, not_done=NOT_DONE, hint=hint, param="source", details=details)
 
 
 def _default_id(source: str) -> str:

@@ -266,3 +266,33 @@ def test_the_http_app_by_itself_refuses_strangers(changed: dict[str, str], statu
     assert reply.status_code == status
     assert ("serverInfo" in reply.text) == (status == 200)
     assert ("This server only reads" in reply.text) == (headers["Authorization"] == "bearer reads")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "next_call"),
+    [
+        ("dataset", {"path": "data/trian.jsonl", "save": True}, "dataset(path='data/train.jsonl', save=true)"),
+        ("dataset", {"path": "training.jsonl"}, "dataset(path='data/train.jsonl')"),
+        ("dataset", {"path": "train.csv"}, "give a path relative to the workspace, for example 'data/train.jsonl'"),
+        (
+            "customize",
+            {"data": "d", "evaluator": "e", "lr": 0.1},
+            "customize(data='d', evaluator='e', learning_rate=0.1)",
+        ),
+        ("overview", {"zzz": 1}, "overview(...) with the arguments that it has"),
+        ("dataset", {"path": "data/train.jsonl", "pahts": 1}, "dataset(...) with the arguments that it has"),
+        (
+            "evaluator_check",
+            {"evaluator": "def evaluate(messages): return 0.0" + " " * 400, "dta": "x"},
+            "evaluator_check(data='x', ...) with the other arguments kept",
+        ),
+    ],
+)
+def test_an_error_that_knows_better_writes_the_call(
+    tool: str, arguments: dict[str, Any], next_call: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("{}\n")
+    result = call(tmp_path, tool, **arguments)
+    assert result.is_error and result.structured_content["next"] == next_call
+    assert next_call in text(result)

@@ -181,4 +181,5 @@ def not_found(noun: str, name: str, known: Iterable[str], hint: str) -> FwError:
         found = f"Did you mean '{near}'?"
     else:
         found = f"Known: {', '.join(names[:8])}." if names else f"There is no {noun} yet."
-    return FwError("not_found", f"No {noun} '{name}'. {found}", hint=hint, param=noun)
+    details = {"didYouMean": near} if near else None
+    return FwError("not_found", f"No {noun} '{name}'. {found}", hint=hint, param=noun, details=details)
