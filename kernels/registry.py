@@ -24,6 +24,7 @@ Shape = Mapping[str, int]
 OPERATORS = (
     "linear",
     "rms_norm",
+    "rope",
     "swiglu",
 )
 
