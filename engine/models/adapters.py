@@ -12,8 +12,7 @@ from torch import Tensor
 
 from engine.catalog import ModelConfig
 from fw_sdk.types import FwError
-from kernels.linear import linear
-from kernels.numerics import exact
+from kernels.lora import LoraTables, RowOwners, lora, update
 
 
 class Adapters(Protocol):
@@ -92,15 +91,6 @@ def new_adapter(config: ModelConfig, rank: int, alpha: float, targets: Sequence[
     return Adapter(rank, alpha, ordered, weights)
 
 
-def _update(adapter: Adapter, pair: tuple[Tensor, Tensor], inputs: Tensor, outputs: Tensor) -> Tensor:
-    """[T, in], [T, out] -> [T, out]: the one formula, for training and serving alike."""
-    down, up = pair
-    added = linear(linear(inputs, down.to(inputs.dtype)), up.to(inputs.dtype))
-    if exact():  # rounded in between, since what is fused behind a vector's last value differs
-        return outputs + added * adapter.scale
-    return torch.add(outputs, added, alpha=adapter.scale)
-
-
 class SingleAdapter:
     """One adapter for every row; differentiable in the adapter's weights and in the inputs."""
 
@@ -110,13 +100,11 @@ class SingleAdapter:
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         """As ``Adapters.apply``."""
         pair = self.adapter.weights.get((layer, target))
-        return outputs if pair is None else _update(self.adapter, pair, inputs, outputs)
+        return outputs if pair is None else update(pair, self.adapter.scale, inputs, outputs)
 
 
 class MixedAdapters:
     """Rows of several adapters and of the base in one batch; for inference.
-
-    Rows are grouped by adapter once, so that the number of operators grows with the adapters and not with the requests.
 
     Args:
         segments: (number of rows, their adapter or None for the base), in batch order.
@@ -124,34 +112,14 @@ class MixedAdapters:
     """
 
     def __init__(self, segments: Iterable[tuple[int, Adapter | None]], device: torch.device | str = "cpu") -> None:
-        rows: dict[int, list[int]] = {}
-        adapters: dict[int, Adapter] = {}
-        start = 0
-        for count, adapter in segments:
-            if adapter is not None:
-                rows.setdefault(id(adapter), []).extend(range(start, start + count))
-                adapters[id(adapter)] = adapter
-            start += count
-        self.tokens = start
-        self._groups = [(adapters[key], _rows(numbers, device)) for key, numbers in rows.items() if numbers]
+        listed = list(segments)
+        adapters = list(dict.fromkeys(adapter for _, adapter in listed if adapter is not None))
+        numbers: dict[Adapter | None, int] = {adapter: number for number, adapter in enumerate(adapters)}
+        self._rows = RowOwners([(count, numbers.get(adapter, -1)) for count, adapter in listed], device)
+        self._tables = LoraTables([one.weights for one in adapters], [one.scale for one in adapters], device)
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
-        assert len(inputs) == self.tokens, "the batch has other rows than the segments"
-        for adapter, rows in self._groups:
-            pair = adapter.weights.get((layer, target))
-            if pair is None:
-                continue
-            if isinstance(rows, slice):
-                outputs[rows] = _update(adapter, pair, inputs[rows], outputs[rows])
-            else:
-                chosen = _update(adapter, pair, inputs.index_select(0, rows), outputs.index_select(0, rows))
-                outputs.index_copy_(0, rows, chosen)
-        return outputs
-
-
-def _rows(numbers: list[int], device: torch.device | str) -> slice | Tensor:
-    """A slice when the rows are neighbours, else their indices."""
-    if numbers[-1] - numbers[0] + 1 == len(numbers):
-        return slice(numbers[0], numbers[-1] + 1)
-    return torch.tensor(numbers, device=device)
+        assert len(inputs) == self._rows.tokens, "the batch has other rows than the segments"
+        table = self._tables.get((layer, target))
+        return outputs if table is None else lora(inputs, outputs, table, self._rows)

@@ -20,6 +20,8 @@ from engine.models import (
     save_adapter,
 )
 from fw_sdk.types import FwError
+from kernels.arguments import interpreting
+from kernels.registry import preferring
 
 IDS = [3, 44, 17, 90, 260, 5, 5, 8, 131]
 
@@ -117,6 +119,24 @@ def test_a_mixed_batch_gives_each_row_its_own_adapter(model, segments):
         for part, (_, which), rows in zip(ids, segments, together.split([len(part) for part in ids]), strict=True):
             alone = logits_of(model, part, None if which is None else SingleAdapter(adapters[which]))
             torch.testing.assert_close(rows, alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not interpreting(), reason="the engine's tests run on the CPU")
+def test_the_triton_kernels_serve_a_mixed_batch(model):
+    """Under their interpreter, with adapters of other ranks and projections, as the groups of rows do."""
+    pytest.importorskip("triton")
+    from kernels.testing.interpreter import install
+
+    install()
+    one, two = filled(model.config, seed=1), filled(model.config, rank=2, targets=("k_proj",), seed=9)
+    inputs, segments = torch.randn(7, 64), [(2, two), (3, None), (1, one), (1, two)]
+    for target in ("q_proj", "k_proj"):
+        outputs = torch.randn(7, model.config.target_shape(target)[1])
+        torch_s = MixedAdapters(segments).apply(0, target, inputs, outputs.clone())
+        with preferring("triton"):
+            ours = MixedAdapters(segments).apply(0, target, inputs, outputs.clone())
+        torch.testing.assert_close(ours, torch_s)
+        assert torch.equal(ours[2:5], outputs[2:5])
 
 
 def test_rows_of_the_base_keep_their_bits(model):
