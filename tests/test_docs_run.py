@@ -37,6 +37,7 @@ PAGES = (
     "troubleshooting",
     "security",
     "cli",
+    "kernels",
 )
 ELSEWHERE = {
     "scripts/quickstart.sh": "installs an environment; its smoke run is what CI's first step and the benchmarks do",
