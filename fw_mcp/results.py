@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from mcp.types import CallToolResult, TextContent
 
@@ -14,6 +15,8 @@ from fw_sdk.types import FwError
 MAX_RESULT_CHARS = 20_000
 MAX_STRING_CHARS = 4_000
 MAX_UNTRUSTED_CHARS = 2_000
+MAX_PAGE_CHARS = 14_000
+MAX_DETAIL_ITEMS = 10
 FENCE_OPEN, FENCE_CLOSE = "<<untrusted", ">>"
 
 _INVISIBLE = re.compile(
@@ -22,8 +25,12 @@ _INVISIBLE = re.compile(
     "|[\U000e0000-\U000e007f]"
 )
 
+UNTRUSTED_DETAILS = frozenset({"message", "log_tail", "logTail", "output", "error"})
+
+T = TypeVar("T")
+
 NEXT_CALL: dict[str, str] = {
-    "dataset_invalid": "correct the named lines in the file, then call dataset(path=...) again",
+    "dataset_invalid": "correct the named lines in the file, then call dataset(path=...) again; it lists every line",
     "evaluator_invalid": "docs_search(query='evaluator file') shows the function an evaluator needs",
     "evaluator_failed": "correct the evaluator so that it returns a finite number for every row, then call again",
     "model_unsupported": "overview() lists the models and starters that work here",
@@ -35,6 +42,10 @@ NEXT_CALL: dict[str, str] = {
     "out_of_memory": "call again with a smaller base model, or stop a deployment first",
     "deadline_exceeded": "call job_wait(job_id=...) again",
 }
+
+
+WORDS_OF_OUR_OWN = frozenset({"dataset_invalid"})
+"""Codes whose hint speaks of the HTTP API though it names no path."""
 
 
 def clean(text: str, limit: int = MAX_STRING_CHARS) -> str:
@@ -52,6 +63,35 @@ def untrusted(text: str, limit: int = MAX_UNTRUSTED_CHARS) -> str:
     """
     inner = clean(text, limit).replace("<<", "< <").replace(">>", "> >").replace(">>", "> >")
     return f"{FENCE_OPEN} {inner} {FENCE_CLOSE}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A stretch of a long list.
+
+    Attributes:
+        shown: what is in it, as it is to be read.
+        total: how many there are in all.
+        following: the cursor of the next page; None on the last one.
+    """
+
+    shown: list[Any]
+    total: int
+    following: int | None
+
+
+def page(items: Sequence[T], view: Callable[[T], Any], cursor: int, limit: int) -> Page:
+    """The views of ``items`` from ``cursor`` on: at most ``limit``, and as many as fit into a result, one at least."""
+    shown: list[Any] = []
+    room = MAX_PAGE_CHARS
+    for item in items[cursor : cursor + limit]:
+        shown.append(tidy(view(item)))
+        room -= len(_dump(shown[-1]))
+        if room < 0 and len(shown) > 1:
+            shown.pop()
+            break
+    end = cursor + len(shown)
+    return Page(shown, len(items), end if end < len(items) else None)
 
 
 def reply(fields: Mapping[str, Any], next_call: str) -> CallToolResult:
@@ -79,16 +119,40 @@ def with_next(result: CallToolResult, next_call: str) -> CallToolResult:
 def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult:
     """An error result: one paragraph and its facts in lines, and the same as fields."""
     fields: dict[str, Any] = tidy(error.to_dict())
+    if "details" in fields:
+        fields["details"] = _fenced(fields["details"])
     fields["tool"] = tool
     fields["next"] = next_call or _next_call(error)
+    said = FwError(error.code, error.message, not_done=error.not_done, hint=error.hint)
+    if error.code in WORDS_OF_OUR_OWN or clean(error.hint) == fields["next"]:
+        said.hint = ""
+        fields.pop("hint", None)
     body = _fit(fields)
     facts = {key: body[key] for key in ("code", "retryable", "param", "requestId", "details") if key in body}
-    text = f"{clean(error.text())}\nnext: {body['next']}\n{_dump(facts)}"
+    text = f"{clean(said.text())}\nnext: {body['next']}\n{_dump(facts)}"
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=body, is_error=True)
+
+
+def _fenced(value: Any, key: str = "") -> Any:
+    """Details of an error: what a row or a log says is fenced, and of a long list only the beginning is shown."""
+    if isinstance(value, dict):
+        return {name: item for key, inner in value.items() for name, item in _fenced_entry(key, inner).items()}
+    if isinstance(value, list):
+        return [_fenced(item, key) for item in value]
+    return untrusted(value, 300) if isinstance(value, str) and key in UNTRUSTED_DETAILS else value
+
+
+def _fenced_entry(key: str, value: Any) -> dict[str, Any]:
+    left = len(value) - MAX_DETAIL_ITEMS if isinstance(value, list) else 0
+    if left <= 0:
+        return {key: _fenced(value, key)}
+    return {key: _fenced(value[:MAX_DETAIL_ITEMS], key), f"{key}NotShown": left}
 
 
 def _next_call(error: FwError) -> str:
     """The error's own hint unless it speaks of the shell, else what usually helps with its code."""
+    if error.code in WORDS_OF_OUR_OWN:
+        return NEXT_CALL[error.code]
     hint = clean(error.hint)
     of_this_surface = not any(mark in hint for mark in ("fw ", "/v1/"))
     if hint and of_this_surface:
@@ -120,7 +184,8 @@ def _fit(body: dict[str, Any]) -> dict[str, Any]:
         cut[key] = cut.get(key, 0) + len(holder[key]) - keep
         holder[key] = holder[key][:keep]
     if cut:
-        body["omitted"] = {key: f"{count} more entries" for key, count in cut.items()}
+        how = "ask for less at once: a smaller limit, a cursor, grep, or detail='concise'"
+        body["omitted"] = {**{key: f"{count} more entries" for key, count in cut.items()}, "how_to_see_them": how}
     return body
 
 

@@ -19,6 +19,7 @@ from fw_mcp.results import refusal, with_next
 from fw_sdk.types import FwError, nearest
 
 log = logging.getLogger(__name__)
+BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength"})
 NOTHING_RUN = "Nothing was run."
 
 
@@ -30,7 +31,11 @@ def hints(title: str, *, reads: bool = False, destroys: bool = False, opens: boo
 
 
 def slim(schema: Any, *, of_properties: bool = False) -> Any:
-    """``schema`` without pydantic's titles and without the ``anyOf [X, null]`` of optional parameters."""
+    """``schema`` without pydantic's titles, the ``anyOf [X, null]`` of optional parameters, and bounds of numbers.
+
+    Nearly every bound says what is plain (a count is not negative, a share at most 1), and a call beyond one is refused
+    with it, so their tokens are better spent on words.
+    """
     if isinstance(schema, list):
         return [slim(item) for item in schema]
     if not isinstance(schema, dict):
@@ -38,18 +43,24 @@ def slim(schema: Any, *, of_properties: bool = False) -> Any:
     kept = {
         key: slim(value, of_properties=key == "properties")
         for key, value in schema.items()
-        if of_properties or key != "title" or not isinstance(value, str)
+        if of_properties or not _is_noise(key, value)
     }
     choices = kept.get("anyOf")
     if of_properties or not choices or {"type": "null"} not in choices:
         return kept
     others = [choice for choice in choices if choice != {"type": "null"}]
-    if kept.get("default", 0) is None:
+    if "default" in kept and kept["default"] is None:
         kept.pop("default")
     if len(others) == 1:
         kept.pop("anyOf")
         return {**others[0], **kept}
     return {**kept, "anyOf": others}
+
+
+def _is_noise(key: str, value: Any) -> bool:
+    """Also a default that is nothing: absent, false and 0 are the same to whoever calls."""
+    says_nothing = (key == "additionalProperties" and value is True) or (key == "default" and value in (0, ""))
+    return key in BOUNDS or says_nothing or (key == "title" and isinstance(value, str))
 
 
 class AgentServer(MCPServer[Any]):
@@ -126,7 +137,7 @@ def _unknown_arguments(tool: str, arguments: dict[str, Any], known: list[str]) -
         "invalid_argument",
         f"{tool}: {'; '.join(parts)}.",
         not_done=NOTHING_RUN,
-        hint=f"arguments: {', '.join(known)}" if known else f"{tool} takes no arguments",
+        hint=f"arguments: {', '.join(known)}",
         param=unknown[0],
     )
     meant = renamed(tool, arguments, names) if len(names) == len(unknown) else ""

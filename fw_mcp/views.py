@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fw_mcp.results import untrusted
@@ -24,8 +25,8 @@ from fw_sdk.types import (
     Verdict,
 )
 
-MAX_PROBLEMS = 20
 MAX_LOG_LINES = 12
+CUT_SHARE = 0.1
 
 
 def short(name: str | None) -> str | None:
@@ -38,25 +39,34 @@ def state(job: Job) -> str:
     return job.state.value.removeprefix("JOB_STATE_").lower()
 
 
-def report_view(report: DatasetReport) -> dict[str, Any]:
-    """Counts, token statistics and the first problems by line."""
-    shown = report.problems[:MAX_PROBLEMS]
+def report_view(report: DatasetReport, full: bool = False) -> dict[str, Any]:
+    """Counts and token statistics; of the problems only how many there are."""
     return {
         "ok": report.ok,
         "rows": report.rows,
-        "valid_rows": report.valid_rows,
-        "duplicate_rows": report.duplicate_rows,
+        "valid_rows": report.valid_rows if report.valid_rows != report.rows else None,
+        "duplicate_rows": report.duplicate_rows or None,
         "train_rows": report.train_rows,
         "heldout_rows": report.heldout_rows,
-        "tokens": report.tokens.model_dump(exclude={"histogram"}) if report.tokens else None,
-        "problems": [_problem_view(problem) for problem in shown],
-        "problems_not_shown": len(report.problems) - len(shown) + report.problems_omitted or None,
+        "problems_found": len(report.problems) + report.problems_omitted or None,
+        "tokens": report.tokens.model_dump(exclude=set() if full else {"histogram"}) if report.tokens else None,
     }
 
 
-def _problem_view(problem: RowProblem) -> dict[str, Any]:
-    message = untrusted(problem.message, 300)
-    return {"line": problem.line, "code": problem.code, "severity": problem.severity, "message": message}
+def same_problems(problems: Iterable[RowProblem]) -> list[list[RowProblem]]:
+    """Problems with the same words together, in the order of their first lines."""
+    found: dict[tuple[str, str, str], list[RowProblem]] = {}
+    for problem in problems:
+        found.setdefault((problem.severity, problem.code, problem.message), []).append(problem)
+    return list(found.values())
+
+
+def problem_view(problems: Sequence[RowProblem]) -> dict[str, Any]:
+    """What is wrong with one line, and the other lines of which the same is true."""
+    first, others = problems[0], [problem.line for problem in problems[1:]]
+    message = untrusted(first.message, 300)
+    view = {"line": first.line, "code": first.code, "severity": first.severity, "message": message}
+    return {**view, "also_lines": others} if others else view
 
 
 def dataset_view(dataset: Dataset) -> dict[str, Any]:
@@ -64,8 +74,8 @@ def dataset_view(dataset: Dataset) -> dict[str, Any]:
     return {"id": dataset.id, "state": dataset.state.value, "digest": dataset.digest, "bytes": dataset.bytes}
 
 
-def score_view(summary: ScoreSummary | None) -> dict[str, Any] | None:
-    """A mean with its interval and n."""
+def score_view(summary: ScoreSummary | None, full: bool = True) -> dict[str, Any] | None:
+    """A mean with its interval and n; in full with what the evaluator returned besides."""
     if summary is None:
         return None
     return {
@@ -74,12 +84,12 @@ def score_view(summary: ScoreSummary | None) -> dict[str, Any] | None:
         "n": summary.n,
         "failed_rows": summary.failed_rows or None,
         "truncated_rows": summary.truncated_rows or None,
-        "also": summary.extra or None,
+        "also": (summary.extra or None) if full else None,
     }
 
 
-def comparison_view(comparison: Comparison | None) -> dict[str, Any] | None:
-    """The numbers of a paired comparison and its verdict."""
+def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[str, Any] | None:
+    """The numbers of a paired comparison and its verdict; in full with the tokens and seconds of both sides."""
     if comparison is None:
         return None
     return {
@@ -95,7 +105,7 @@ def comparison_view(comparison: Comparison | None) -> dict[str, Any] | None:
         "ties": comparison.ties,
         "p_value": comparison.p_value,
         "rows_needed": comparison.rows_needed,
-        "cost": comparison.cost or None,
+        "cost": (comparison.cost or None) if full else None,
     }
 
 
@@ -116,53 +126,95 @@ def failure_view(failure: Failure | None) -> dict[str, Any] | None:
 def job_view(job: Job) -> dict[str, Any]:
     """Any job: state, progress, and why it failed if it did."""
     progress = job.progress
+    said_by_outcome = isinstance(job, Pipeline) and job.state is JobState.COMPLETED
     return {
         "job_id": job.id,
         "kind": job.kind.value,
         "state": state(job),
         "progress": f"{progress.done}/{progress.total} {progress.unit}" if progress.total else None,
-        "message": progress.message or None,
+        "message": None if said_by_outcome else progress.message or None,
         "eta_s": progress.eta_s if not job.state.ended else None,
         "attempt": job.attempt if job.attempt > 1 else None,
         "failure": failure_view(job.failure),
     }
 
 
-def view_of(job: Job) -> dict[str, Any]:
-    """A job with what its kind adds: steps and outcome, score, or the model that comes out."""
+def view_of(job: Job, full: bool = False) -> dict[str, Any]:
+    """A job with what its kind adds: steps and outcome, score, or the model that comes out.
+
+    In full it has the steps of a pipeline that ended, their jobs and times, costs, and what the evaluator said besides.
+    """
     if isinstance(job, Pipeline):
-        steps = {step.name.value: step.state.value for step in job.steps}
-        return {**job_view(job), "steps": steps, "outcome": outcome_view(job.outcome)}
+        steps = _steps(job, full)
+        return {**job_view(job), "steps": steps, "outcome": outcome_view(job.outcome, full)}
     if isinstance(job, Evaluation):
-        return {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
+        view = {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
+        more = {"rows_of": short(job.input_dataset), "split": job.input_split.value, "seconds": job.seconds}
+        return {**view, "warning": cut_warning(job.summary), **(more if full else {})}
     if isinstance(job, FineTuningJob):
-        return {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
+        view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
+        return {**view, "data": short(job.dataset), "training": job.training} if full else view
     return job_view(job)
 
 
-def outcome_view(outcome: PipelineResult | None) -> dict[str, Any] | None:
+def _steps(pipeline: Pipeline, full: bool) -> dict[str, Any] | None:
+    """Each step's state, with its job and its time in full; nothing when all of them are done, unless in full."""
+    if full:
+        return {
+            step.name.value: {"state": step.state.value, "job_id": short(step.job), "seconds": step.seconds}
+            for step in pipeline.steps
+        }
+    states = {step.name.value: step.state.value for step in pipeline.steps}
+    return None if pipeline.state is JobState.COMPLETED and set(states.values()) == {"done"} else states
+
+
+def cut_warning(summary: ScoreSummary | None) -> str | None:
+    """What makes a score mean less than it says: answers that were cut, rows that could not be scored."""
+    if summary is None:
+        return None
+    parts = []
+    if summary.truncated_rows > CUT_SHARE * summary.n:
+        parts.append(f"{summary.truncated_rows} of {summary.n} answers reached max_tokens: a larger one may score more")
+    if summary.failed_rows:
+        parts.append(f"{summary.failed_rows} rows have no score and count as 0")
+    return "; ".join(parts) or None
+
+
+def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str, Any] | None:
     """What a pipeline came to: scores, comparison with the best baseline, model, deployment."""
     if outcome is None:
         return None
-    return {
+    brief = {
         "base_model": short(outcome.model),
         "model": short(outcome.adapter),
         "deployment": short(outcome.deployment),
         "deployed_because": outcome.deployed_because or None,
-        "comparison": comparison_view(outcome.comparison),
-        "tuned": score_view(outcome.tuned),
-        "baselines": [_baseline_view(item) for item in outcome.baselines],
+        "comparison": comparison_view(outcome.comparison, full),
+        "tuned": score_view(outcome.tuned, full),
+        "baselines": [_baseline_view(item, full) for item in outcome.baselines],
+        "warning": _warnings(outcome),
+    }
+    more = {
+        "evaluations": {label: short(name) for label, name in outcome.evaluations.items()},
         "loss": [outcome.loss[0], outcome.loss[-1]] if outcome.loss else None,
         "seconds": outcome.timings or None,
     }
+    return {**brief, **more} if full else brief
 
 
-def _baseline_view(item: BaselineResult) -> dict[str, Any]:
+def _warnings(outcome: PipelineResult) -> str | None:
+    """Each score's warning, under the label of what was scored."""
+    scored = [("tuned", outcome.tuned), *((item.label, item.summary) for item in outcome.baselines)]
+    found = [f"{label}: {said}" for label, summary in scored if (said := cut_warning(summary))]
+    return ". ".join(found) or None
+
+
+def _baseline_view(item: BaselineResult, full: bool) -> dict[str, Any]:
     comparison = item.comparison
     return {
         "label": item.label,
-        "evaluation": short(item.evaluation),
-        "score": score_view(item.summary),
+        "evaluation": short(item.evaluation) if full else None,
+        "score": score_view(item.summary, full),
         "delta_of_tuned": comparison.delta if comparison else None,
         "verdict": comparison.verdict.value if comparison else None,
     }
@@ -213,11 +265,14 @@ def _after_pipeline(pipeline: Pipeline) -> str:
     return f"generate(model='{short(outcome.adapter or outcome.model)}', prompts=['...'])"
 
 
-def after_comparison(comparison: Comparison) -> str:
-    """What a verdict asks for."""
+def after_comparison(comparison: Comparison, served_as: str | None = None) -> str:
+    """What a verdict asks for; ``served_as`` is the deployment that serves the baseline's model."""
     model = short(comparison.candidate_model) or "..."
     if comparison.verdict is Verdict.BETTER:
-        return f"deploy(model='{model}', comparison='{comparison.id}')"
+        start = f"deploy(model='{model}', comparison='{comparison.id}'"
+        if served_as is None:
+            return f"{start})"
+        return f"{start}, name='{served_as}', confirm='{served_as}') serves it in the place of the baseline"
     if comparison.verdict is Verdict.WORSE:
         return "keep the baseline; change the data or the training, then customize(...)"
     if comparison.rows_needed:
@@ -233,5 +288,5 @@ def after_deployment(deployment: Deployment) -> str:
     if deployment.state is DeploymentState.READY:
         return f"generate(model='{deployment.id}', prompts=['...'])"
     if deployment.state is DeploymentState.CREATING:
-        return f"deploy(model='{short(deployment.base_model)}', name='{deployment.id}') again shows when it is READY"
+        return f"deploy(model='{short(deployment.base_model)}', name='{deployment.id}') shows when it is READY"
     return "overview()"

@@ -35,11 +35,13 @@ class Workspace:
         found = self._inside(path, param)
         if not found.is_file():
             near = self._nearest(found)
+            there = _files(self.root, found.suffix) if self.root else []
+            listed = f"; there are {', '.join(there)}" if there else ""
             raise FwError(
                 "not_found",
                 f"There is no file '{path}' in {self.root}." + (f" Did you mean '{near}'?" if near else ""),
                 not_done="Nothing was run.",
-                hint="give a path relative to the workspace, for example 'data/train.jsonl'",
+                hint=f"give a path relative to the workspace, for example 'data/train.jsonl'{listed}",
                 param=param,
                 details={"didYouMean": near} if near else None,
             )
@@ -121,3 +123,9 @@ def _find(root: Path, name: str, limit: int = 5_000) -> Path | None:
                 same_kind.setdefault(file, Path(folder) / file)
     near = nearest(name, same_kind)
     return same_kind[near] if near else None
+
+
+def _files(root: Path, suffix: str, most: int = 8) -> list[str]:
+    """Names of the first few files directly in ``root`` that end in ``suffix``."""
+    names = (entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix == suffix)
+    return sorted(names)[:most] if suffix else []

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, overload
 from fw_sdk import groups
 from fw_sdk.operations.inference import Messages
 from fw_sdk.transport import AsyncTransport, Connection, SyncTransport
-from fw_sdk.types import Health, Overview
+from fw_sdk.types import Answer, Health, Overview
 
 
 class Client:
@@ -73,6 +73,10 @@ class Client:
         if stream:
             return self._server.chat_stream(model, messages, **sampling)
         return self._server.chat(model, messages, **sampling)
+
+    def answer(self, model: str, messages: Messages, **sampling: Any) -> Answer:
+        """As ``chat``, with how the answer ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
+        return self._server.answer(model, messages, **sampling)
 
     def complete(
         self,
@@ -166,6 +170,10 @@ class AsyncClient:
         if stream:
             return self._server.chat_stream(model, messages, **sampling)
         return await self._server.chat(model, messages, **sampling)
+
+    async def answer(self, model: str, messages: Messages, **sampling: Any) -> Answer:
+        """As ``chat``, with how the answer ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
+        return await self._server.answer(model, messages, **sampling)
 
     async def complete(
         self,

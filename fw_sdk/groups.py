@@ -116,6 +116,7 @@ class Server(Group):
     """What the server itself answers."""
 
     chat = sync(inference.chat)
+    answer = sync(inference.answer)
     chat_stream = sync(inference.chat_stream)
     complete = sync(inference.complete)
     health = sync(inference.health)
@@ -223,6 +224,7 @@ class AsyncServer(Group):
     """What the server itself answers, asynchronously."""
 
     chat = asynchronous(inference.chat)
+    answer = asynchronous(inference.answer)
     chat_stream = asynchronous(inference.chat_stream)
     complete = asynchronous(inference.complete)
     health = asynchronous(inference.health)

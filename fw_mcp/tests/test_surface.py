@@ -115,7 +115,7 @@ def test_instructions_stand_alone(mode: str, tmp_path: Path) -> None:
             "unknown argument 'lr' (did you mean 'learning_rate'?)",
         ),
         ("job_wait", {"id": "x"}, "unknown argument 'id' (did you mean 'job_id'?)"),
-        ("overview", {"zzz": 1}, "overview takes no arguments"),
+        ("overview", {"zzz": 1}, "arguments: only, grep, detail, cursor"),
         ("generate", {"model": "m", "prompts": ["a"], "max_tokens": 0}, "max_tokens: input should be greater"),
         ("customize", {"data": "x"}, "evaluator: field required"),
         ("custmize", {}, "No tool 'custmize'. Did you mean 'customize'?"),

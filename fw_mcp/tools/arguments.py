@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from mcp.types import CallToolResult
+from pydantic import Field
 
 from fw_mcp.platform import Platform, Reporter, ToolContext
 from fw_mcp.results import reply
@@ -26,9 +27,29 @@ HELDOUT_FRACTION = 0.1
 DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
 MODEL_SUFFIXES = (".gguf",)
 
+Detail = Literal["concise", "full"]
+Cursor = Annotated[int, Field(ge=0)]
+"""How many entries to skip, as ``next`` says it."""
+Grep = Annotated[str | None, Field(max_length=200)]
+"""A regular expression."""
+
 R = TypeVar("R")
 AnyJob = TypeVar("AnyJob", bound=Job)
 Rows = list[dict[str, Any]]
+
+
+def pattern_of(grep: str | None) -> re.Pattern[str] | None:
+    """The compiled expression; ``FwError`` if it is none."""
+    try:
+        return re.compile(grep, re.IGNORECASE) if grep else None
+    except re.error as error:
+        raise FwError(
+            "invalid_argument",
+            f"grep: {error}.",
+            not_done="Nothing was read.",
+            hint="escape the special characters with a backslash",
+            param="grep",
+        ) from None
 
 
 def fingerprint(*parts: Any) -> str:

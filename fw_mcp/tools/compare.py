@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.platform import Platform
-from fw_mcp.results import reply
+from fw_mcp.results import page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.views import after_comparison, comparison_view, short
+from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
+from fw_mcp.views import after_comparison, comparison_view, cut_warning, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Comparison, Evaluation, FwError, JobState, Verdict
+from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobState, RowScore, Verdict
 
+ROWS = 10
 MEANING = {
     Verdict.BETTER: "the difference is above 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
     Verdict.WORSE: "the difference is below 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
@@ -24,28 +30,93 @@ MEANING = {
 def register(server: AgentServer, platform: Platform) -> None:
     """Add ``compare``."""
 
-    @server.tool(annotations=hints("Compare"))
+    @server.tool(annotations=hints("Compare", opens=True))
     async def compare(
         baseline: Annotated[str, Field(description="evaluation or model id")],
         candidate: Annotated[str, Field(description="evaluation or model id")],
+        detail: Detail = "concise",
+        grep: Grep = None,
+        cursor: Cursor = 0,
     ) -> CallToolResult:
         """Compare two evaluations, or two models by their evaluations on the same rows and evaluator, row by row:
         difference with 95 % interval, wins/losses/ties, verdict (better, worse, inconclusive) and what it asks for.
-        Runs nothing: customize makes the evaluations."""
+        Runs nothing: customize makes the evaluations. full adds the rows that differ, or match grep."""
+        pattern = pattern_of(grep)
         async with platform.session() as client:
             one, other = await _pair(client, short(baseline) or baseline, short(candidate) or candidate)
             comparison = await _stored(client, one, other)
             if comparison is None:
                 platform.check_may_write("make a comparison that is not stored yet")
                 comparison = await client.comparisons.create(one.id, other.id)
-        return reply(_fields(comparison, one, other), after_comparison(comparison))
+            following = after_comparison(comparison, await _served_as(client, comparison))
+            fields = _fields(comparison, one, other, detail == "full")
+            if detail == "concise" and pattern is None:
+                return reply(fields, following)
+            differing = await _differing(client, one, other, pattern)
+            rows = await rows_of(client, other)
+        shown = page(differing, lambda pair: _row(pair, rows), cursor, ROWS)
+        if shown.following is not None:
+            again = f"compare(baseline='{one.id}', candidate='{other.id}', detail='full', cursor={shown.following})"
+            following = f"{following}; {again} shows more rows"
+        return reply({**fields, "rows": shown.shown, "rows_in_all": shown.total}, following)
 
 
-def _fields(comparison: Comparison, one: Evaluation, other: Evaluation) -> dict[str, object]:
-    view = comparison_view(comparison) or {}
+def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bool) -> dict[str, Any]:
+    view = comparison_view(comparison, full) or {}
     view["baseline"] = {**view["baseline"], "model": short(one.model)}
     view["candidate"] = {**view["candidate"], "model": short(other.model)}
-    return {**view, "meaning": MEANING[comparison.verdict]}
+    cut = {short(item.model): cut_warning(item.summary) for item in (one, other)}
+    warning = ". ".join(f"{name}: {said}" for name, said in cut.items() if said)
+    return {**view, "meaning": MEANING[comparison.verdict], "warning": warning or None}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row as both models answered it."""
+
+    before: RowScore
+    after: RowScore
+
+    @property
+    def delta(self) -> float:
+        """What the candidate scored more; a row without a score counts as 0."""
+        return (self.after.score or 0.0) - (self.before.score or 0.0)
+
+
+async def _differing(
+    client: AsyncClient, one: Evaluation, other: Evaluation, pattern: re.Pattern[str] | None
+) -> list[Scored]:
+    """Rows with another score, losses first; with a pattern, all rows of which an answer matches it."""
+    before = {score.line: score async for score in client.evaluations.scores(one.id)}
+    pairs = [Scored(before[score.line], score) async for score in client.evaluations.scores(other.id)]
+    if pattern is None:
+        found = [pair for pair in pairs if pair.delta]
+    else:
+        found = [pair for pair in pairs if pattern.search(f"{pair.before.output}\n{pair.after.output}")]
+    return sorted(found, key=lambda pair: (pair.delta, pair.after.line))
+
+
+def _row(pair: Scored, rows: Mapping[int, Row]) -> dict[str, Any]:
+    row = rows.get(pair.after.index)
+    return {
+        "line": pair.after.line,
+        "scores": [pair.before.score, pair.after.score],
+        "asked": untrusted(ends(row.asked, 200)) if row else None,
+        "wanted": untrusted(row.wanted, 160) if row and row.wanted else None,
+        "baseline_answer": untrusted(pair.before.output, 240),
+        "candidate_answer": untrusted(pair.after.output, 240),
+    }
+
+
+async def _served_as(client: AsyncClient, comparison: Comparison) -> str | None:
+    """The READY deployment that serves the baseline's model, if the candidate is another one."""
+    if comparison.baseline_model is None or comparison.baseline_model == comparison.candidate_model:
+        return None
+    async for deployment in client.deployments.list():
+        serving = deployment.state is DeploymentState.READY
+        if serving and short(deployment.base_model) == short(comparison.baseline_model):
+            return deployment.id
+    return None
 
 
 async def _stored(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison | None:

@@ -1,9 +1,10 @@
-"""``deploy``: serve a model that passed its gate, or stop serving it."""
+"""``deploy``: serve a model that passed its gate, also in the place of another one, or stop serving it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from mcp.types import CallToolResult
@@ -30,21 +31,68 @@ def register(server: AgentServer, platform: Platform) -> None:
         model: Annotated[str | None, Field(description="model id to start")] = None,
         action: Literal["start", "stop"] = "start",
         name: Annotated[str | None, Field(description="deployment id, which clients call")] = None,
-        comparison: Annotated[str | None, Field(description="its evidence; default: the newest")] = None,
+        comparison: Annotated[str | None, Field(description="its evidence; the newest by default")] = None,
         gate: Literal["better", "not_worse"] = "better",
         margin: Annotated[float, Field(ge=0, description="loss that not_worse allows")] = 0.0,
         force: Annotated[bool, Field(description="deploy without evidence")] = False,
-        confirm: Annotated[str | None, Field(description="for stop: the deployment id again")] = None,
+        confirm: Annotated[str | None, Field(description="to stop or replace: the deployment id again")] = None,
     ) -> CallToolResult:
         """Start serving a model under a name, only if its comparison meets the gate (or force), READY after a real
-        probe request; or stop one: action='stop' needs name and confirm with the same id. customize deploys by
-        itself."""
+        probe request. A name that serves another model is replaced if the comparison is with that one; the answer says
+        how to go back. Stopping and replacing need confirm. customize deploys by itself."""
         async with platform.session() as client:
             if action == "stop":
                 return await _stop(client, name, confirm)
-            deployment = await _start(client, model, name, comparison, Gate(kind=GateKind(gate), margin=margin), force)
-            deployment = await _until_ready(client, deployment, Reporter(ctx))
-        return reply(deployment_view(deployment), after_deployment(deployment))
+            wanted = Wanted.of(model, name, comparison, Gate(kind=GateKind(gate), margin=margin), force)
+            former = await _serving(client, wanted.name)
+            if former is not None and short(former.base_model) == wanted.model and not wanted.explicit:
+                return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
+            deployment = await _start(client, wanted, former, confirm)
+            back = _way_back(former) if former and short(former.base_model) != wanted.model else None
+            deployment = await _until_ready(client, deployment, Reporter(ctx), back)
+        replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
+        return reply({**deployment_view(deployment), **replaced}, after_deployment(deployment))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be served, as the caller said it, in ids."""
+
+    model: str
+    name: str
+    comparison: str | None
+    gate: Gate
+    force: bool
+
+    @classmethod
+    def of(cls, model: str | None, name: str | None, comparison: str | None, gate: Gate, force: bool) -> Wanted:
+        """Raises ``FwError`` without a model."""
+        if not model:
+            raise FwError(
+                "invalid_argument",
+                "deploy needs the model to start.",
+                not_done="Nothing was deployed.",
+                hint="overview() lists models",
+                param="model",
+            )
+        identifier = short(model) or model
+        return cls(identifier, short(name) or slug(identifier, "model"), short(comparison), gate, force)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the caller named what the decision rests on."""
+        return self.force or self.comparison is not None
+
+
+async def _serving(client: AsyncClient, name: str) -> Deployment | None:
+    """The deployment of that name, if it serves or is about to."""
+    try:
+        found = await client.deployments.get(name)
+    except FwError as error:
+        if error.code not in ("not_found", "invalid_argument"):
+            raise
+        return None
+    return found if found.state in (DeploymentState.READY, DeploymentState.CREATING) else None
 
 
 async def _stop(client: AsyncClient, name: str | None, confirm: str | None) -> CallToolResult:
@@ -62,31 +110,64 @@ async def _stop(client: AsyncClient, name: str | None, confirm: str | None) -> C
     return reply({"deployment": identifier, "state": "DELETED", "freed": True}, "overview()")
 
 
-async def _start(
-    client: AsyncClient, model: str | None, name: str | None, comparison: str | None, gate: Gate, force: bool
-) -> Deployment:
-    if not model:
-        raise FwError(
-            "invalid_argument",
-            "deploy needs the model to start.",
-            not_done="Nothing was deployed.",
-            hint="overview() lists models",
-            param="model",
-        )
-    identifier = short(model) or model
-    evidence = short(comparison) or await _newest_comparison(client, identifier)
+async def _start(client: AsyncClient, wanted: Wanted, former: Deployment | None, confirm: str | None) -> Deployment:
+    """Begin to serve what is wanted; another model under that name is only replaced on evidence, and confirmed."""
+    replaced = short(former.base_model) if former else None
+    if replaced == wanted.model:
+        replaced = None
+    evidence = wanted.comparison
+    if evidence is None and not (replaced and wanted.force):
+        evidence = await _newest_comparison(client, wanted.model, replaced)
+    if replaced is not None:
+        _check_replacing(wanted, replaced, evidence, confirm)
     return await client.deployments.create(
-        identifier, id=name or slug(identifier, "model"), comparison=evidence, gate=gate, force=force
+        wanted.model, id=wanted.name, comparison=evidence, gate=wanted.gate, force=wanted.force
     )
 
 
-async def _newest_comparison(client: AsyncClient, model: str) -> str | None:
-    """The newest comparison whose candidate is ``model``."""
+def _check_replacing(wanted: Wanted, replaced: str, evidence: str | None, confirm: str | None) -> None:
+    still = f"'{replaced}' is still served."
+    if evidence is None and not wanted.force:
+        raise FwError(
+            "gate_not_met",
+            f"Deployment '{wanted.name}' serves '{replaced}', and no comparison says that '{wanted.model}' is better "
+            "than that.",
+            not_done=still,
+            hint=f"compare(baseline='{replaced}', candidate='{wanted.model}') and what its next says; or another name",
+            param="comparison",
+        )
+    if short(confirm) != wanted.name:
+        because = f"comparison='{evidence}'" if evidence else "force=true"
+        raise FwError(
+            "failed_precondition",
+            f"Deployment '{wanted.name}' serves '{replaced}': to replace it, give its id as confirm too.",
+            not_done=still,
+            hint=f"deploy(model='{wanted.model}', name='{wanted.name}', {because}, confirm='{wanted.name}')",
+            param="confirm",
+        )
+
+
+def _way_back(former: Deployment) -> str:
+    """The call that serves the former model again, on what it was served on."""
+    gate = former.gate
+    if former.forced or former.comparison is None:
+        because = "force=true"
+    elif gate.kind is GateKind.NOT_WORSE:
+        because = f"comparison='{short(former.comparison)}', gate='not_worse', margin={gate.margin:g}"
+    else:
+        because = f"comparison='{short(former.comparison)}'"
+    return f"deploy(model='{short(former.base_model)}', name='{former.id}', {because}, confirm='{former.id}')"
+
+
+async def _newest_comparison(client: AsyncClient, model: str, baseline: str | None) -> str | None:
+    """The newest comparison whose candidate is ``model``, and whose baseline is ``baseline`` if that is given."""
     found = [item async for item in client.comparisons.list() if short(item.candidate_model) == model]
+    if baseline is not None:
+        found = [item for item in found if short(item.baseline_model) == baseline]
     return max(found, key=lambda item: item.create_time).id if found else None
 
 
-async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Reporter) -> Deployment:
+async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Reporter, back: str | None) -> Deployment:
     deadline = time.monotonic() + WAIT_S
     started = time.monotonic()
     while deployment.state is DeploymentState.CREATING and time.monotonic() < deadline:
@@ -99,6 +180,6 @@ async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Re
             "unavailable",
             f"Deployment '{deployment.id}' failed: {status.message if status else 'its worker did not start'}",
             not_done="Nothing is served under that name.",
-            hint="overview() shows free memory and other deployments",
+            hint=back or "overview() shows free memory and other deployments",
         )
     return deployment

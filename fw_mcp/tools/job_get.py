@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.platform import Platform
-from fw_mcp.results import reply, untrusted
+from fw_mcp.results import clean, page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.tools.job_wait import describe, look
 from fw_mcp.views import short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Evaluation, FwError, Job, JobEvent, JobKind, Pipeline, RowScore
+from fw_sdk.types import Evaluation, FwError, Job, JobEvent, JobKind, Pipeline, RowScore, StepState
 
-CURVE_POINTS = 30
+CURVE_POINTS, FULL_CURVE_POINTS = 15, 150
 LOG_LINES = 2_000
 View = Literal["summary", "metrics", "logs", "samples"]
 
@@ -29,35 +32,25 @@ def register(server: AgentServer, platform: Platform) -> None:
     async def job_get(
         job_id: str,
         view: View = "summary",
-        grep: Annotated[str | None, Field(max_length=200, description="regular expression for logs, samples")] = None,
-        limit: Annotated[int, Field(ge=1, le=200, description="lines or rows")] = 20,
-        cursor: Annotated[int, Field(ge=0, description="skip so many; from next")] = 0,
+        detail: Detail = "concise",
+        grep: Grep = None,
+        limit: Annotated[int, Field(ge=1, le=200, description="lines or rows")] = 10,
+        cursor: Cursor = 0,
     ) -> CallToolResult:
         """A job's summary; metrics: its loss curve; logs: newest lines last; samples: scored answers, the worst first.
         Of a customization, metrics are those of its training and samples those of its last evaluation."""
-        pattern = _pattern(grep)
+        pattern, full = pattern_of(grep), detail == "full"
         async with platform.session() as client:
             job = await look(client, short(job_id) or job_id)
             if view == "summary":
-                return describe(job)
+                return describe(job, full)
             if view == "metrics":
-                return await _metrics(client, await _part(client, job, JobKind.FINETUNE))
+                return await _metrics(client, await _part(client, job, JobKind.FINETUNE), full)
             if view == "logs":
-                return await _logs(client, job, pattern, limit, cursor)
-            return await _samples(client, await _part(client, job, JobKind.EVALUATE), pattern, limit, cursor)
-
-
-def _pattern(grep: str | None) -> re.Pattern[str] | None:
-    try:
-        return re.compile(grep, re.IGNORECASE) if grep else None
-    except re.error as error:
-        raise FwError(
-            "invalid_argument",
-            f"grep: {error}.",
-            not_done="Nothing was read.",
-            hint="escape the special characters with a backslash",
-            param="grep",
-        ) from None
+                return await _logs(client, await _with_log(client, job), pattern, limit, cursor)
+            part = await _part(client, job, JobKind.EVALUATE)
+            assert isinstance(part, Evaluation)
+            return await _samples(client, part, pattern, limit, cursor, full)
 
 
 async def _part(client: AsyncClient, job: Job, kind: JobKind) -> Job:
@@ -79,12 +72,12 @@ async def _part(client: AsyncClient, job: Job, kind: JobKind) -> Job:
     )
 
 
-async def _metrics(client: AsyncClient, job: Job) -> CallToolResult:
-    """At most ``CURVE_POINTS`` means over equal stretches of steps, the last step whole."""
+async def _metrics(client: AsyncClient, job: Job, full: bool) -> CallToolResult:
+    """Means over equal stretches of steps, at most ``CURVE_POINTS`` of them; in full ten times as many."""
     points = [event.data for event in await _every_event(client, job) if event.type == "metric"]
     if not points:
         return reply({"job_id": job.id, "points": []}, f"job_wait(job_id='{job.id}')")
-    width = math.ceil(len(points) / CURVE_POINTS)
+    width = math.ceil(len(points) / (FULL_CURVE_POINTS if full else CURVE_POINTS))
     stretches = [points[begin : begin + width] for begin in range(0, len(points), width)]
     names = ("loss", "gradient_norm", "tokens_per_second")
     curve = {name: [sum(float(point[name]) for point in part) / len(part) for part in stretches] for name in names}
@@ -105,41 +98,58 @@ async def _every_event(client: AsyncClient, job: Job) -> list[JobEvent]:
     return events
 
 
+async def _with_log(client: AsyncClient, job: Job) -> Job:
+    """The job itself; of a pipeline, which writes none, the step that failed or else came last."""
+    steps = [step for step in job.steps if step.job] if isinstance(job, Pipeline) else []
+    if not steps:
+        return job
+    chosen = next((step for step in steps if step.state is StepState.FAILED), steps[-1])
+    return await client.jobs.get(short(chosen.job) or str(chosen.job))
+
+
 async def _logs(
     client: AsyncClient, job: Job, pattern: re.Pattern[str] | None, limit: int, cursor: int
 ) -> CallToolResult:
-    lines = [line for line in await client.jobs.logs(job.id, lines=LOG_LINES) if not pattern or pattern.search(line)]
-    end = max(0, len(lines) - cursor)
-    shown = lines[max(0, end - limit) : end]
-    older = end - len(shown)
-    fields = {"job_id": job.id, "lines": untrusted("\n".join(shown), 12_000) if shown else None, "older_lines": older}
-    more = f"job_get(job_id='{job.id}', view='logs', cursor={cursor + len(shown)}) shows older lines"
-    return reply(fields, more if older else f"job_get(job_id='{job.id}')")
+    """Lines that match, counted from the newest one back; those shown stand in the order of the log."""
+    every = await client.jobs.logs(job.id, lines=LOG_LINES)
+    lines = [line for line in every if not pattern or pattern.search(line)]
+    found = page(lines[::-1], clean, cursor, limit)
+    text = "\n".join(reversed(found.shown))
+    older = found.total - cursor - len(found.shown) if found.following else 0
+    fields = {"job_id": job.id, "lines": untrusted(text, len(text)) if text else None, "older_lines": older}
+    if not lines:
+        fields["note"] = f"none of its {len(every)} lines match" if every else "it wrote nothing"
+    if found.following is None:
+        return reply(fields, f"job_get(job_id='{job.id}')")
+    return reply(fields, f"job_get(job_id='{job.id}', view='logs', cursor={found.following}) shows older lines")
 
 
 async def _samples(
-    client: AsyncClient, job: Job, pattern: re.Pattern[str] | None, limit: int, cursor: int
+    client: AsyncClient, job: Evaluation, pattern: re.Pattern[str] | None, limit: int, cursor: int, full: bool
 ) -> CallToolResult:
+    """Answers that match, the worst first, each with what was asked and what was wanted."""
     found = [score async for score in client.evaluations.scores(job.id)]
     matching = [score for score in found if not pattern or pattern.search(f"{score.output}\n{score.error or ''}")]
     matching.sort(key=lambda score: (score.score is not None, score.score, score.index))
-    shown = matching[cursor : cursor + limit]
-    fields = {
-        "job_id": job.id,
-        "model": short(job.model) if isinstance(job, Evaluation) else None,
-        "matching": len(matching),
-        "samples": [_sample(score) for score in shown],
-    }
-    left = len(matching) - cursor - len(shown)
-    more = f"job_get(job_id='{job.id}', view='samples', cursor={cursor + len(shown)}) shows the next of {left}"
-    return reply(fields, more if left else "compare(baseline=..., candidate=...) for evidence")
+    rows = await rows_of(client, job)
+    shown = page(matching, lambda score: _sample(score, rows, full), cursor, limit)
+    fields = {"job_id": job.id, "model": short(job.model), "matching": shown.total, "samples": shown.shown}
+    if shown.following is None:
+        return reply(fields, "compare(baseline=..., candidate=...) for evidence")
+    left = shown.total - shown.following
+    more = f"job_get(job_id='{job.id}', view='samples', cursor={shown.following}) shows the next of {left}"
+    return reply(fields, more)
 
 
-def _sample(score: RowScore) -> dict[str, Any]:
+def _sample(score: RowScore, rows: Mapping[int, Row], full: bool) -> dict[str, Any]:
+    row = rows.get(score.index)
     return {
         "line": score.line,
         "score": score.score,
+        "also": score.details or None if full else None,
         "error": untrusted(score.error, 400) if score.error else None,
         "cut_at_max_tokens": True if score.finish_reason == "length" else None,
-        "answer": untrusted(score.output, 600),
+        "asked": untrusted(row.asked if full else ends(row.asked, 200)) if row else None,
+        "wanted": untrusted(row.wanted, 1_000 if full else 160) if row and row.wanted else None,
+        "answer": untrusted(score.output, 2_000 if full else 240),
     }

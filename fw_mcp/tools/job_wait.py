@@ -37,9 +37,9 @@ def register(server: AgentServer, platform: Platform) -> None:
         return describe(job, waited_s=limit if not job.state.ended else None)
 
 
-def describe(job: Job, **more: Any) -> CallToolResult:
+def describe(job: Job, full: bool = False, **more: Any) -> CallToolResult:
     """A job of any kind as a result with its next call."""
-    return reply({**view_of(job), **more}, after_job(job))
+    return reply({**view_of(job, full), **more}, after_job(job))
 
 
 async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Reporter) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 from fw_sdk.calls import CONTROL, Call, EventStream, ServerSentEvent
 from fw_sdk.exceptions import from_fields
 from fw_sdk.operations.paths import nothing, present
-from fw_sdk.types import FwError, Health, Overview
+from fw_sdk.types import Answer, FwError, Health, Overview
 
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -38,7 +38,23 @@ def chat(
         response_format: ``{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`` makes the answer fit it.
     """
     body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop, response_format)
-    return Call("POST", "/v1/chat/completions", _chat_text, body=body)
+    return Call("POST", "/v1/chat/completions", lambda reply: _answer(reply).text, body=body)
+
+
+def answer(
+    model: str,
+    messages: Messages,
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    response_format: Mapping[str, Any] | None = None,
+) -> Call[Answer]:
+    """``chat`` with how the answer ended and what it took, so that one that was cut is known."""
+    body = _chat_body(model, messages, max_tokens, temperature, top_p, seed, stop, response_format)
+    return Call("POST", "/v1/chat/completions", _answer, body=body)
 
 
 def chat_stream(
@@ -107,8 +123,14 @@ def _chat_body(
     return {"model": model, "messages": conversation, **sampling}
 
 
-def _chat_text(reply: Any) -> str:
-    return reply["choices"][0]["message"].get("content") or ""
+def _answer(reply: Any) -> Answer:
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    return Answer(
+        text=choice["message"].get("content") or "",
+        finish_reason=choice.get("finish_reason"),
+        prompt_tokens=int(usage.get("prompt_tokens", 0)),
+        generated_tokens=int(usage.get("completion_tokens", 0)),
+    )
 
 
 def _chat_pieces(event: ServerSentEvent) -> list[str]:

@@ -35,7 +35,7 @@ def test_both_clients_hold_the_same_groups_and_methods():
         name: type(value).__name__ for name, value in vars(other).items() if isinstance(value, Group)
     }
     assert set(held.values()) == set(GROUPS)
-    for name in ("chat", "complete", "health", "overview", "shutdown"):
+    for name in ("chat", "answer", "complete", "health", "overview", "shutdown"):
         one, two = getattr(fw.Client, name), getattr(fw.AsyncClient, name)
         assert inspect.signature(one).parameters == inspect.signature(two).parameters, name
 

@@ -188,6 +188,19 @@ def test_chat_streams_pieces_and_a_broken_stream_is_an_error_not_a_short_answer(
         list(client(server.url).chat("m", "hello", stream=True))
 
 
+@pytest.mark.parametrize(("reason", "cut"), [("length", True), ("stop", False), (None, False)])
+def test_an_answer_says_whether_it_was_cut(reason, cut):
+    choice = {"message": {"content": "Bon"}, "finish_reason": reason}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    with scripted(lambda n, seen: Reply(body=body)) as server:
+        answer = client(server.url).answer("m", "hello", max_tokens=3)
+        assert client(server.url).chat("m", "hello") == "Bon"
+    assert (answer.text, answer.cut, answer.prompt_tokens, answer.generated_tokens) == ("Bon", cut, 7, 3)
+    silent = {"choices": [{"message": {"content": None}}]}
+    with scripted(lambda n, seen: Reply(body=silent)) as server:
+        assert client(server.url).answer("m", "hello") == fw.Answer("", None)
+
+
 def waiting(states):
     """A job that is in ``states`` one after the other, with one event before each."""
 

@@ -47,6 +47,7 @@ from fw_sdk.types.evaluation import (
     ServedConfiguration,
     Verdict,
 )
+from fw_sdk.types.inference import Answer
 from fw_sdk.types.jobs import Failure, Job, JobEvent, JobKind, JobState, Progress
 from fw_sdk.types.models import Lineage, Model, ModelKind, ModelState, PeftDetails, PullModel
 from fw_sdk.types.pipeline import (
@@ -64,6 +65,7 @@ from fw_sdk.types.training import Estimate, FineTuningJob, SupervisedFineTuning,
 __all__ = [
     "ACCOUNT",
     "CODES",
+    "Answer",
     "BaselineResult",
     "CheckEvaluator",
     "Comparison",

@@ -72,8 +72,14 @@ async def try_out(client: Client, name: str) -> None:
     """Ask the tuned model, and see it in the overview."""
     answered = await call(client, "generate", model=name, prompts=[QUESTION, "Say hi."], max_tokens=8)
     assert len(answered["answers"]) == 2 and all(answer.startswith("<<untrusted") for answer in answered["answers"])
+    assert answered["cut_at_max_tokens"][name] and "max_tokens=32" in answered["next"]
+    both = await call(client, "generate", model=name, against=BASE, prompts=[QUESTION], max_tokens=8)
+    assert len(both["answers"]) == len(both["against"]["answers"]) == 1 and both["same_answers"] in (0, 1)
     overview = await call(client, "overview")
     assert overview["jobs"] and overview["models"]
+    jobs = await call(client, "overview", only="jobs", grep="evaluate", detail="full", cursor=1)
+    assert jobs["total"] >= 2 and len(jobs["jobs"]) == jobs["total"] - 1
+    assert all(job["kind"] == "evaluate" and job["created"] for job in jobs["jobs"])
 
 
 def check_end(place: Place, ended: dict[str, Any]) -> str:
@@ -98,15 +104,46 @@ async def look_into(client: Client, job_id: str) -> None:
     scores = [sample["score"] for sample in samples["samples"]]
     assert samples["matching"] == 8 and len(scores) == 3 and scores == sorted(scores)
     assert "cursor=3" in samples["next"]
+    assert all(sample["asked"] and sample["wanted"] for sample in samples["samples"])
     rest = await call(client, "job_get", job_id=job_id, view="samples", limit=200, cursor=3)
     assert len(rest["samples"]) == 5
     nothing = await call(client, "job_get", job_id=job_id, view="samples", grep="no such answer")
     assert nothing["matching"] == 0
     await call(client, "job_get", job_id=job_id, view="logs")
+    brief = await call(client, "job_get", job_id=job_id)
+    whole = await call(client, "job_get", job_id=job_id, detail="full")
+    assert "cost" not in brief["outcome"]["comparison"] and "seconds" not in brief["outcome"]
+    assert whole["outcome"]["comparison"]["cost"] and whole["steps"]["finetune"]["job_id"]
+    sides = [brief["outcome"]["comparison"][side]["evaluation"] for side in ("baseline", "candidate")]
+    compared = await call(client, "compare", baseline=sides[0], candidate=sides[1], detail="full")
+    assert compared["rows_in_all"] == compared["wins"] + compared["losses"] == len(compared["rows"])
+    assert all(row["scores"][0] != row["scores"][1] and row["asked"] for row in compared["rows"])
 
 
-async def step_by_step(client: Client) -> None:
-    """The loop's parts alone: train, cancel, go on, score."""
+async def replace_and_go_back(client: Client, tuned: str) -> None:
+    """A name that serves one model serves another only on evidence and confirmed; the answer's call goes back."""
+
+    async def refused(**arguments: Any) -> dict[str, Any]:
+        result = await client.call_tool("deploy", {"model": BASE, "name": "swap", **arguments})
+        assert result.is_error and f"'{tuned}' is still served" in result.content[0].text
+        return result.structured_content
+
+    assert (await call(client, "deploy", model=tuned, name="swap", force=True))["model"] == tuned
+    assert (await call(client, "deploy", model=tuned, name="swap"))["note"] == "served already"
+    unproven = await refused()
+    assert unproven["code"] == "gate_not_met" and "compare(" in unproven["next"]
+    unconfirmed = await refused(force=True)
+    assert unconfirmed["param"] == "confirm" and "confirm='swap'" in unconfirmed["next"]
+    swapped = await call(client, "deploy", model=BASE, name="swap", force=True, confirm="swap")
+    assert (swapped["model"], swapped["replaced"], swapped["state"]) == (BASE, tuned, "READY")
+    assert swapped["go_back"] == f"deploy(model='{tuned}', name='swap', force=true, confirm='swap')"
+    back = await call(client, "deploy", model=tuned, name="swap", force=True, confirm="swap")
+    assert (back["model"], back["replaced"]) == (tuned, BASE)
+    await call(client, "deploy", action="stop", name="swap", confirm="swap")
+
+
+async def step_by_step(client: Client) -> str:
+    """The loop's parts alone: train, cancel, go on, score. Returns the adapter."""
     training = {"data": "train.jsonl", "base_model": BASE, "split": "all", "epochs": 1, "seed": 7}
     plan = await call(client, "finetune", **training, dry_run=True)
     started = await call(client, "finetune", **training)
@@ -122,6 +159,7 @@ async def step_by_step(client: Client) -> None:
     scored = await call(client, "evaluate", model=ended["model"], **scoring)
     score = (await wait_for(client, scored["job_id"], []))["score"]
     assert score["n"] == 3 and score["ci95"][0] <= score["mean"] <= score["ci95"][1]
+    return str(ended["model"])
 
 
 def test_mcp_over_stdio(place: Place, starter_gguf: Path) -> None:
@@ -154,7 +192,7 @@ def test_mcp_over_http(place: Place, starter_gguf: Path) -> None:
                 ended = await drive(client)
                 await try_out(client, check_end(place, ended))
                 await look_into(client, ended["job_id"])
-                await step_by_step(client)
+                await replace_and_go_back(client, await step_by_step(client))
 
     asyncio.run(main())
 
