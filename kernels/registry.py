@@ -21,7 +21,14 @@ Numerics = Literal["fast", "exact"]
 Shape = Mapping[str, int]
 
 #: Folders that have a ``spec.py`` with ``SPECS`` and ``IMPLEMENTATIONS``.
-OPERATORS = ("linear", "lora", "rms_norm", "rope", "swiglu")
+OPERATORS = (
+    "linear",
+    "lora",
+    "rms_norm",
+    "rope",
+    "softmax",
+    "swiglu",
+)
 
 _PREFERRED: ContextVar[Backend | None] = ContextVar("preferred", default=None)
 

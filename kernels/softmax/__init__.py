@@ -1,5 +1,5 @@
-"""Softmax and log-sum-exp over the last dimension: torch's, or with one order of every sum."""
+"""Softmax and what is made of it over the last dimension: a fixed order of every sum where numerics are exact."""
 
-from kernels.softmax.cpu import log_sum_exp, softmax
+from kernels.softmax.op import log_softmax, log_sum_exp, logprob_gather, softmax
 
-__all__ = ["log_sum_exp", "softmax"]
+__all__ = ["log_softmax", "log_sum_exp", "logprob_gather", "softmax"]
