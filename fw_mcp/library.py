@@ -11,13 +11,22 @@ from importlib import resources
 
 _WORD = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 _COMMON = frozenset(
-    """a about an and are as at be by can do does for from how i in is it its me my no not of on or that the there this
-    to was what when where which who why will with you your""".split()  # noqa: SIM905  a list of words reads as words
+    """a about all an and any are as at be by can do does for from get has have how i if in is it its me my need no not
+    of on or should some that the their them there they this to use used using was way what when where which who why
+    will with would you your""".split()  # noqa: SIM905  a list of words reads as words
 )
-_SATURATION, _LENGTH_WEIGHT = 1.4, 0.6
+_ENDINGS = ("ments", "ment", "ing", "ions", "ion", "ive", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e")
+_SATURATION, _LENGTH_WEIGHT = 1.4, 0.5
+_SHORTEST = 0.5
+"""Of the mean length: a row of a table is not the better answer for saying less."""
 _TITLE_WEIGHT = 3
 _PAGE_WEIGHT = 0.6
-_ROW = re.compile(r"^\| `([a-z_]+)` \|")
+_NAME_WEIGHT = 2.0
+_RECORD_WEIGHT = 0.6
+RECORDS = frozenset({"architecture", "benchmarks", "compatibility-mcp"})
+"""Pages that say how fw is made and measured, not how it is used."""
+_ROW = re.compile(r"^\| *([^|]+?) *\|")
+_RULER = re.compile(r"^\|(?: *:?-+:? *\|)+$")
 MAX_EXCERPT_CHARS = 700
 
 
@@ -56,16 +65,18 @@ def purpose(page: str) -> str:
 def search(query: str, limit: int = 5) -> list[Hit]:
     """Sections ranked by BM25 over stemmed words, with a part of their page's own score.
 
-    Words of the heading and of the page's name count threefold. A table row that begins with a name is a section too.
+    Words of the heading, of the page's name and of its first line count threefold, a query that names the page counts
+    extra, and pages that record rather than explain come behind. Every row of a table is a section too.
     """
     index, whole = _index(), _page_index()
     words = list(dict.fromkeys(_words(query)))
     of_page = {section.page: whole.score(number, words) for number, section in enumerate(whole.sections)}
-    scored = [
-        (score + _PAGE_WEIGHT * of_page[section.page], number)
-        for number, section in enumerate(index.sections)
-        if (score := index.score(number, words)) > 0
-    ]
+    scored = []
+    for number, section in enumerate(index.sections):
+        score = index.score(number, words)
+        if score > 0:
+            score += _PAGE_WEIGHT * of_page[section.page] + _NAME_WEIGHT * ({*_words(section.page)} <= {*words})
+            scored.append((score * (_RECORD_WEIGHT if section.page in RECORDS else 1), number))
     best = sorted(scored, key=lambda item: (-item[0], item[1]))[:limit]
     return [_hit(index.sections[number], words, score) for score, number in best]
 
@@ -79,7 +90,7 @@ class _Index:
 
     def score(self, number: int, words: list[str]) -> float:
         counts, total = self.counts[number], len(self.sections)
-        relative = self.lengths[number] / (sum(self.lengths) / total)
+        relative = max(_SHORTEST, self.lengths[number] / (sum(self.lengths) / total))
         damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * relative)
         return sum(
             math.log(1 + (total - self.holders[word] + 0.5) / (self.holders[word] + 0.5))
@@ -102,10 +113,7 @@ def _page_index() -> _Index:
 
 
 def _indexed(sections: list[Section]) -> _Index:
-    counts = [
-        Counter(_words(section.text) + _words(f"{section.page} {section.heading}") * _TITLE_WEIGHT)
-        for section in sections
-    ]
+    counts = [Counter(_text_words(section.text) + _title_words(section) * _TITLE_WEIGHT) for section in sections]
     holders: Counter[str] = Counter()
     for count in counts:
         holders.update(count.keys())
@@ -113,18 +121,34 @@ def _indexed(sections: list[Section]) -> _Index:
 
 
 def _sections(page: str, text: str) -> list[Section]:
+    """Every heading with the text below it, and every row of a table by itself, under its first cell."""
     found, heading, lines, fenced = [], page, list[str](), False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
         if line.startswith("#") and not fenced:
             found.append(Section(page, heading, "\n".join(lines).strip()))
             heading, lines = line.lstrip("# "), []
-        else:
-            lines.append(line)
-            if name := _ROW.match(line):
-                found.append(Section(page, name[1], line))
+            continue
+        if _RULER.match(line):
+            found.pop()  # what stood above it is the table's head
+        elif (row := _ROW.match(line)) and not fenced:
+            found.append(Section(page, row[1], line))
+        lines.append(line)
     found.append(Section(page, heading, "\n".join(lines).strip()))
     return [section for section in found if section.text]
+
+
+def _title_words(section: Section) -> list[str]:
+    """Of its page's name and its heading; at the top of a page also of the line that says what the page is for."""
+    lead = purpose(section.page) if section.text.startswith(purpose(section.page)) else ""
+    return _words(f"{section.page} {section.heading} {lead}")
+
+
+def _text_words(text: str) -> list[str]:
+    """Words of prose as often as they stand there, those of code once: code says the same names again and again."""
+    parts = text.split("```")
+    code = {word for block in parts[1::2] for word in _words(block.partition("\n")[2])}
+    return [word for prose in parts[::2] for word in _words(prose)] + sorted(code)
 
 
 def _words(text: str) -> list[str]:
@@ -138,7 +162,9 @@ def _words(text: str) -> list[str]:
 
 def _stem(word: str) -> str:
     """Folds plurals and the commonest endings, so that 'deploying' and 'deployments' find 'deploy'."""
-    for ending in ("ments", "ment", "ing", "ions", "ion", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e"):
+    for ending in (
+        *["ments", "ment", "ing", "ions", "ion", "ive", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e"],
+    ):
         if word.endswith(ending) and len(word) - len(ending) >= 4:
             return word[: -len(ending)]
     return word

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from html import escape
+from html import escape, unescape
 from importlib import resources
 
 from markdown_it import MarkdownIt
@@ -28,11 +28,13 @@ ORDER = (
     "inference",
     "serving",
     "models",
+    "recipes",
     "mcp",
     "sdk",
     "cli",
     "errors",
     "troubleshooting",
+    "security",
 )
 """Pages in the order in which one reads them; the others follow by name."""
 
@@ -131,6 +133,7 @@ async def _picture(request: Request) -> Response:
 @cache
 def _rendered(page: str) -> str:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(pages()[page])
+    body = re.sub(r"<h2>(.*?)</h2>", lambda found: f'<h2 id="{_anchor(found[1])}">{found[1]}</h2>', body)
     body = re.sub(r'href="(?!https?:)([\w-]+)\.md(#[^"]*)?"', r'href="/docs/\1\2"', body)
     body = body.replace('src="pictures/', 'src="/docs/pictures/')
     links = " · ".join(f'<a href="/docs/{name}">{escape(name)}</a>' for name in in_order())
@@ -140,3 +143,9 @@ def _rendered(page: str) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
         f'<body><nav>{links} · <a href="/docs/{page}.md">markdown</a></nav>{body}</body></html>'
     )
+
+
+def _anchor(heading: str) -> str:
+    """What follows ``#`` in a link to a heading, as code hosts make it: lower case, hyphens for spaces."""
+    text = unescape(re.sub(r"<[^>]+>", "", heading)).lower()
+    return re.sub(r"[^\w -]", "", text).replace(" ", "-")

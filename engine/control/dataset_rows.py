@@ -153,7 +153,9 @@ def parse_row(line: bytes | None, *, first: bool = False) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise RowError("bad_json", f"not JSON: {error.msg.lower()} at column {error.colno}") from None
+        raise RowError(
+            "bad_json", f"not JSON: {error.msg.lower().removesuffix(' at')} at column {error.colno}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RowError("bad_json", f"not JSON: {error}") from None
     if not isinstance(value, dict):

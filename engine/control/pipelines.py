@@ -24,6 +24,7 @@ from fw_sdk.types import (
     JobState,
     Pipeline,
     Step,
+    StepName,
     StepState,
     resource_id,
     resource_name,
@@ -167,7 +168,7 @@ class Pipelines:
     def _fail(self, pipeline: Pipeline, step: Step | None, failure: Failure) -> None:
         """End a pipeline with its step's failure; what the steps before it made stays."""
         name = step.name.value if step else "end"
-        hint = f"then resume pipeline '{pipeline.id}': its finished steps are kept"
+        hint = f"then {_how_to_go_on(pipeline, name)}"
         carried = failure.model_copy(
             update={
                 "message": f"Step '{name}' failed: {failure.message}",
@@ -233,3 +234,10 @@ def _resumed(pipeline: Pipeline) -> Pipeline:
     ]
     fields: dict[str, Any] = {"state": JobState.PENDING, "attempt": pipeline.attempt + 1, "steps": again}
     return pipeline.model_copy(update={**fields, "failure": None, "completed_time": None})
+
+
+def _how_to_go_on(pipeline: Pipeline, step: str) -> str:
+    """Stored rows never change, so what the check refuses is started again with others rather than resumed."""
+    if step == StepName.CHECK.value:
+        return "start again: nothing was spent"
+    return f"resume pipeline '{pipeline.id}': its finished steps are kept"

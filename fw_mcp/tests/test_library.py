@@ -43,6 +43,77 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
     assert page in [hit.page for hit in hits[:2]], [(hit.page, hit.heading, hit.score) for hit in hits]
 
 
+@pytest.mark.parametrize(
+    ("question", "answered_by"),
+    [
+        ("how do I write an evaluator", "evaluators"),
+        ("out of memory", "errors fine-tuning serving troubleshooting"),
+        ("resume a failed job", "troubleshooting fine-tuning"),
+        ("stop sequences", "inference"),
+        ("what does not_worse mean", "deployments"),
+        ("how many held-out rows do I need", "datasets evaluation troubleshooting"),
+        ("run on a GPU", "models quickstart"),
+        ("quantise a model to int4", "models"),
+        ("pull a model from hugging face", "models"),
+        ("gated private model needs a token", "models"),
+        ("stream tokens as they come", "inference"),
+        ("force the answer to fit a JSON schema", "inference"),
+        ("tool calling with tool_choice required", "inference"),
+        ("embeddings", "inference models"),
+        ("which learning rate should I use", "fine-tuning"),
+        ("what does lora_rank do", "fine-tuning"),
+        ("how do I cancel a running job", "cli mcp"),
+        ("dataset_invalid", "datasets errors"),
+        ("evaluator takes too long, timeout", "evaluators"),
+        ("is my data sent anywhere", "security"),
+        ("401 unauthorized wrong token", "errors mcp troubleshooting"),
+        ("port already in use", "errors troubleshooting"),
+        ("what is a pipeline", "concepts"),
+        ("where are the files stored on disk", "architecture concepts"),
+        ("confidence interval of a score", "evaluation"),
+        ("verdict is inconclusive, what now", "evaluation"),
+        ("few-shot baseline examples in the prompt", "evaluation"),
+        ("install the MCP server in cursor or vscode", "mcp"),
+        ("exit code 8", "cli quickstart"),
+        ("roll back a deployment", "deployments"),
+        ("example data to try", "recipes"),
+        ("extract JSON from text", "recipes"),
+        ("remove duplicates from my dataset", "datasets recipes"),
+        ("several adapters at the same time", "deployments"),
+        ("prefix cache hits", "serving"),
+        ("speculative decoding", "serving"),
+        ("log probabilities of the answer", "inference"),
+        ("asynchronous python client", "sdk"),
+        ("which tokens are trained, preview", "fine-tuning"),
+        ("FW_HOME environment variable", "cli"),
+        ("format of train.jsonl", "datasets"),
+        ("system prompt message in rows", "datasets"),
+        ("classify support tickets", "recipes"),
+        ("train and held-out overlap leak", "datasets recipes"),
+        ("is it worth fine-tuning at all", "fine-tuning recipes evaluation"),
+        ("how long will training take", "fine-tuning"),
+        ("job stuck in pending", "troubleshooting"),
+        ("loss is nan diverged", "errors"),
+        ("connection refused daemon not running", "troubleshooting"),
+        ("429 too many requests", "serving"),
+        ("does it survive a crash of the machine", "troubleshooting"),
+        ("custom base url openai", "inference"),
+        ("anthropic messages api", "inference"),
+        ("delete a dataset", "datasets"),
+        ("max_tokens answers are cut", "troubleshooting"),
+        ("read only mode of the server", "mcp"),
+        ("can I load the adapter in transformers peft", "fine-tuning"),
+        ("what architecture families are supported", "models"),
+        ("seed reproducible sampling", "inference"),
+        ("compare two adapters which is better", "evaluation"),
+    ],
+)
+def test_what_an_agent_asks_is_answered_by_the_first_hit(question: str, answered_by: str) -> None:
+    """The first hit, not one of the first: an agent reads one page. Several pages where each of them answers."""
+    hits = search(question, 4)
+    assert hits and hits[0].page in answered_by.split(), [(hit.page, hit.heading, hit.score) for hit in hits]
+
+
 def test_nothing_is_found_for_nonsense() -> None:
     assert search("zzzzqqq") == []
     assert search("") == []

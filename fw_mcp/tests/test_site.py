@@ -39,6 +39,17 @@ def test_links_and_pictures_of_the_html_lead_somewhere(daemon: Daemon) -> None:
     assert {path: get(daemon, path).status_code for path in seen if get(daemon, path).status_code != 200} == {}
 
 
+def test_links_to_a_heading_find_it(daemon: Daemon) -> None:
+    html = {page: get(daemon, f"/docs/{page}").text for page in pages()}
+    links = [
+        (page, target or page, anchor)
+        for page, text in html.items()
+        for target, anchor in re.findall(r'href="(?:/docs/([\w-]+))?#([^"]+)"', text)
+    ]
+    assert len(links) > 5
+    assert [link for link in links if f'id="{link[2]}"' not in html[link[1]]] == []
+
+
 @pytest.mark.parametrize("path", ["/docs/nope", "/docs/nope.md", "/docs/pictures/nope.svg", "/docs/..%2Fpyproject.md"])
 def test_what_is_not_there_is_not_found(path: str, daemon: Daemon) -> None:
     assert get(daemon, path).status_code == 404

@@ -9,6 +9,7 @@ from fw_sdk.cli.commands import (
     datasets,
     doctor,
     evaluations,
+    examples,
     inference,
     jobs,
     loop,
@@ -27,6 +28,7 @@ def build() -> typer.Typer:
     mcp.register(app)
     doctor.register(app)
     quickstart.register(app)
+    examples.register(app)
     inference.register(app)
     models.register(app)
     datasets.register(app)
