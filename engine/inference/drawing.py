@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.inference.answer import Live
 from engine.inference.request import TokenLogprob
 from engine.inference.runner import Logits
-from engine.inference.sampler import draw, score
+from engine.inference.sampler import Drawn, draw, score
 from engine.inference.scheduler import Row
 from engine.inference.sequence import Sequence
 from engine.inference.shaping import RowShape
@@ -42,12 +42,14 @@ class Drawing:
         tokens: drawn, in order: the guesses that held, and one token more.
         logprobs: one per token, None where not asked for.
         error: why there is no token to use; None if there is.
+        version: of the weights that they were drawn with; None for those of now.
     """
 
     sequence: Sequence
     tokens: list[int]
     logprobs: list[TokenLogprob | None]
     error: FwError | None = None
+    version: int | None = None
 
 
 class BrokenOutput(FwError):
@@ -80,7 +82,7 @@ def draw_step(logits: Logits, live: Mapping[str, Live], cost: MaskCost) -> list[
     firsts = [place for place, row in enumerate(rows) if row.position == row.sequence.known]
     shapes, errors = _shapes(rows, firsts, live, cost)
     drawn = draw(values, [row.sequence.request.sampling for row in rows], [row.position for row in rows], shapes)
-    drawings = []
+    found = []
     for first in firsts:
         sequence = rows[first].sequence
         last = first
@@ -90,8 +92,28 @@ def draw_step(logits: Logits, live: Mapping[str, Live], cost: MaskCost) -> list[
             last += 1
         error = errors.get(sequence.id) or _broken(sequence, drawn.valid[first : last + 1], live[sequence.id].scores)
         own = slice(first, last + 1)
-        drawings.append(Drawing(sequence, drawn.tokens[own], drawn.logprobs[own], error))
-    return drawings
+        found.append(Drawing(sequence, drawn.tokens[own], drawn.logprobs[own], error))
+    return found
+
+
+def drawings(rows: Items[Row], drawn: Drawn, versions: Mapping[str, int]) -> list[Drawing]:
+    """One token for each row, of a sequence that needed nothing but its logits.
+
+    Args:
+        rows: one per sequence.
+        drawn: their tokens, in the same order.
+        versions: of the weights, by request.
+    """
+    return [
+        Drawing(
+            row.sequence,
+            [drawn.tokens[place]],
+            [drawn.logprobs[place]],
+            None if drawn.valid[place] else BrokenOutput(row.sequence.id),
+            versions[row.sequence.id],
+        )
+        for place, row in enumerate(rows)
+    ]
 
 
 def failure(request_id: str, error: Exception) -> FwError:

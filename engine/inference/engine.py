@@ -8,25 +8,23 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
 from engine.inference.admission import check_prompt
+from engine.inference.ahead import AheadRunner, Flight, draws_on_device, take_off
 from engine.inference.answer import Live, completion
 from engine.inference.config import SPARE_ROWS, EngineConfig
 from engine.inference.draft_model import check_same_tokens, speculation
 from engine.inference.drawing import BrokenOutput, Drawing, MaskCost, draw_step, failure
 from engine.inference.memory import prefix_index
-from engine.inference.packed_runner import PackedRunner
 from engine.inference.prefix import PrefixIndex
 from engine.inference.reload import UpdateMode, load_alike
 from engine.inference.request import Completion, Output, Request, SamplingParams, TokenLogprob
 from engine.inference.runner import Runner
+from engine.inference.runners import runner_for
 from engine.inference.scheduler import Scheduler, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.shaping import Shaping, check_shaping
 from engine.inference.stats import EngineStats
-from engine.inference.torch_runner import TorchRunner
 from engine.models import CausalLM, PackedModel, load_adapter, load_for_inference, pick_device, pick_numerics
 from engine.text import Renderer, StopMatcher, StreamDecoder
 from fw_sdk.types import FwError
@@ -48,6 +46,7 @@ class Engine:
         config: sizes.
         draft: a smaller model with the same tokens, for ``speculation="draft"``.
         numerics: fast or exact, of a model in torch; a packed one has its own.
+        runner: what computes the steps; chosen by the model and its device unless given.
 
     Attributes:
         memory: the account of weights and cache.
@@ -71,14 +70,15 @@ class Engine:
         config: EngineConfig | None = None,
         draft: CausalLM | PackedModel | None = None,
         numerics: str = "fast",
+        runner: Runner | None = None,
     ) -> None:
         config = config or EngineConfig()
         self.model, self.renderer = model, renderer
         on_gpu = isinstance(model, CausalLM) and model.device.type == "cuda"
         batched = config.max_batched_tokens or max(config.max_running, 8192 if on_gpu else 512)
-        self._runner = _runner(model, config, batched)
+        self._runner = runner or runner_for(model, config, batched)
         self._speculation = speculation(
-            config, self._runner, _runner(draft, config, batched) if draft is not None else None, batched
+            config, self._runner, runner_for(draft, config, batched) if draft is not None else None, batched
         )
         self.memory, self.device, self.format = self._runner.memory, self._runner.device, self._runner.format
         self.numerics = model.numerics if isinstance(model, PackedModel) else numerics
@@ -86,6 +86,7 @@ class Engine:
         self._config, self._batched = config, batched
         self._prefix, self._scheduler = self._empty_cache()
         self._live: dict[str, Live] = {}
+        self._flying: Flight | None = None
         self._versions = count(1)
         self.adapters = AdapterRegistry(
             lambda path: load_adapter(path, model.config, self._runner.dtype, self.device),
@@ -228,19 +229,37 @@ class Engine:
         be trusted any more.
         """
         try:
-            if self._speculation is not None:
-                self._speculation.propose(self._scheduler.running.values())
-            plan = self._scheduler.schedule()
-            if not plan.slices:
-                return []
-            drawings = self._compute(plan)
+            drawings = self._next()
         except BaseException:
             self._drop_everything()
             raise
-        self._scheduler.advance(plan)
-        self.steps += 1
-        self.computed_tokens += plan.tokens
         return [self._accept(drawing) for drawing in drawings]
+
+    def _next(self) -> list[Drawing]:
+        """What the next step drew; of a runner that works ahead, what the step before it drew, once it is launched."""
+        flying, self._flying = self._flying, None
+        ahead = self._runner if self._goes_ahead() else None
+        if flying is not None and ahead is None:
+            return flying.land(self._live)
+        if self._speculation is not None:
+            self._speculation.propose(self._scheduler.running.values())
+        plan, found = self._scheduler.schedule(), list[Drawing]()
+        if plan.slices:
+            with computing(self.numerics):
+                adapters = self._adapters_of(plan)
+                if isinstance(ahead, AheadRunner):
+                    self._flying = take_off(ahead, plan, adapters, self._live, self._version)
+                else:
+                    found = draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
+            self._scheduler.advance(plan)
+            self.steps += 1
+            self.computed_tokens += plan.tokens
+        return found if flying is None else flying.land(self._live)
+
+    def _goes_ahead(self) -> bool:
+        runner = self._runner
+        able = isinstance(runner, AheadRunner) and runner.ahead and self._speculation is None
+        return able and draws_on_device(self._live.values())
 
     def load_adapter(self, name: str, path: Path | str) -> None:
         """Load the adapter in the folder ``path`` under ``name``. Loading the same files again changes nothing.
@@ -326,7 +345,7 @@ class Engine:
 
     def restart(self) -> None:
         """Begin anew with an empty cache, whatever state an error has left; every request is gone."""
-        self._live = {}
+        self._live, self._flying = {}, None
         if self._speculation is not None:
             self._speculation.forget_all()
         self.adapters.release_all()
@@ -416,14 +435,12 @@ class Engine:
             raise FwError("invalid_argument", "this engine has no tokenizer: prompts must be token ids", param="prompt")
         return self.renderer
 
-    def _compute(self, plan: StepPlan) -> list[Drawing]:
-        adapters = {
-            live.adapter.number: live.adapter.weights
-            for live in (self._live[item.sequence.id] for item in plan.slices)
-            if live.adapter is not None
-        }
-        with computing(self.numerics):
-            return draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
+    def _adapters_of(self, plan: StepPlan) -> dict[int, Any]:
+        residents = (self._live[item.sequence.id].adapter for item in plan.slices)
+        return {resident.number: resident.weights for resident in residents if resident is not None}
+
+    def _version(self, live: Live) -> int:
+        return max(self.weight_version, live.adapter.version if live.adapter else 0)
 
     def _accept(self, drawing: Drawing) -> Output:
         """Make drawn tokens known, and end the request if the last of them is its last."""
@@ -445,7 +462,7 @@ class Engine:
             self.answers += 1
             self.cancel(sequence.id)
         logprobs = tuple(item for item in drawing.logprobs[:count] if item is not None)
-        versions = (max(self.weight_version, live.adapter.version if live.adapter else 0),) * count
+        versions = (self._version(live) if drawing.version is None else drawing.version,) * count
         tokens = tuple(drawing.tokens[:count])
         stop = live.matcher.matched
         return Output(sequence.id, tokens, text, logprobs, reason, live.usage, None, versions, scores, stop)
@@ -465,6 +482,7 @@ class Engine:
         return Output(live.sequence.id, (), live.cut(), (), "abort", live.usage)
 
     def _drop_everything(self) -> None:
+        self._flying = None
         for request_id in list(self._live):
             self.cancel(request_id)
         self._prefix.clear()
@@ -476,9 +494,3 @@ class Engine:
             prefix, max_running=config.max_running, max_batched_tokens=self._batched, spare_rows=SPARE_ROWS
         )
         return prefix, scheduler
-
-
-def _runner(model: CausalLM | PackedModel, config: EngineConfig, batched: int) -> Runner:
-    if isinstance(model, PackedModel):
-        return PackedRunner(model, config, max_tokens=batched, threads=torch.get_num_threads())
-    return TorchRunner(model, config)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from engine.inference.philox import uniform
 from engine.inference.request import SamplingParams, TokenLogprob
 from engine.inference.shaping import RowShape, shape
+from engine.inference.transfer import Arriving, on_device
 from kernels.softmax import log_sum_exp, softmax
 
 # Rows that cut their distribution are first judged by a few of their most likely tokens. A row for which these do not
@@ -44,6 +45,52 @@ class Drawn:
     valid: list[bool]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of the rows that want them, on the device.
+
+    Attributes:
+        wanted: how many alternatives, by row.
+        chosen: ``[m, 1]`` float32, of the drawn token.
+        values: ``[m, most]`` float32, the largest.
+        ids: ``[m, most]`` int64, their tokens.
+    """
+
+    wanted: Mapping[int, int]
+    chosen: Tensor
+    values: Tensor
+    ids: Tensor
+
+
+class Pending:
+    """What is being drawn: the device has been told all of it, and the host may go on before it is done.
+
+    Attributes:
+        tokens: ``[n]`` int64, on the device.
+    """
+
+    def __init__(self, tokens: Tensor, valid: Tensor, scores: Scores | None) -> None:
+        self.tokens = tokens
+        # One copy for both: a token that means nothing is below zero.
+        self._tokens = Arriving(torch.where(valid, tokens, -1 - tokens))
+        self._scores = scores
+        if scores is not None:
+            self._values = Arriving(torch.cat((scores.chosen, scores.values), 1))
+            self._ids = Arriving(scores.ids)
+
+    def read(self) -> Drawn:
+        """The result; waits for it."""
+        packed = self._tokens.read().tolist()
+        tokens = [token if token >= 0 else -1 - token for token in packed]
+        logprobs: list[TokenLogprob | None] = [None] * len(tokens)
+        if self._scores is not None:
+            values, ids = self._values.read().tolist(), self._ids.read().tolist()
+            for place, (row, count) in enumerate(self._scores.wanted.items()):
+                top = tuple(zip(ids[place][:count], values[place][1 : 1 + count], strict=True))
+                logprobs[row] = TokenLogprob(tokens[row], values[place][0], top)
+        return Drawn(tokens, logprobs, [token >= 0 for token in packed])
+
+
 def draw(
     logits: Tensor,
     params: Rows[SamplingParams],
@@ -58,6 +105,16 @@ def draw(
         positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
         shapes: by row, what changes its logits first; log-probabilities are of what they were before.
     """
+    return begin(logits, params, positions, shapes).read()
+
+
+def begin(
+    logits: Tensor,
+    params: Rows[SamplingParams],
+    positions: Rows[int],
+    shapes: Mapping[int, RowShape] | None = None,
+) -> Pending:
+    """As ``draw``, without waiting for the device; with ``shapes`` it may have to."""
     largest, tokens = _most_likely(logits)
     _draw_rows(
         logits, tokens, params, positions, [row for row in range(len(params)) if not shapes or row not in shapes]
@@ -70,8 +127,7 @@ def draw(
         _draw_rows(shaped, chosen, [params[row] for row in rows], [positions[row] for row in rows], range(len(rows)))
         tokens[torch.tensor(rows, device=tokens.device)] = chosen
     # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
-    valid = torch.isfinite(largest).tolist()
-    return Drawn(tokens.tolist(), _logprobs(logits, tokens, [item.logprobs for item in params]), valid)
+    return Pending(tokens, torch.isfinite(largest), _scores(logits, tokens, [item.logprobs for item in params]))
 
 
 def draw_tokens(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> list[int]:
@@ -84,7 +140,8 @@ def draw_tokens(logits: Tensor, params: Rows[SamplingParams], positions: Rows[in
 
 def score(logits: Tensor, tokens: Rows[int], counts: Rows[int | None]) -> list[TokenLogprob | None]:
     """Log-probabilities of given tokens, one per row of ``logits [n, vocabulary]``, with ``counts`` alternatives."""
-    return _logprobs(logits, torch.tensor(tokens, device=logits.device), counts)
+    given = on_device(tokens, logits.device, torch.int64)
+    return Pending(given, torch.ones_like(given, dtype=torch.bool), _scores(logits, given, counts)).read().logprobs
 
 
 def _draw_rows(
@@ -94,7 +151,7 @@ def _draw_rows(
     random = [row for row in rows if params[row].temperature >= GREEDY_BELOW]
     if random:
         chosen = _draw_random(logits, [params[row] for row in random], [positions[row] for row in random], random)
-        tokens[torch.tensor(random, device=tokens.device)] = chosen
+        tokens.index_copy_(0, on_device(random, tokens.device), chosen)
 
 
 def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,50 +168,69 @@ def _draw_random(logits: Tensor, params: Rows[SamplingParams], positions: Rows[i
     """Tokens ``[len(rows)]`` of the rows with a temperature; ``params`` and ``positions`` are theirs."""
     device = logits.device
     seeds = np.array([item.seed for item in params], np.int64)
-    draws = torch.from_numpy(uniform(seeds, np.array(positions, np.int64))).to(device)
-    temperatures = torch.tensor([item.temperature for item in params], device=device)
+    uniforms = torch.from_numpy(uniform(seeds, np.array(positions, np.int64)))
+    draws = on_device(uniforms, device)
+    temperatures = on_device([item.temperature for item in params], device, torch.float32)
     shares = softmax(_rows(logits, rows) / temperatures.unsqueeze(1))
     tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
     whole = [row for row, item in enumerate(params) if item.top_k == 0 and item.top_p >= 1]
     cut = [row for row, item in enumerate(params) if item.top_k > 0 or item.top_p < 1]
     if whole:
-        chosen = _draw_whole(_rows(shares, whole), [params[row].min_p for row in whole], draws[whole])
-        tokens[torch.tensor(whole, device=device)] = chosen
-    for count in (*(step for step in LADDER if step < shares.shape[1]), shares.shape[1]):
+        chosen = _draw_whole(_rows(shares, whole), [params[row].min_p for row in whole], _rows(draws, whole))
+        tokens.index_copy_(0, on_device(whole, device), chosen)
+    for count in _ladder([params[row] for row in cut], shares.shape[1], waits=device.type == "cpu"):
         if cut:
-            chosen, enough = _draw_cut(_rows(shares, cut), [params[row] for row in cut], draws[cut], count)
-            tokens[torch.tensor(cut, device=device)] = chosen
-            cut = [row for row, fine in zip(cut, enough, strict=True) if not fine]
+            chosen, enough = _draw_cut(_rows(shares, cut), [params[row] for row in cut], _rows(draws, cut), count)
+            tokens.index_copy_(0, on_device(cut, device), chosen)
+            # The last step is enough for all; asking the device would make the host wait.
+            fine = enough.tolist() if count < shares.shape[1] and device.type == "cpu" else [True] * len(cut)
+            cut = [row for row, done in zip(cut, fine, strict=True) if not done]
     return tokens
+
+
+def _ladder(params: Rows[SamplingParams], width: int, *, waits: bool) -> list[int]:
+    """How many candidates to judge rows by, one after another.
+
+    Args:
+        params: of the rows that cut their distribution.
+        width: of the vocabulary.
+        waits: whether it may be asked between two steps which rows need more; else one step must do for all rows.
+    """
+    steps = [*(step for step in LADDER if step < width), width]
+    return steps if waits else [next(step for step in steps if _known_to_do(params, step) or step == width)]
+
+
+def _known_to_do(params: Rows[SamplingParams], count: int) -> bool:
+    return all(0 < item.top_k <= count for item in params)
 
 
 def _rows(matrix: Tensor, rows: Rows[int]) -> Tensor:
     """Some of the rows, in ascending order; without a copy if that is all of them."""
     if len(rows) == len(matrix):
         return matrix
-    return matrix.index_select(0, torch.tensor(rows, device=matrix.device))
+    return matrix.index_select(0, on_device(rows if isinstance(rows, list) else list(rows), matrix.device))
 
 
 def _draw_whole(shares: Tensor, min_p: Rows[float], draws: Tensor) -> Tensor:
     """Tokens ``[n]`` of rows that keep the whole vocabulary, but for what min-p takes away."""
     if any(min_p):
-        floors = torch.tensor(min_p, device=shares.device).unsqueeze(1) * shares.amax(-1, keepdim=True)
+        floors = on_device(list(min_p), shares.device, torch.float32).unsqueeze(1) * shares.amax(-1, keepdim=True)
         shares = shares * (shares >= floors)
     return _invert(shares, draws)
 
 
-def _draw_cut(shares: Tensor, params: Rows[SamplingParams], draws: Tensor, count: int) -> tuple[Tensor, list[bool]]:
+def _draw_cut(shares: Tensor, params: Rows[SamplingParams], draws: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Tokens of rows that keep some of the most likely tokens, judged by the ``count`` most likely ones.
 
     Returns:
-        tokens ``[n]``, and per row whether ``count`` candidates were enough to know.
+        tokens ``[n]``, and per row, ``[n]``, whether ``count`` candidates were enough to know.
     """
     width, device = shares.shape[1], shares.device
     values, ids = _best(shares, count)
     weights = values.double()
-    top_k = torch.tensor([item.top_k or width for item in params], device=device).unsqueeze(1)
+    top_k = on_device([item.top_k or width for item in params], device).unsqueeze(1)
     top_p, min_p = (
-        torch.tensor([getattr(item, name) for item in params], dtype=torch.float64, device=device).unsqueeze(1)
+        on_device([getattr(item, name) for item in params], device, torch.float64).unsqueeze(1)
         for name in ("top_p", "min_p")
     )
     kept = torch.arange(count, device=device).unsqueeze(0) < top_k
@@ -162,9 +238,11 @@ def _draw_cut(shares: Tensor, params: Rows[SamplingParams], draws: Tensor, count
     below = weights.cumsum(-1) - weights
     kept &= (below < top_p * mass) & (weights >= min_p * weights[:, :1])
     kept[:, 0] = True
-    enough = (top_k <= count) | (weights.sum(-1, keepdim=True) >= top_p * mass) | (count == width)
+    # Where a row's top-k ends behind these candidates, they do not tell the mass that its top-p is a part of.
+    known = (top_k >= width) & (weights.sum(-1, keepdim=True) >= top_p)
+    enough = (top_k <= count) | known | (count == width)
     places = _invert(weights * kept, draws)
-    return ids.gather(1, places.unsqueeze(1)).squeeze(1), enough.squeeze(1).tolist()
+    return ids.gather(1, places.unsqueeze(1)).squeeze(1), enough.squeeze(1)
 
 
 def _best(shares: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -218,20 +296,15 @@ def _passes(ends: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return places.clamp_max(ends.shape[1] - 1), targets  # the clamp matters for rows of NaN only
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, counts: Rows[int | None]) -> list[TokenLogprob | None]:
+def _scores(logits: Tensor, tokens: Tensor, counts: Rows[int | None]) -> Scores | None:
     """Log-probabilities of the model's own distribution for the rows that ask, with so many alternatives."""
-    found: list[TokenLogprob | None] = [None] * len(counts)
     wanted = {row: count for row, count in enumerate(counts) if count is not None}
     if not wanted:
-        return found
-    index = torch.tensor(list(wanted), device=logits.device)
+        return None
     rows = _rows(logits, list(wanted))
-    normaliser = log_sum_exp(rows)
-    chosen = (rows.gather(1, tokens[index].unsqueeze(1)).squeeze(1) - normaliser).tolist()
+    normaliser = log_sum_exp(rows).unsqueeze(1)
+    own = tokens if len(wanted) == len(tokens) else tokens[on_device(list(wanted), tokens.device)]
+    chosen = rows.gather(1, own.unsqueeze(1)) - normaliser
     most = min(max(wanted.values()), rows.shape[1])
-    values, ids = rows.topk(most) if most else (rows[:, :0], tokens[index].unsqueeze(1)[:, :0])
-    best = list(zip(ids.tolist(), (values - normaliser.unsqueeze(1)).tolist(), strict=True))
-    for place, (row, count) in enumerate(wanted.items()):
-        top = tuple(zip(best[place][0][:count], best[place][1][:count], strict=True))
-        found[row] = TokenLogprob(int(tokens[row]), chosen[place], top)
-    return found
+    values, ids = rows.topk(most) if most else (rows[:, :0], own.unsqueeze(1)[:, :0])
+    return Scores(wanted, chosen, values - normaliser, ids)

@@ -178,7 +178,8 @@ class Scheduler:
         for line in self._lines.values():
             if not line.running:
                 line.head.waited += 1
-        generating = [sequence for sequence in tuple(self.running.values()) if sequence.pending == 1]
+        running = tuple(self.running.values())
+        generating = [sequence for sequence in running if sequence.pending == 1 and not sequence.complete]
         for sequence in generating:
             if sequence.id in self.running:
                 self._grow(sequence)
@@ -315,11 +316,12 @@ class Scheduler:
         if sequence.chain is not None:
             self.prefix.register(sequence.tokens[:known], sequence.pages, sequence.chain)
             self.prefix.plan(sequence.chain, sequence.computed, known, len(sequence.request.prompt))
-        first = max(sequence.computed, min(sequence.scored, sequence.known - 1))
+        last = sequence.known + sequence.promised - 1
+        first = max(sequence.computed, min(sequence.scored, last))
         return Slice(sequence, sequence.computed, count, rows=max(0, end - first))
 
     def _missing(self, sequence: Sequence, held: int) -> int:
-        return max(0, -(-sequence.known // self.prefix.page_size) - held)
+        return max(0, -(-(sequence.known + sequence.promised) // self.prefix.page_size) - held)
 
     def _grow(self, sequence: Sequence) -> None:
         """Get the page for one more token, preempting from the last place on, maybe ``sequence`` itself."""

@@ -33,6 +33,7 @@ class Sequence:
         arrived_s, admitted_s: when it came, and when it first got pages, on the clock of ``time.perf_counter``.
         preemptions: how often its pages were taken away.
         drafted: guesses at the next tokens that the next step computes too, see ``speculation``.
+        promised: tokens behind the known ones that steps on the device draw and that were not read back yet.
         scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
             log-probabilities of the prompt were asked for: then it follows ``computed`` through the prompt and never
             goes back.
@@ -54,6 +55,7 @@ class Sequence:
         "limit",
         "pages",
         "preemptions",
+        "promised",
         "request",
         "scored",
         "tokens",
@@ -77,7 +79,7 @@ class Sequence:
         self.cache_miss: MissReason | None = None
         self.arrived_s = self.admitted_s = time.perf_counter()
         self.preemptions = 0
-        self.drafted = 0
+        self.drafted = self.promised = 0
         self.scored = limit if request.sampling.prompt_logprobs is None else 0
         self.waited = 0
 
@@ -88,8 +90,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Known tokens that are not computed yet."""
-        return self.known - self.computed
+        """Known and promised tokens that are not computed yet."""
+        return self.known + self.promised - self.computed
+
+    @property
+    def complete(self) -> bool:
+        """Whether the promised tokens are its last, whatever they are."""
+        return self.promised > 0 and self.known + self.promised >= self.limit
 
     @property
     def generated(self) -> int:
@@ -111,6 +118,7 @@ class Sequence:
         self.computed = min(self.computed, self.known - 1)
 
     def append(self, token: int) -> None:
-        """Make a drawn token known."""
+        """Make a drawn token known, the first of the promised if there are some."""
         self.tokens[self.known] = token
         self.known += 1
+        self.promised = max(0, self.promised - 1)

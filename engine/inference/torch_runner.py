@@ -17,9 +17,15 @@ from kernels.paged_attention import new_pages
 
 
 class TorchRunner:
-    """A ``CausalLM`` with its pages; as ``Runner``."""
+    """A ``CausalLM`` with its pages; as ``Runner``.
 
-    def __init__(self, model: CausalLM, config: EngineConfig) -> None:
+    Args:
+        model: the weights.
+        config: sizes.
+        spare_pages: behind those of the account, of nobody.
+    """
+
+    def __init__(self, model: CausalLM, config: EngineConfig, *, spare_pages: int = 0) -> None:
         shape = model.config
         self.model = model
         self.config, self.dtype, self.device = shape, model.dtype, torch.device(model.device)
@@ -27,7 +33,9 @@ class TorchRunner:
         self.memory = account(shape, config, weight_bytes=model.weight_bytes, dtype=model.dtype, device=self.device)
         pages, size = self.memory.pages, config.page_size
         layers = shape.attention_layers
-        self.pages = new_pages(layers, pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
+        self.pages = new_pages(
+            layers, pages + spare_pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device
+        )
         recurrence = delta_shape(shape.recurrence) if shape.recurrence else None
         self.rewinds = recurrence is None
         self.states = (
@@ -42,7 +50,7 @@ class TorchRunner:
     @torch.inference_mode()
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
         """As ``Runner.compute``."""
-        inputs = self._builder.build(plan, adapters)
+        inputs = self._inputs(plan, adapters)
         if self.states is not None:
             self.states.copy(plan.restores)
         attention = self._attention(inputs)
@@ -53,6 +61,9 @@ class TorchRunner:
     def replace(self, model: CausalLM) -> None:
         """As ``Runner.replace``."""
         self.model = model
+
+    def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
+        return self._builder.build(plan, adapters)
 
     def _attention(self, inputs: StepInputs) -> Attention:
         if self.states is None or inputs.states is None:

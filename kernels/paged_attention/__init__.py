@@ -11,6 +11,6 @@ planned once (``plan_batch``) and the plan serves every layer: ``write_pages`` s
 """
 
 from kernels.paged_attention.cpu import paged_attention, write_pages
-from kernels.paged_attention.plan import BatchPlan, new_pages, plan_batch
+from kernels.paged_attention.plan import BatchPlan, new_pages, plan_batch, plan_decode
 
-__all__ = ["BatchPlan", "new_pages", "paged_attention", "plan_batch", "write_pages"]
+__all__ = ["BatchPlan", "new_pages", "paged_attention", "plan_batch", "plan_decode", "write_pages"]

@@ -125,6 +125,24 @@ def plan_batch(
     return BatchPlan(starts[-1], slots.to(device), positions.to(device), decode, prefill)
 
 
+def plan_decode(table: Tensor, contexts: Tensor, slots: Tensor, page_size: int) -> BatchPlan:
+    """Plan a step of sequences with one new token each from what is on the device, without a look at it.
+
+    So it can be part of a recorded step: the same tensors with other contents give another plan of the same shape.
+
+    Args:
+        table: [sequences, P] i32, pages in the order of positions; behind a context any page with finite contents.
+        contexts: [sequences] i32, tokens of each sequence, its new one included.
+        slots: [sequences] i32, where each new key and value goes.
+        page_size: tokens per page.
+    """
+    places = torch.arange(table.shape[1] * page_size, device=table.device)
+    outside = places >= contexts.unsqueeze(1)
+    mask = torch.zeros(outside.shape, device=table.device).masked_fill_(outside, float("-inf")).unsqueeze(1)
+    group = DecodeGroup(None, table.flatten().long(), contexts, mask)
+    return BatchPlan(len(contexts), slots.long(), contexts.long() - 1, (group,), ())
+
+
 def _slots(
     query_lengths: Sequence[int], context_lengths: Sequence[int], page_tables: Sequence[Sequence[int]], page_size: int
 ) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,16 @@ def test_draws_follow_the_distribution(seed, vocabulary, top_k, top_p, min_p, te
     assert np.abs(counts - truth).max() < math.sqrt(math.log(2e9) / 2 / n)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.97])
+def test_more_than_the_first_candidates_are_kept_where_top_k_says_so(top_p):
+    item = SamplingParams(temperature=1.0, top_k=300, top_p=top_p, seed=1)
+    logits = torch.linspace(1, 0, 5001)
+    kept = set(expected_distribution(logits, item))
+    drawn = set(draw(logits.expand(2000, -1), [item] * 2000, range(2000)).tokens)
+    assert drawn <= kept
+    assert len(drawn) > 0.95 * len(kept) > 250
+
+
 PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.7, 1.0]),

@@ -1,0 +1,136 @@
+"""Steps on a GPU: decoding is recorded and replayed, and a step is launched before the one before it was read.
+
+The host only queues work here. What a step draws stays on the device, where the next step takes its tokens from; the
+host learns of it one step later. Everything runs with a CPU's tensors too, for the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.inference.config import EngineConfig
+from engine.inference.recorded import DecodeBuffers, Records, pages_of, rows_of
+from engine.inference.runner import Logits
+from engine.inference.sampler import Pending, begin
+from engine.inference.scheduler import Row, StepPlan
+from engine.inference.sequence import Sequence as Running
+from engine.inference.step import PagedAttention, StepInputs
+from engine.inference.torch_runner import TorchRunner
+from engine.inference.transfer import on_device
+from engine.models import Adapter, CausalLM
+from kernels.numerics import exact
+from kernels.paged_attention import plan_decode
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that was queued.
+
+    Attributes:
+        rows: what its drawn tokens are, in order.
+        pending: the tokens, on their way to the host.
+    """
+
+    rows: tuple[Row, ...]
+    pending: Pending
+
+
+class GpuRunner(TorchRunner):
+    """A ``CausalLM`` with its pages, and one page more for rows that no sequence has; as ``Runner``.
+
+    Attributes:
+        records: of its decode steps.
+        ahead: whether steps may be launched before the one before them was read.
+    """
+
+    def __init__(self, model: CausalLM, config: EngineConfig, *, ahead: bool = True) -> None:
+        super().__init__(model, config, spare_pages=1)
+        self.records = Records(self.device)
+        self.ahead = ahead and self.states is None
+        self._page_size, self._spare = config.page_size, self.memory.pages
+        self._most_pages = -(-min(model.config.max_context, self.memory.tokens) // config.page_size)
+        self._buffers: dict[tuple[int, int], DecodeBuffers] = {}
+        self._drawn = torch.zeros(config.max_running, dtype=torch.int64, device=self.device)
+        self._places: dict[Running, int] = {}
+
+    @torch.inference_mode()
+    def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
+        """As ``Runner.compute``."""
+        size = self._recordable(plan, adapters)
+        return super().compute(plan, adapters) if size is None else self._replayed(plan, size)
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Launched:
+        """Queue a step and the draws of its tokens; every row of it is at an unknown position.
+
+        Tokens that the plan's sequences were promised are those that the step before this one drew.
+        """
+        logits = self.compute(plan, adapters)
+        rows = logits.rows
+        pending = begin(
+            logits.values[: len(rows)], [row.sequence.request.sampling for row in rows], [row.position for row in rows]
+        )
+        self._drawn[: len(rows)].copy_(pending.tokens)
+        self._places = {row.sequence: place for place, row in enumerate(rows)}
+        return Launched(rows, pending)
+
+    def replace(self, model: CausalLM) -> None:
+        """As ``Runner.replace``."""
+        super().replace(model)
+        self.records.clear()
+
+    def clean(self, pages: Sequence[int]) -> None:
+        """As ``Runner.clean``."""
+        super().clean([*pages, self._spare])
+
+    def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
+        """The step's tensors, with the promised tokens in their places."""
+        inputs = super()._inputs(plan, adapters)
+        places = [place for place, row in enumerate(inputs.rows) if row.sequence.promised and _is_behind(row)]
+        return replace(inputs, token_ids=self._with_drawn(inputs, places)) if places else inputs
+
+    def _with_drawn(self, inputs: StepInputs, places: Sequence[int]) -> Tensor:
+        sources = [self._places[inputs.rows[place].sequence] for place in places]
+        index = on_device(places, self.device)
+        rows = index if inputs.logit_rows is None else inputs.logit_rows.index_select(0, index)
+        return inputs.token_ids.index_copy(0, rows, self._drawn.index_select(0, on_device(sources, self.device)))
+
+    def _recordable(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> tuple[int, int] | None:
+        """Rows and pages of the buffers that the step fits into; None for a step that is computed as it comes."""
+        config = self.model.config
+        if adapters or exact() or self.states is not None or config.experts is not None:
+            return None
+        if any(item.count > 1 or item.rows != 1 for item in plan.slices):
+            return None
+        rows = rows_of(len(plan.slices))
+        if rows is None:
+            return None
+        longest = max(item.end for item in plan.slices)
+        return rows, pages_of(-(-longest // self._page_size), self._most_pages)
+
+    def _replayed(self, plan: StepPlan, size: tuple[int, int]) -> Logits:
+        buffers = self._buffers.get(size)
+        if buffers is None:
+            buffers = DecodeBuffers(*size, self._page_size, self._spare, self.device)
+            self._buffers[size] = buffers
+        buffers.fill(plan.slices, self._places)
+        values = self.records.run(size, lambda: self._decode(buffers))
+        rows = tuple(row for item in plan.slices for row in item.logits())
+        return Logits(values[: len(rows)], rows)
+
+    def _decode(self, buffers: DecodeBuffers) -> Tensor:
+        """Logits [rows, vocabulary] of what is in the buffers: the recorded part of a step."""
+        drawn = self._drawn.index_select(0, buffers.sources.clamp(min=0).long())
+        ids = torch.where(buffers.sources < 0, buffers.ids, drawn)
+        plan = plan_decode(buffers.table, buffers.contexts, buffers.slots, self._page_size)
+        hidden = self.model(ids, plan.positions, PagedAttention(self.pages, plan))
+        return self.model.logits(hidden)
+
+
+def _is_behind(row: Row) -> bool:
+    """Whether the row stands behind a promised token, which is then its slice's last."""
+    return row.position > row.sequence.known

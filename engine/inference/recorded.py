@@ -1,0 +1,149 @@
+"""A decode step on fixed memory: what it reads lies in buffers, so that it can be recorded once and replayed.
+
+On a GPU the record is a CUDA graph. On a CPU a replay calls the same function on the same buffers again: that shows
+that nothing but the buffers' contents changes from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engine.inference.scheduler import Slice
+from engine.inference.sequence import Sequence as Running
+
+ROWS = (1, 2, 4, *range(8, 257, 8))
+"""Sizes that a step's rows are rounded up to; a step with more is not recorded."""
+
+FEWEST_PAGES = 32
+FIELDS = 4
+NOWHERE = -1
+
+Function = Callable[[], Tensor]
+
+
+def rows_of(rows: int) -> int | None:
+    """The size that holds so many rows; None if none does."""
+    return next((size for size in ROWS if size >= rows), None)
+
+
+def pages_of(pages: int, most: int) -> int:
+    """The width of a page table that holds so many pages: a power of two, at most ``most``."""
+    return min(most, max(FEWEST_PAGES, 1 << (pages - 1).bit_length()))
+
+
+class DecodeBuffers:
+    """The inputs of a step with one token per sequence, always at the same addresses; int32.
+
+    The host writes into one of two pinned buffers in turn, so that a step can be prepared while the copy of the one
+    before it is under way, and one copy brings all of them. Rows that no sequence has point to the spare page.
+
+    Args:
+        rows: room for so many sequences.
+        pages: width of the page table.
+        page_size: tokens per page.
+        spare: page that belongs to nobody.
+        device: where the step runs.
+
+    Attributes:
+        ids: [rows], tokens; not read where ``sources`` names a row.
+        sources: [rows], the row of the step before whose drawn token is this row's; -1 for none.
+        slots: [rows], where keys and values go: ``page * page_size + offset``.
+        contexts: [rows], tokens of each sequence, its new one included.
+        table: [rows, pages], pages in the order of positions.
+    """
+
+    def __init__(self, rows: int, pages: int, page_size: int, spare: int, device: torch.device) -> None:
+        self.rows, self.pages = rows, pages
+        self._page_size, self._spare = page_size, spare
+        size = rows * (FIELDS + pages)
+        pinned = device.type == "cuda"
+        self._hosts = [torch.zeros(size, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
+        self._device = torch.zeros(size, dtype=torch.int32, device=device)
+        self.ids, self.sources, self.slots, self.contexts = self._device[: FIELDS * rows].view(FIELDS, rows)
+        self.table = self._device[FIELDS * rows :].view(rows, pages)
+
+    def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int]) -> None:
+        """Queue the inputs of a step.
+
+        Args:
+            slices: one token each, at most ``rows`` of them.
+            drawn: rows of the step before, of the sequences whose token was promised by it.
+        """
+        host = self._hosts[0]
+        self._hosts.reverse()
+        flat: npt.NDArray[np.int32] = host.numpy()
+        ids, sources, slots, contexts = flat[: FIELDS * self.rows].reshape(FIELDS, self.rows)
+        table = flat[FIELDS * self.rows :].reshape(self.rows, self.pages)
+        ids[:], sources[:], contexts[:], table[:] = 0, NOWHERE, 1, self._spare
+        slots[:] = self._spare * self._page_size
+        for row, item in enumerate(slices):
+            sequence, start = item.sequence, item.start
+            if start < sequence.known:
+                ids[row] = sequence.tokens[start]
+            else:
+                sources[row] = drawn[sequence]
+            contexts[row] = item.end
+            page, offset = divmod(start, self._page_size)
+            slots[row] = sequence.pages[page] * self._page_size + offset
+            table[row, : page + 1] = sequence.pages[: page + 1]
+        self._device.copy_(host, non_blocking=True)
+
+
+class Records:
+    """Recorded functions by key, each at its first use.
+
+    Args:
+        device: where they run.
+        budget: bytes of device memory that records may take together; what comes later runs unrecorded.
+    """
+
+    def __init__(self, device: torch.device, budget: int = 2 << 30) -> None:
+        self._device, self._budget, self._taken = device, budget, 0
+        self._pool: Any = None
+        self._held: dict[tuple[int, ...], Function] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def run(self, key: tuple[int, ...], function: Function) -> Tensor:
+        """The result of ``function``, which stays valid until the next run of any of them.
+
+        Args:
+            key: names it; the same key means the same computation on the same memory.
+            function: without arguments, and without a look at what a tensor holds.
+        """
+        replay = self._held.get(key)
+        if replay is None:
+            replay = self._recorded(function) if self._taken < self._budget else function
+            self._held[key] = replay
+        return replay()
+
+    def clear(self) -> None:
+        """Forget all of them, because something they read has moved."""
+        self._held.clear()
+        self._pool, self._taken = None, 0
+
+    def _recorded(self, function: Function) -> Function:
+        if self._device.type != "cuda":
+            return function
+        function()  # compiles and allocates what must not happen inside a graph
+        torch.cuda.synchronize(self._device)
+        before = torch.cuda.mem_get_info(self._device)[0]
+        graph = torch.cuda.CUDAGraph()
+        # Other threads read adapters meanwhile: what they allocate is no business of the graph.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = function()
+        self._pool = graph.pool()
+        self._taken += max(0, before - torch.cuda.mem_get_info(self._device)[0])
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay

@@ -1,0 +1,347 @@
+"""The GPU's runner with a CPU's tensors: recorded decoding, and steps launched before the one before is read."""
+
+import asyncio
+import dataclasses
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from engine.inference import Engine, EngineConfig, EngineLoop, Request, SamplingParams
+from engine.inference import sampler as sampling_module
+from engine.inference.gpu_runner import GpuRunner
+from engine.inference.recorded import NOWHERE, DecodeBuffers, Records, pages_of, rows_of
+from engine.inference.sampler import LADDER, draw
+from engine.inference.scheduler import Slice
+from engine.inference.sequence import Sequence
+from engine.inference.tests.tiny import VOCABULARY, tiny_adapter, tiny_model
+from engine.models import load_model
+from engine.text import Renderer
+from kernels.paged_attention import native
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PAGE_BYTES = 2 * 2 * 16 * 4 * 4
+GREEDY = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
+SIZES = {
+    "roomy": {},
+    "chunked": {"max_batched_tokens": 5, "max_running": 4},
+    "preempted": {"kv_bytes": 30 * PAGE_BYTES, "max_running": 8, "max_batched_tokens": 32},
+    "uncached": {"kv_bytes": 30 * PAGE_BYTES, "max_running": 8, "prefix_cache": False},
+    "one-by-one": {"max_running": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return load_model(path, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def renderer(path):
+    return Renderer.load(path)
+
+
+@pytest.fixture(scope="module")
+def adapters(path, tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return {name: tiny_adapter(root / name, path, seed=seed, rank=seed) for name, seed in (("a", 2), ("b", 3))}
+
+
+def make(model, renderer, runner, *, sizes=None, **options):
+    """An engine with torch's runner, or the GPU's ``ahead`` or ``in step``."""
+    config = EngineConfig(page_size=4, **(sizes or {}))
+    own = None if runner == "torch" else GpuRunner(model, config, ahead=runner == "ahead")
+    return Engine(model, renderer, config, runner=own, **options)
+
+
+def traffic(count, seed, adapters=(None,)):
+    """Requests of all kinds that the device draws alone, whose ends the host finds."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(low, high):
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    kinds = (
+        {"temperature": 0.0, "ignore_eos": True},
+        {"temperature": 1.2},
+        {"temperature": 0.9, "top_k": 7, "logprobs": 3},
+        {"temperature": 1.0, "top_p": 0.8, "min_p": 0.01},
+        {"temperature": 0.7, "stop": ("e", "a")},
+        {"temperature": 1.0, "stop_token_ids": tuple(range(0, 200, 7)), "logprobs": 0},
+    )
+    shared = tuple(range(100, 121))
+    requests = []
+    for index in range(count):
+        prompt = tuple(torch.randint(0, 256, (number(1, 30),), generator=generator).tolist())
+        sampling = SamplingParams(max_tokens=number(1, 25), seed=index, **kinds[index % len(kinds)])
+        prompt = (shared if number(0, 2) else ()) + prompt
+        requests.append(Request(f"r{index}", prompt, sampling, adapters[index % len(adapters)]))
+    return requests
+
+
+def run(engine, requests, *, cancel=()):
+    """All outputs by request, with an integrity check after every step; some requests leave on the way."""
+    outputs = {request.id: [] for request in requests}
+    waiting = list(requests)
+    steps = 0
+    while waiting or engine.has_work:
+        for request in waiting[:2]:
+            engine.add(request)
+        del waiting[:2]
+        for output in engine.step():
+            assert not any(earlier.finished for earlier in outputs[output.request_id])
+            outputs[output.request_id].append(output)
+        steps += 1
+        if steps in cancel:
+            engine.cancel(cancel[steps])
+        engine.check_integrity()
+    return outputs
+
+
+def said(outputs):
+    return {
+        key: (
+            [token for output in found for token in output.token_ids],
+            "".join(output.text for output in found),
+            found[-1].finish_reason,
+            [dataclasses.replace(item, logprob=0, top=()) for output in found for item in output.logprobs],
+        )
+        for key, found in outputs.items()
+        if found and found[-1].finished
+    }
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("runner", ["ahead", "in step"])
+def test_mixed_traffic_gets_the_tokens_of_torch_s_runner(model, renderer, adapters, sizes, runner):
+    engines = [make(model, renderer, kind, sizes=SIZES[sizes]) for kind in ("torch", runner)]
+    for engine in engines:
+        for name, folder in adapters.items():
+            engine.load_adapter(name, folder)
+    requests = traffic(18, 5, (None, None, "a", "b"))
+    theirs, ours = (run(engine, requests) for engine in engines)
+    assert said(ours) == said(theirs)
+    assert len(said(ours)) == 18
+    assert {found[-1].finish_reason for found in ours.values()} == {"stop", "length"}
+    assert engines[1].stats.kv_usage == 0
+    assert (engines[1].stats.preemptions > 0) == (sizes in ("preempted", "uncached"))
+    for theirs_found, ours_found in zip(theirs.values(), ours.values(), strict=True):
+        pairs = zip(
+            [i for o in theirs_found for i in o.logprobs], [i for o in ours_found for i in o.logprobs], strict=True
+        )
+        assert all(mine.logprob == pytest.approx(other.logprob, abs=1e-4) for other, mine in pairs)
+
+
+def test_decoding_is_recorded_in_few_sizes_and_prefill_is_not(model, renderer):
+    engine = make(model, renderer, "ahead")
+    run(engine, traffic(24, 1))
+    sizes = set(engine._runner._buffers)
+    assert sizes == set(engine._runner.records._held)
+    assert {rows for rows, _ in sizes} <= {1, 2, 4, 8, 16, 24}
+    assert {pages for _, pages in sizes} == {32}
+
+
+def test_a_step_is_launched_before_the_one_before_is_read(model, renderer):
+    engine = make(model, renderer, "ahead")
+    engine.add(Request("it", (1, 2, 3), GREEDY))
+    assert engine.step() == []
+    assert engine._live["it"].sequence.promised == 1
+    (first,) = engine.step()
+    assert len(first.token_ids) == 1
+    assert engine.steps == 2
+    assert engine._live["it"].sequence.promised == 1
+
+
+def test_an_end_found_one_step_late_costs_one_token_and_its_pages_come_back(model, renderer):
+    engine = make(model, renderer, "ahead", sizes={"prefix_cache": False})
+    answer = make(model, renderer, "torch").generate([(1, 2, 3)], GREEDY)[0].token_ids
+    stop = next(place for place, token in enumerate(answer) if place > 4 and token not in answer[:place])
+    request = Request("it", (1, 2, 3), dataclasses.replace(GREEDY, stop_token_ids=(answer[stop],)))
+    outputs = run(engine, [request])["it"]
+    assert tuple(token for output in outputs for token in output.token_ids) == answer[: stop + 1]
+    assert engine.computed_tokens == 3 + stop + 1  # the last of these for nothing
+    assert engine.stats.kv_usage == 0
+    assert engine.stats.generation_tokens == stop + 1
+    # At the limit the host knows without the token that it is the last.
+    engine.generate([(1, 2, 3)], GREEDY)
+    assert engine.computed_tokens == 3 + stop + 1 + 3 + 19
+
+
+def test_a_request_that_left_and_one_of_its_name_do_not_meet(model, renderer):
+    engine = make(model, renderer, "ahead")
+    engine.add(Request("it", (1, 2, 3), GREEDY))
+    engine.step()
+    engine.step()
+    engine.cancel("it")
+    engine.check_integrity()
+    engine.add(Request("it", (9, 8), GREEDY))
+    tokens = []
+    while engine.has_work:
+        tokens += [token for output in engine.step() for token in output.token_ids]
+    assert tuple(tokens) == make(model, renderer, "torch").generate([(9, 8)], GREEDY)[0].token_ids
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampling": dataclasses.replace(GREEDY, frequency_penalty=1.5)},
+        {"sampling": dataclasses.replace(GREEDY, logit_bias=((65, 9.0),))},
+        {"sampling": dataclasses.replace(GREEDY, prompt_logprobs=1)},
+        {"sampling": dataclasses.replace(GREEDY, ignore_eos=False, min_tokens=10)},
+    ],
+    ids=["penalty", "bias", "prompt", "least"],
+)
+def test_what_needs_the_host_between_logits_and_token_is_read_at_once(model, renderer, change):
+    requests = traffic(6, 3)
+    requests.insert(2, Request("special", (5, 6, 7), **change))
+    results = [said(run(make(model, renderer, kind), requests)) for kind in ("torch", "ahead")]
+    assert results[0] == results[1]
+    assert len(results[1]) == 7
+
+
+def test_speculation_takes_the_synchronous_way(model, renderer):
+    requests = traffic(8, 6)
+    sizes = {"speculation": "lookup"}
+    results = [said(run(make(model, renderer, kind, sizes=sizes), requests)) for kind in ("torch", "ahead")]
+    assert results[0] == results[1]
+
+
+def test_the_loop_s_tasks_get_their_outputs(model, renderer):
+    requests = traffic(6, 9)
+    expected = said(run(make(model, renderer, "torch"), requests))
+    loop = EngineLoop(make(model, renderer, "ahead"), max_requests=6)
+    loop.start()
+
+    async def collect(stream):
+        return [output async for output in stream]
+
+    async def main():
+        return await asyncio.gather(*(collect(loop.submit(request)) for request in requests))
+
+    everything = asyncio.run(main())
+    loop.stop()
+    assert said({found[0].request_id: found for found in everything}) == expected
+
+
+def test_requests_may_leave_at_any_step(model, renderer):
+    requests = traffic(16, 8)
+    cancel = {step: f"r{step % 16}" for step in range(3, 40, 2)}
+    found = said(run(make(model, renderer, "ahead", sizes=SIZES["preempted"]), requests, cancel=cancel))
+    whole = said(run(make(model, renderer, "torch"), requests))
+    assert found
+    assert all(whole[key] == answer for key, answer in found.items())
+
+
+def test_a_broken_model_fails_its_requests_and_leaves_the_cache_clean(path, renderer):
+    model = load_model(path, dtype=torch.float32)
+    engine = make(model, renderer, "ahead")
+    held = model.final_norm.clone()
+    model.final_norm.fill_(float("nan"))
+    engine.add(Request("it", (1, 2, 3), GREEDY))
+    outputs = [output for _ in range(3) for output in engine.step()]
+    assert [output.error.code for output in outputs] == ["internal"]
+    model.final_norm.copy_(held)
+    assert engine.generate([(1, 2, 3)], GREEDY)[0].token_ids == (
+        make(model, renderer, "torch").generate([(1, 2, 3)], GREEDY)[0].token_ids
+    )
+    assert torch.isfinite(engine._runner.pages).all()
+
+
+def test_an_error_in_a_launch_drops_every_request(model, renderer, monkeypatch):
+    engine = make(model, renderer, "ahead")
+    engine.add(Request("it", (1, 2, 3), GREEDY))
+    engine.step()
+
+    def broken(*arguments):
+        raise RuntimeError("launch failed")
+
+    monkeypatch.setattr(engine._runner, "launch", broken)
+    with pytest.raises(RuntimeError, match="launch failed"):
+        engine.step()
+    assert not engine.has_work
+    monkeypatch.undo()
+    engine.restart()
+    engine.check_integrity()
+    assert len(engine.generate([(1, 2, 3)], GREEDY)[0].token_ids) == 20
+
+
+def test_weights_changed_under_way_are_named_by_the_tokens_they_drew(path, model, renderer):
+    engine = make(load_model(path, dtype=torch.float32), renderer, "ahead")
+    engine.add(Request("it", (1, 2, 3), GREEDY))
+    engine.step()
+    engine.step()
+    engine.install_weights(engine.read_weights(path), abort=False)
+    versions = [version for _ in range(3) for output in engine.step() for version in output.weight_versions]
+    assert versions == [0, 1, 1]
+
+
+def test_a_recorded_step_depends_on_nothing_but_its_buffers(model, renderer, monkeypatch):
+    """What was recorded as a graph of operators at the first step, with every value that Python saw, serves all others."""
+
+    class Traced(Records):
+        def _recorded(self, function):
+            with torch.inference_mode(False), torch.no_grad():
+                return make_fx(function)()  # its operators, on the very tensors that it read
+
+    monkeypatch.setattr(native, "decode", lambda *arguments: None)  # C reads memory where no graph sees it
+    engine = make(model, renderer, "ahead")
+    engine._runner.records = Traced(torch.device("cpu"))
+    requests = traffic(8, 2)
+    assert said(run(engine, requests)) == said(run(make(model, renderer, "torch"), requests))
+    assert len(engine._runner.records) >= 3
+
+
+def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
+    buffers = DecodeBuffers(4, 3, 4, spare=9, device=torch.device("cpu"))
+    first, second = (Sequence(Request(name, (7, 8, 9), GREEDY), arrival=0, limit=23) for name in "ab")
+    first.pages.extend([2])
+    second.pages.extend([5, 3])
+    second.append(11)
+    second.promised = 1
+    buffers.fill([Slice(first, 2, 1, 1), Slice(second, 4, 1, 1)], {second: 6})
+    assert buffers.ids.tolist() == [9, 0, 0, 0]
+    assert buffers.sources.tolist() == [NOWHERE, 6, NOWHERE, NOWHERE]
+    assert buffers.contexts.tolist() == [3, 5, 1, 1]
+    assert buffers.slots.tolist() == [2 * 4 + 2, 3 * 4, 36, 36]
+    assert buffers.table.tolist() == [[2, 9, 9], [5, 3, 9], [9, 9, 9], [9, 9, 9]]
+
+
+def test_sizes_are_rounded_up():
+    assert [rows_of(n) for n in (1, 2, 3, 5, 9, 25, 256, 257)] == [1, 2, 4, 8, 16, 32, 256, None]
+    assert [pages_of(n, 100) for n in (1, 32, 33, 64, 65)] == [32, 32, 64, 64, 100]
+
+
+def test_records_beyond_the_budget_run_as_they_are():
+    records = Records(torch.device("cpu"), budget=0)
+    assert records.run((1,), lambda: torch.ones(2)).tolist() == [1, 1]
+    records.clear()
+    assert len(records) == 0
+
+
+def test_one_step_of_the_ladder_draws_what_several_do(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 5000, generator=generator) * 2
+    params = [
+        SamplingParams(temperature=1.0, seed=i, top_k=(0, 5, 300)[i % 3], top_p=(0.9, 1.0, 0.5)[i % 3])
+        for i in range(12)
+    ]
+    several = draw(logits, params, [3] * 12).tokens
+    ladder = sampling_module._ladder
+    seen = []
+
+    def single(params, width, *, waits):
+        seen.append(ladder(params, width, waits=False))
+        return seen[-1]
+
+    monkeypatch.setattr(sampling_module, "_ladder", single)
+    assert draw(logits, params, [3] * 12).tokens == several
+    assert seen == [[5000]]
+    assert ladder([params[1]], 5000, waits=False) == [LADDER[0]]
+    assert ladder([params[2]], 5000, waits=False) == [LADDER[1]]
+    assert VOCABULARY < LADDER[1]
