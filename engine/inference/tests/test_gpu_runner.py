@@ -14,7 +14,7 @@ from engine.inference.recorded import NOWHERE, DecodeBuffers, Records, pages_of,
 from engine.inference.sampler import LADDER, draw
 from engine.inference.scheduler import Slice
 from engine.inference.sequence import Sequence
-from engine.inference.tests.tiny import VOCABULARY, tiny_adapter, tiny_model
+from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_model
 from engine.text import Renderer
 from kernels.paged_attention import native
@@ -282,7 +282,7 @@ def test_weights_changed_under_way_are_named_by_the_tokens_they_drew(path, model
 
 
 def test_a_recorded_step_depends_on_nothing_but_its_buffers(model, renderer, monkeypatch):
-    """What was recorded as a graph of operators at the first step, with every value that Python saw, serves all others."""
+    """A graph of operators recorded at the first step, with every value that Python saw, serves all others."""
 
     class Traced(Records):
         def _recorded(self, function):
@@ -344,4 +344,3 @@ def test_one_step_of_the_ladder_draws_what_several_do(monkeypatch):
     assert seen == [[5000]]
     assert ladder([params[1]], 5000, waits=False) == [LADDER[0]]
     assert ladder([params[2]], 5000, waits=False) == [LADDER[1]]
-    assert VOCABULARY < LADDER[1]
