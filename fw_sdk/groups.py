@@ -42,6 +42,7 @@ class Models(Group):
     """Base weights and adapters."""
 
     pull = sync(models.pull)
+    estimate = sync(models.estimate)
     get = sync(models.get)
     list = sync(models.list_all)
     delete = sync(models.delete)
@@ -150,6 +151,7 @@ class AsyncModels(Group):
     """Base weights and adapters, asynchronously."""
 
     pull = asynchronous(models.pull)
+    estimate = asynchronous(models.estimate)
     get = asynchronous(models.get)
     list = asynchronous(models.list_all)
     delete = asynchronous(models.delete)

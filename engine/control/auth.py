@@ -24,11 +24,11 @@ READING_POSTS = frozenset(
         "/tokenize",
         "/detokenize",
         "/v1/accounts/local/datasets:check",
-        "/v1/accounts/local/models:estimate",
         "/v1/accounts/local/supervisedFineTuningJobs:estimate",
     }
 )
-"""What the token that reads may post: questions that leave nothing behind. ``/v1/responses`` stores its answers."""
+"""What the token that reads may post: questions that leave nothing behind, here or outside. ``/v1/responses`` stores
+its answers, and ``models:estimate`` may ask a hub."""
 MCP_PATH = "/mcp"
 """Serves that token by tools that read, and reaches the daemon with the same token."""
 

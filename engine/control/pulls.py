@@ -31,8 +31,8 @@ NOT_DONE = "nothing was pulled"
 
 def pull(services: Services, request: PullModel, key: str | None) -> Model:
     """Start to bring a base model in; returns it UPLOADING with its job. Again with the same source is harmless."""
-    source = _checked_source(request.source)
-    identifier = resource_id(request.model_id or _default_id(source), "models")
+    source = checked_source(request.source)
+    identifier = resource_id(request.model_id or default_id(source), "models")
     request = PullModel(source=source, model_id=identifier)
     forget_failed(services.store.models, identifier)
     existing = services.store.models.replayed(request, key, identifier)
@@ -59,7 +59,8 @@ def _job_exists(services: Services, model: Model) -> bool:
     return bool(model.job) and services.store.jobs.find(str(model.job).rsplit("/", 1)[-1]) is not None
 
 
-def _checked_source(source: str) -> str:
+def checked_source(source: str) -> str:
+    """A source that may be pulled, in its full form; ``not_found`` with the nearest name, or how to write it."""
     if source in STARTERS:
         return source
     if source.startswith(SCHEME):
@@ -83,7 +84,7 @@ def _checked_source(source: str) -> str:
     raise FwError("not_found", message, not_done=NOT_DONE, hint=hint, param="source", details=details)
 
 
-def _default_id(source: str) -> str:
+def default_id(source: str) -> str:
     """A starter's own name; else the repository's, folder's or file's, made fit for an id."""
     if source.startswith(SCHEME):
         name = HubSource.parse(source).model_id

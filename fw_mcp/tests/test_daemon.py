@@ -96,6 +96,36 @@ def test_a_bad_line_is_named(daemon: Daemon) -> None:
     assert '"line": 3' in saved.content[0].text
 
 
+def test_a_download_is_planned_before_it_starts(daemon: Daemon) -> None:
+    starter, unknown = ask(
+        daemon,
+        ("model_pull", {"source": "smollm2-135m", "dry_run": True}),
+        ("model_pull", {"source": "smolm2-135m", "dry_run": True}),
+    )
+    plan = starter.structured_content
+    assert plan["started"] is False and plan["disk_mib"] > plan["download_mib"] > 80 and plan["disk_free_mib"] > 0
+    assert plan["licence"] == "Apache-2.0" and "model_pull(source='smollm2-135m')" in plan["next"]
+    assert unknown.is_error and "smollm2-135m" in unknown.content[0].text
+    (daemon.workspace / "tiny.gguf").write_bytes(b"GGUF" + bytes(3 * 2**20))
+    planned = ask(
+        daemon,
+        *(
+            (tool, {"data": "train.jsonl", "dry_run": True, **more})
+            for tool, more in {
+                "customize": {"evaluator": "evaluator.py", "base_model": "tiny.gguf"},
+                "finetune": {"base_model": "tiny.gguf"},
+                "evaluate": {"evaluator": "evaluator.py", "model": "tiny.gguf"},
+            }.items()
+        ),
+    )
+    for result, tool in zip(planned, ("customize", "finetune", "evaluate"), strict=True):
+        fields = result.structured_content
+        assert fields["disk_mib"] == 3.0 and fields["started"] is False, result.content[0].text
+        assert fields["next"].startswith("model_pull(source=") and f"then {tool}(" in fields["next"]
+    jobs = ask(daemon, ("overview", {"only": "jobs", "grep": "tiny|smollm2"}))[0].structured_content
+    assert jobs["total"] == 0
+
+
 def test_a_dataset_is_kept_once_and_shown(daemon: Daemon) -> None:
     rows = [row(f"question {number}?") for number in range(30)]
     first, second, _, shown = ask(

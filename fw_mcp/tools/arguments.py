@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch
 from fw_mcp.views import job_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState
+from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState, PullEstimate
 
 STARTER = "smollm2-135m"
 HELDOUT_FRACTION = 0.1
@@ -79,7 +80,7 @@ async def keep_dataset(client: AsyncClient, data: Path | Rows, name: str, heldou
     content = data.read_bytes() if isinstance(data, Path) else _as_jsonl(data)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     for identifier in (name, f"{name[:40]}-{fingerprint(content, heldout)}"):
-        found = await _find(client.datasets.get, identifier)
+        found = await stored(client.datasets.get, identifier)
         if found is None or found.state is DatasetState.UPLOADING:
             return await client.datasets.create(data, id=identifier, heldout_fraction=heldout)
         if found.digest == digest and found.heldout_fraction == heldout:
@@ -117,7 +118,7 @@ async def evaluator_for(client: AsyncClient, platform: Platform, evaluator: str)
 async def _keep_evaluator(client: AsyncClient, source: str, name: str) -> Evaluator:
     digest = f"sha256:{hashlib.sha256(source.encode()).hexdigest()}"
     for identifier in (name, f"{name[:40]}-{digest[7:15]}"):
-        found = await _find(client.evaluators.get, identifier)
+        found = await stored(client.evaluators.get, identifier)
         if found is None:
             return await client.evaluators.create(source, id=identifier)
         if found.digest == digest:
@@ -125,33 +126,62 @@ async def _keep_evaluator(client: AsyncClient, source: str, name: str) -> Evalua
     raise FwError("already_exists", f"Evaluator '{name}' has other code.", not_done="Nothing was stored.")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a base model comes from and the id it has; ``by_id`` if it was named by its id alone."""
+
+    source: str
+    identifier: str
+    by_id: bool
+
+
 async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> Model | Job:
     """The READY model called ``name``; a starter, a hub's model or one of the workspace is pulled first.
 
     Returns the pull's job when it needs longer than one call may last.
     """
-    source, identifier, by_id = name, short(name) or name, False
-    if name.startswith("hf:"):
-        identifier = slug(name.rsplit("/", 1)[-1], "model")
-    elif platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
-        path = platform.workspace.existing(name, "base_model")
-        source, identifier = str(path), slug(path.stem, "model")
-    else:
-        by_id = True
-    model = await _find(client.models.get, identifier)
-    if model is not None and not by_id and model.source != source:
-        identifier = f"{identifier[:40]}-{fingerprint(source)}"
-        model = await _find(client.models.get, identifier)
+    wanted, model = await _located(client, platform, name)
     if model is None or model.state is ModelState.FAILED:
-        model = await client.models.pull(source, id=identifier)
+        model = await client.models.pull(wanted.source, id=wanted.identifier)
     if model.state is ModelState.READY:
         return model
     if model.job is None:
-        raise FwError("failed_precondition", f"Model '{identifier}' is not ready.", not_done="Nothing was run.")
+        raise FwError("failed_precondition", f"Model '{model.id}' is not ready.", not_done="Nothing was run.")
     job = await _follow(client, short(model.job) or model.job, platform, ctx)
     if job.state is JobState.FAILED and job.failure is not None:
         raise FwError.from_dict(job.failure.to_wire())
-    return await client.models.get(identifier) if job.state is JobState.COMPLETED else job
+    return await client.models.get(model.id) if job.state is JobState.COMPLETED else job
+
+
+async def pull_before(
+    client: AsyncClient, platform: Platform, name: str, *, starters: bool = False
+) -> PullEstimate | None:
+    """What bringing the model in would take; None if it is here or on its way.
+
+    A starter is small and its plan needs it, so without ``starters`` it is not told.
+    """
+    wanted, model = await _located(client, platform, name)
+    if model is not None and model.state is not ModelState.FAILED:
+        return None
+    if wanted.by_id and not starters:
+        return None
+    return await client.models.estimate(wanted.source, id=wanted.identifier)
+
+
+async def _located(client: AsyncClient, platform: Platform, name: str) -> tuple[Source, Model | None]:
+    """What a name means, and the model if there is one."""
+    if name.startswith("hf:"):
+        wanted = Source(name, slug(name.rsplit("/", 1)[-1], "model"), by_id=False)
+    elif platform.workspace.looks_like_path(name, *MODEL_SUFFIXES) and not name.startswith("accounts/"):
+        path = platform.workspace.existing(name, "base_model")
+        wanted = Source(str(path), slug(path.stem, "model"), by_id=False)
+    else:
+        wanted = Source(name, short(name) or name, by_id=True)
+    model = await stored(client.models.get, wanted.identifier)
+    if model is not None and not wanted.by_id and model.source != wanted.source:
+        wanted = replace(wanted, identifier=f"{wanted.identifier[:40]}-{fingerprint(wanted.source)}")
+        model = await stored(client.models.get, wanted.identifier)
+    return wanted, model
 
 
 async def resumed(client: AsyncClient, job: AnyJob) -> AnyJob | Job:
@@ -167,11 +197,12 @@ def still_coming(pull: Job, tool: str) -> CallToolResult:
     return reply({**job_view(pull), "note": "the base model is still coming"}, again)
 
 
-async def _find(get: Callable[[str], Awaitable[R]], identifier: str) -> R | None:
+async def stored(get: Callable[[str], Awaitable[R]], identifier: str) -> R | None:
+    """What is stored under that id; None if nothing is, or could be."""
     try:
         return await get(identifier)
     except FwError as error:
-        if error.code != "not_found":
+        if error.code not in ("not_found", "invalid_argument"):
             raise
         return None
 

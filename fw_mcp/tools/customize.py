@@ -8,10 +8,19 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.plans import measured_pace, of_pull, scored_rows, scoring, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import STARTER, dataset_for, evaluator_for, fingerprint, model_for, still_coming
+from fw_mcp.tools.arguments import (
+    STARTER,
+    dataset_for,
+    evaluator_for,
+    fingerprint,
+    model_for,
+    pull_before,
+    still_coming,
+)
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view
 from fw_sdk.client import AsyncClient
@@ -84,6 +93,8 @@ def register(server: AgentServer, platform: Platform) -> None:
             deploy=deploy,
         )
         async with platform.session() as client:
+            if dry_run and (needed := await pull_before(client, platform, base_model)):
+                return of_pull(needed, "customize")
             found = await _inputs(client, platform, ctx, base_model, data, heldout, evaluator)
             if isinstance(found, Job):
                 return still_coming(found, "customize")
@@ -132,29 +143,23 @@ async def _start(client: AsyncClient, found: Inputs, settings: Settings, identif
 async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> CallToolResult:
     split = Split.ALL if found.heldout else Split.TRAIN
     estimate = await client.finetunes.estimate(found.model.id, found.data.id, split=split, **settings.training)
+    scored, side = (found.heldout, Split.ALL) if found.heldout else (found.data, Split.HELDOUT)
+    rows = scored_rows(scored, side, settings.evaluation_limit)
     fields: dict[str, Any] = {
         "would_start": identifier,
         "base_model": found.model.id,
         "data": {"id": found.data.id, "report": report_view(found.data.report) if found.data.report else None},
-        "scored_rows": _scored_rows(found, settings),
+        "scored_rows": rows,
         "evaluator": found.evaluator.id,
-        "training": {**settings.training, **estimate.model_dump(exclude_none=True)},
+        "training": await training_plan(client, settings.training, estimate),
+        "scoring": scoring(rows, 3 if settings.few_shot_count else 2, await measured_pace(client, found.model)),
         "few_shot": settings.few_shot_count,
         "gate": settings.gate["kind"],
         "deploy": settings.deploy,
         "started": False,
     }
-    other = found.heldout or found.data
-    overlap = await client.datasets.overlap(other.id, found.data.id)
+    overlap = await client.datasets.overlap(scored.id, found.data.id)
     fields["overlap"] = {"shared_prompts": overlap.shared, "line_pairs": overlap.examples}
     if overlap.shared:
         return reply(fields, "remove the rows whose prompts stand on both sides (line_pairs), then dry_run again")
     return reply(fields, "customize(...) with the same arguments and without dry_run starts it")
-
-
-def _scored_rows(found: Inputs, settings: Settings) -> int | None:
-    if found.heldout is not None:
-        rows = found.heldout.report.rows if found.heldout.report else None
-    else:
-        rows = found.data.report.heldout_rows if found.data.report else None
-    return min(rows, settings.evaluation_limit) if rows and settings.evaluation_limit else rows

@@ -13,7 +13,7 @@ from pydantic import Field
 from fw_mcp.platform import Platform, Reporter, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import slug
+from fw_mcp.tools.arguments import slug, stored
 from fw_mcp.views import after_deployment, deployment_view, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Deployment, DeploymentState, FwError, Gate, GateKind
@@ -86,13 +86,9 @@ class Wanted:
 
 async def _serving(client: AsyncClient, name: str) -> Deployment | None:
     """The deployment of that name, if it serves or is about to."""
-    try:
-        found = await client.deployments.get(name)
-    except FwError as error:
-        if error.code not in ("not_found", "invalid_argument"):
-            raise
-        return None
-    return found if found.state in (DeploymentState.READY, DeploymentState.CREATING) else None
+    found = await stored(client.deployments.get, name)
+    serves = found is not None and found.state in (DeploymentState.READY, DeploymentState.CREATING)
+    return found if serves else None
 
 
 async def _stop(client: AsyncClient, name: str | None, confirm: str | None) -> CallToolResult:

@@ -7,13 +7,24 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.plans import measured_pace, of_pull, scored_rows, scoring
 from fw_mcp.platform import Platform, ToolContext
+from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import dataset_for, evaluator_for, fingerprint, model_for, resumed, still_coming
+from fw_mcp.tools.arguments import (
+    dataset_for,
+    evaluator_for,
+    fingerprint,
+    model_for,
+    pull_before,
+    resumed,
+    still_coming,
+    stored,
+)
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import FewShot, FwError, Job, Split
+from fw_sdk.types import Dataset, Evaluator, FewShot, Job, PullEstimate, Split
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -29,6 +40,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         limit: Annotated[int | None, Field(ge=1, description="at most so many rows")] = None,
         few_shot: Annotated[int, Field(ge=0, le=32, description="training rows shown as examples")] = 0,
         max_tokens: Annotated[int, Field(ge=1)] = 256,
+        dry_run: Annotated[bool, Field(description="plan only")] = False,
     ) -> CallToolResult:
         """Score a model's greedy answers: one score a row, mean with 95 % interval. Evaluate two models on the same
         rows, then compare. Returns a job_id at once. The same arguments return the same job; a failed or cancelled one
@@ -36,12 +48,16 @@ def register(server: AgentServer, platform: Platform) -> None:
         async with platform.session() as client:
             scorer = await evaluator_for(client, platform, evaluator)
             rows = await dataset_for(client, platform, data, "data")
-            served = await _served(client, platform, model, ctx)
+            served = await _served(client, platform, model, ctx, dry_run)
+            if isinstance(served, PullEstimate):
+                return of_pull(served, "evaluate")
             if isinstance(served, Job):
                 return still_coming(served, "evaluate")
             shots = FewShot(dataset=rows.id, split=Split.TRAIN, count=few_shot) if few_shot else None
             asked: dict[str, Any] = {"split": split, "limit": limit, "few_shot": few_shot, "tokens": max_tokens}
             identifier = f"eval-{served[:40].strip('-._')}-{fingerprint(served, rows.id, scorer.id, asked)}"
+            if dry_run:
+                return await _plan(client, served, rows, scorer, identifier, asked)
             job = await client.evaluations.create(
                 served,
                 rows.id,
@@ -55,13 +71,31 @@ def register(server: AgentServer, platform: Platform) -> None:
             return describe(await resumed(client, job))
 
 
-async def _served(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> str | Job:
-    """The id of a deployment or READY model; the job that pulls it where it is still coming."""
-    identifier = short(name) or name
-    try:
-        return (await client.deployments.get(identifier)).id
-    except FwError as error:
-        if error.code not in ("not_found", "invalid_argument"):
-            raise
+async def _plan(
+    client: AsyncClient, served: str, rows: Dataset, scorer: Evaluator, identifier: str, asked: dict[str, Any]
+) -> CallToolResult:
+    deployment = await stored(client.deployments.get, served)
+    model = await client.models.get(short(deployment.base_model) or served if deployment else served)
+    count = scored_rows(rows, Split(asked["split"]), asked["limit"])
+    fields = {
+        "would_start": identifier,
+        "model": model.id,
+        "data": {"id": rows.id, "split": asked["split"]},
+        "evaluator": scorer.id,
+        "scoring": scoring(count, 1, await measured_pace(client, model)),
+        "started": False,
+    }
+    return reply(fields, "evaluate(...) with the same arguments and without dry_run starts it")
+
+
+async def _served(
+    client: AsyncClient, platform: Platform, name: str, ctx: ToolContext, dry_run: bool
+) -> str | Job | PullEstimate:
+    """The id of a deployment or READY model; the job that pulls it where it is still coming, or would have to."""
+    deployment = await stored(client.deployments.get, short(name) or name)
+    if deployment is not None:
+        return deployment.id
+    if dry_run and (needed := await pull_before(client, platform, name)):
+        return needed
     model = await model_for(client, platform, name, ctx)
     return model if isinstance(model, Job) else model.id

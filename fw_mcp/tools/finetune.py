@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.plans import of_pull, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for, resumed, still_coming
+from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for, pull_before, resumed, still_coming
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view
 from fw_sdk.types import Job
@@ -44,6 +45,8 @@ def register(server: AgentServer, platform: Platform) -> None:
         }
         async with platform.session() as client:
             rows = await dataset_for(client, platform, data, "data")
+            if dry_run and (needed := await pull_before(client, platform, base_model)):
+                return of_pull(needed, "finetune")
             model = await model_for(client, platform, base_model, ctx)
             if isinstance(model, Job):
                 return still_coming(model, "finetune")
@@ -54,7 +57,7 @@ def register(server: AgentServer, platform: Platform) -> None:
                     "would_start": f"ft-{output}",
                     "base_model": model.id,
                     "data": {"id": rows.id, "report": report_view(rows.report) if rows.report else None},
-                    "training": {**training, **estimate.model_dump(exclude_none=True)},
+                    "training": await training_plan(client, training, estimate),
                     "started": False,
                 }
                 return reply(fields, "finetune(...) with the same arguments and without dry_run starts it")

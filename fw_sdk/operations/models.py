@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from fw_sdk.calls import Call, Listing
 from fw_sdk.files import local_path
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path
-from fw_sdk.types import FwError, Model, PullModel, parse_request
+from fw_sdk.types import FwError, Model, PullEstimate, PullModel, parse_request
 
 COLLECTION = "models"
 
@@ -25,12 +26,21 @@ def pull(source: str | Path, *, id: str | None = None) -> Call[Model]:
     Raises:
         NotFoundError: no such starter or path.
     """
-    not_done = "nothing was pulled"
+    body = _body(source, id, "nothing was pulled")
+    return Call("POST", f"{collection_path(COLLECTION)}:pull", Model.model_validate, body=body)
+
+
+def estimate(source: str | Path, *, id: str | None = None) -> Call[PullEstimate]:
+    """What ``pull`` with the same arguments would take: bytes to fetch, room on the disk. Fetches no weights."""
+    body = _body(source, id, "nothing was estimated")
+    return Call("POST", f"{collection_path(COLLECTION)}:estimate", PullEstimate.model_validate, body=body)
+
+
+def _body(source: str | Path, identifier: str | None, not_done: str) -> dict[str, Any]:
     text = str(source)
     if isinstance(source, Path) or _looks_local(text):
         text = str(_existing(source, not_done))
-    body = parse_request(PullModel, paths.present(source=text, model_id=id), not_done=not_done)
-    return Call("POST", f"{collection_path(COLLECTION)}:pull", Model.model_validate, body=body.to_wire())
+    return parse_request(PullModel, paths.present(source=text, model_id=identifier), not_done=not_done).to_wire()
 
 
 def get(model: str) -> Call[Model]:

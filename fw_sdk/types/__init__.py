@@ -49,7 +49,7 @@ from fw_sdk.types.evaluation import (
 )
 from fw_sdk.types.inference import Answer
 from fw_sdk.types.jobs import Failure, Job, JobEvent, JobKind, JobState, Progress
-from fw_sdk.types.models import Lineage, Model, ModelKind, ModelState, PeftDetails, PullModel
+from fw_sdk.types.models import Lineage, Model, ModelKind, ModelState, PeftDetails, PullEstimate, PullModel
 from fw_sdk.types.pipeline import (
     BaselineResult,
     CreatePipeline,
@@ -111,6 +111,7 @@ __all__ = [
     "Pipeline",
     "PipelineResult",
     "Progress",
+    "PullEstimate",
     "PullModel",
     "RequestBody",
     "Resource",

@@ -70,3 +70,19 @@ class PullModel(RequestBody):
 
     source: str
     model_id: str | None = None
+
+
+class PullEstimate(Wire):
+    """What a pull would take, before it runs; 0 bytes and ``present`` if the model is here already.
+
+    ``disk_bytes`` is needed at the most while it runs; for a hub's sharded model both sizes are upper bounds.
+    """
+
+    source: str
+    model_id: str
+    present: bool
+    download_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    fits: bool
+    licence: str | None = None

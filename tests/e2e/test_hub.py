@@ -97,10 +97,14 @@ def test_two_models_of_one_name_are_told_apart_over_mcp(daemon: Daemon, hub: Hub
     async def main() -> list[dict[str, Any]]:
         async with Client(build_server(connect, Workspace(tmp_path), patient=True)) as client:
             calls = [
-                await client.call_tool("model_pull", {"source": f"hf:{org}/Same"}) for org in ("one", "two", "one")
+                await client.call_tool("model_pull", {"source": f"hf:{org}/Same", **more})
+                for org, more in (("one", {"dry_run": True}), ("one", {}), ("two", {}), ("one", {}))
             ]
         return [dict(call.structured_content or {}) for call in calls]
 
-    first, other, again = asyncio.run(main())
+    plan, first, other, again = asyncio.run(main())
+    size = sum(map(len, hub.repos["one/Same"].files.values())) / 2**20
+    assert plan["started"] is False and 0 < plan["download_mib"] <= round(size, 1)
+    assert plan["next"] == "model_pull(source='hf:one/Same') fetches it" and "state" not in plan
     assert first["state"] == other["state"] == "READY", (first, other)
     assert first["model"] == again["model"] == "same" and other["model"].startswith("same-")

@@ -156,7 +156,10 @@ async def step_by_step(client: Client) -> str:
     ended = await wait_for(client, started["job_id"], [])
     assert ended["state"] == "completed" and ended["model"] == started["model"]
     scoring = {"data": "heldout.jsonl", "evaluator": "evaluator.py", "split": "all", "limit": 3, "max_tokens": 32}
+    plan = await call(client, "evaluate", model=ended["model"], **scoring, dry_run=True)
+    assert plan["scoring"]["rows"] == 3 and plan["scoring"]["seconds"] > 0 and plan["started"] is False
     scored = await call(client, "evaluate", model=ended["model"], **scoring)
+    assert scored["job_id"] == plan["would_start"]
     score = (await wait_for(client, scored["job_id"], []))["score"]
     assert score["n"] == 3 and score["ci95"][0] <= score["mean"] <= score["ci95"][1]
     return str(ended["model"])

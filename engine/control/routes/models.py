@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.control import pulls
+from engine.control import pull_plan, pulls
 from engine.control.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.services import Provided
 from fw_sdk.types import PullModel, parse_request, resource_id
@@ -19,6 +19,12 @@ router = APIRouter()
 def pull(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
     """Start to bring a base model in."""
     return reply(pulls.pull(services, parse_request(PullModel, body, not_done=pulls.NOT_DONE), key))
+
+
+@router.post(ROOT + ":estimate")
+def estimate(services: Provided, body: JsonBody) -> JSONResponse:
+    """What bringing a base model in would take. Fetches no weights."""
+    return reply(pull_plan.estimate(services, parse_request(PullModel, body, not_done="nothing was estimated")))
 
 
 @router.get(ROOT)

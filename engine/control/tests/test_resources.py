@@ -1,10 +1,12 @@
 """Models, fine-tunes, evaluations and comparisons over HTTP, with the real pull and training programs."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
 
+from engine.catalog.starters import STARTERS
 from engine.control.tests.support import ROOT, error_of, running_app, upload, wait_ended, write_rows
 from engine.evals.statistics import compare
 from engine.jobs.specs import EvaluateResult
@@ -55,6 +57,27 @@ def test_wrong_pulls_are_refused_before_a_job_begins(stocked, body, code, words)
     found = error_of(client.post(f"{ROOT}/models:pull", json=body))
     assert found["code"] == code and words in found["message"]
     assert services.store.jobs.list().total_size == before
+
+
+@pytest.mark.parametrize("model_id", ["tiny", "tiny-again"])
+def test_a_pull_is_estimated_before_anything_is_copied(stocked, tiny_llama_dir, model_id):
+    client, services = stocked
+    before = services.store.jobs.list().total_size
+    found = client.post(f"{ROOT}/models:estimate", json={"source": str(tiny_llama_dir), "modelId": model_id}).json()
+    size = 0 if model_id == "tiny" else sum(path.stat().st_size for path in tiny_llama_dir.iterdir())
+    assert found["present"] is (model_id == "tiny") and found["downloadBytes"] == 0 and found["fits"] is True
+    assert 0.9 * size <= found["diskBytes"] <= size and found["diskFreeBytes"] > 0
+    starter = client.post(f"{ROOT}/models:estimate", json={"source": "smollm2-135m"}).json()
+    assert starter["downloadBytes"] == STARTERS["smollm2-135m"].wheel_bytes and starter["licence"] == "Apache-2.0"
+    wrong = error_of(client.post(f"{ROOT}/models:estimate", json={"source": "smolm2-135m"}))
+    assert wrong["code"] == "not_found" and services.store.jobs.list().total_size == before
+
+
+def test_a_pull_that_does_not_fit_says_so_before_it_begins(stocked, monkeypatch):
+    client, _ = stocked
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 5, 5))
+    found = client.post(f"{ROOT}/models:estimate", json={"source": "smollm2-135m"}).json()
+    assert found["fits"] is False and found["diskFreeBytes"] == 5
 
 
 def test_a_folder_without_a_model_fails_its_job_and_can_be_pulled_again(stocked, tmp_path):

@@ -38,9 +38,13 @@ def pull(
     ],
     id: Annotated[str | None, typer.Option(help="The model's id; the source's name by default.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is here.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; fetch no weights.")] = False,
 ) -> None:
     """Bring base weights here. Example: fw model pull smollm2-135m"""
     client = connect()
+    if dry_run:
+        emit_one(client.models.estimate(source, id=id))
+        return
     model = client.models.pull(source, id=id)
     if not model.job or model.state.value == "READY":
         emit_one(model)
