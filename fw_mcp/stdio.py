@@ -12,9 +12,11 @@ from fw_mcp.platform import Connect
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
 from fw_sdk.daemon import ensure_daemon
+from fw_sdk.types import FwError
 from fw_sdk.types.home import Home
 
 READ_ONLY = "--read-only"
+log = logging.getLogger(__name__)
 
 
 def connection(read_only: bool) -> Connect:
@@ -34,8 +36,20 @@ def _open(read_only: bool) -> AsyncClient:
     if os.environ.get("FW_BASE_URL"):
         return AsyncClient()
     home = Home.from_environment()
-    url = ensure_daemon(home)
+    url = _daemon(home)
     return AsyncClient(url, home.reading_token()) if read_only else AsyncClient()
+
+
+def _daemon(home: Home) -> str:
+    """The url of the home's daemon. A new one takes a free port where another program has the usual one: clients of
+    this home find it all the same, and an agent cannot free a port."""
+    try:
+        return ensure_daemon(home)
+    except FwError as error:
+        if error.code != "port_in_use":
+            raise
+        log.warning("%s A free port is taken instead.", error.message)
+        return ensure_daemon(home, port=0)
 
 
 def main(read_only: bool = False) -> None:

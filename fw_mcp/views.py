@@ -17,6 +17,7 @@ from fw_sdk.types import (
     Failure,
     FineTuningJob,
     Job,
+    JobKind,
     JobState,
     Pipeline,
     PipelineResult,
@@ -27,6 +28,13 @@ from fw_sdk.types import (
 
 MAX_LOG_LINES = 12
 CUT_SHARE = 0.1
+EVALUATOR_CODES = frozenset({"evaluator_failed", "evaluator_invalid"})
+STARTED_BY = {
+    JobKind.PIPELINE: "customize",
+    JobKind.FINETUNE: "finetune",
+    JobKind.EVALUATE: "evaluate",
+    JobKind.PULL: "model_pull",
+}
 
 
 def short(name: str | None) -> str | None:
@@ -243,13 +251,28 @@ def after_job(job: Job) -> str:
     if isinstance(job, Pipeline):
         return _after_pipeline(job)
     if job.state is not JobState.COMPLETED:
-        hint = job.failure.hint if job.failure else ""
-        return hint or "the call that started it, with the same arguments, goes on"
+        return _after_end_without_result(job)
     if isinstance(job, Evaluation):
-        return f"job_get(job_id='{job.id}', view='samples') shows the worst answers; compare(...) with another model"
+        return (
+            f"compare(baseline=<another evaluation or model>, candidate='{job.id}'); or evaluate(..., few_shot=4): "
+            f"what do examples in the prompt reach? job_get(job_id='{job.id}', view='samples') shows the worst answers"
+        )
     if isinstance(job, FineTuningJob):
         return f"evaluate(model='{short(job.output_model)}', data=..., evaluator=...)"
     return "call again what needs the model, with the same arguments"
+
+
+def _after_end_without_result(job: Job) -> str:
+    """What makes a failed or cancelled job go on: its cause removed, and the call that started it."""
+    again = f"{STARTED_BY.get(job.kind, 'the call that started it')}(...) with the same arguments goes on"
+    failure = job.failure
+    if failure is not None and failure.code in EVALUATOR_CODES and isinstance(job, Evaluation):
+        data, scorer = short(job.input_dataset), short(job.evaluator)
+        return (
+            f"correct '{scorer}' until evaluator_check(evaluator=<its file>, data='{data}') scores every row, "
+            f"then evaluate(model='{short(job.model)}', data='{data}', evaluator=<its file>)"
+        )
+    return f"{failure.hint.rstrip('.')}; then {again}" if failure is not None and failure.hint else again
 
 
 def _after_pipeline(pipeline: Pipeline) -> str:

@@ -60,7 +60,7 @@ def _killed(number: int, oom_kills: int) -> Outcome:
     if number != signal.SIGKILL:
         return Outcome(failure=_lost(f"The job's process was ended by {name}."), lost=True)
     if oom_kills > 0:
-        hint = "lower batchSize or maxContextLength, or stop deployments, then resume the job"
+        hint = "lower the batch size or the context length, or stop deployments, then resume the job"
         message = "The kernel killed the job because memory ran out."
         return Outcome(failure=FwError("out_of_memory", message, not_done=NO_RESULT, hint=hint))
     message = "The job's process was killed (SIGKILL); if nobody did that, the kernel did because memory ran out."
@@ -68,7 +68,7 @@ def _killed(number: int, oom_kills: int) -> Outcome:
 
 
 def _lost(message: str) -> FwError:
-    hint = "resume the job to go on from its last checkpoint; with little memory, lower batchSize first"
+    hint = "resume the job to go on from its last checkpoint; with little memory, lower the batch size first"
     return FwError("worker_lost", message, not_done=NO_RESULT, hint=hint)
 
 

@@ -110,7 +110,7 @@ def _out_of_memory() -> FwError:
     return FwError(
         "out_of_memory",
         "The job ran out of memory.",
-        hint="lower batchSize or maxContextLength, or stop deployments, then resume the job",
+        hint="lower the batch size or the context length, or stop deployments, then resume the job",
     )
 
 

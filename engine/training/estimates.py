@@ -100,7 +100,7 @@ def _warnings(
         f"{too_long} rows are longer than {limit} tokens; training will refuse them": too_long,
         "no row has a token to train on; training will refuse": not trained,
         f"{untrained} rows have no trained token and will be left out": untrained and trained,
-        f"only {steps} steps: lower batchSize or raise epochs": trained and steps < FEW_STEPS,
+        f"only {steps} steps: lower the batch size or raise the epochs": trained and steps < FEW_STEPS,
         f"only {trained} of {tokens} tokens are trained": trained and trained < FEW_TRAINED_SHARE * tokens,
         "the warm-up is as long as the training": training.learning_rate_warmup_steps >= steps > 0,
     }

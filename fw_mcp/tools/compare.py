@@ -48,7 +48,9 @@ def register(server: AgentServer, platform: Platform) -> None:
             if comparison is None:
                 platform.check_may_write("make a comparison that is not stored yet")
                 comparison = await client.comparisons.create(one.id, other.id)
-            following = after_comparison(comparison, await _served_as(client, comparison))
+            following = _after(comparison, one, other) or after_comparison(
+                comparison, await _served_as(client, comparison)
+            )
             fields = _fields(comparison, one, other, detail == "full")
             if detail == "concise" and pattern is None:
                 return reply(fields, following)
@@ -59,6 +61,16 @@ def register(server: AgentServer, platform: Platform) -> None:
             again = f"compare(baseline='{one.id}', candidate='{other.id}', detail='full', cursor={shown.following})"
             following = f"{following}; {again} shows more rows"
         return reply({**fields, "rows": shown.shown, "rows_in_all": shown.total}, following)
+
+
+def _after(comparison: Comparison, one: Evaluation, other: Evaluation) -> str:
+    """What is to be said of one model that does better with another prompt: there is nothing to deploy. Else empty."""
+    if one.model != other.model or comparison.verdict is not Verdict.BETTER:
+        return ""
+    return (
+        f"what '{other.id}' has in its prompt helps without any training: keep it there, and train only if "
+        f"{comparison.candidate_mean:.3g} is not enough; then customize(...) has to beat that too"
+    )
 
 
 def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bool) -> dict[str, Any]:

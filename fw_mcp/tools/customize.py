@@ -72,6 +72,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         epochs: Annotated[int, Field(ge=1, le=100)] = 2,
         learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
         lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
+        batch_size: Annotated[int, Field(ge=16, description="tokens per step")] = 2048,
         max_tokens: Annotated[int, Field(ge=1, description="of each scored answer")] = 256,
         few_shot: Annotated[int, Field(ge=0, le=32, description="examples in the prompted baseline; 0: none")] = 4,
         evaluation_limit: Annotated[int | None, Field(ge=1, description="score at most so many rows")] = None,
@@ -84,8 +85,9 @@ def register(server: AgentServer, platform: Platform) -> None:
         on the same rows, deploy if the gate holds. Returns a job_id at once; then job_wait. The same arguments return
         the same job; a failed or cancelled one goes on. Evaluator: def evaluate(messages, ground_truth=None, **row)
         -> float, messages ending with the model's answer."""
+        training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "lora_rank": lora_rank}
         settings = Settings(
-            training={"epochs": epochs, "learning_rate": learning_rate, "lora_rank": lora_rank, "seed": seed},
+            training={**training, "batch_size": batch_size, "seed": seed},
             inference_parameters={"max_tokens": max_tokens},
             few_shot_count=few_shot,
             evaluation_limit=evaluation_limit,
