@@ -163,5 +163,6 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
     overlap = await client.datasets.overlap(scored.id, found.data.id)
     fields["overlap"] = {"shared_prompts": overlap.shared, "line_pairs": overlap.examples}
     if overlap.shared:
-        return reply(fields, "remove the rows whose prompts stand on both sides (line_pairs), then dry_run again")
+        again = "customize(..., dry_run=true) again"
+        return reply(fields, f"remove the rows whose prompts stand on both sides (line_pairs), then {again}")
     return reply(fields, "customize(...) with the same arguments and without dry_run starts it")

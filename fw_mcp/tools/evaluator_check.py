@@ -93,15 +93,16 @@ async def _probe(client: AsyncClient, evaluator: str, rows: Rows) -> CallToolRes
     others = await scored(wanted[1:] + wanted[:1]) if len(set(wanted)) > 1 else []
     empty = await scored([""] * len(rows))
     means = {"own_answer": _mean(own), "another_rows_answer": _mean(others), "empty_answer": _mean(empty)}
+    warning = _warning(means)
     fields = {
         "evaluator": evaluator,
         "rows": len(rows),
         "mean_score": means,
-        "warning": _warning(means),
+        "warning": warning,
         "scores": [_view(score) for score in own],
         "errors_on_wrong_answers": sorted({str(score.error) for score in [*others, *empty] if score.error})[:3],
     }
-    return reply(fields, _after([*own, *others, *empty]))
+    return reply(fields, _after([*own, *others, *empty], warning))
 
 
 def _mean(scores: list[RowScore]) -> float | None:
@@ -124,7 +125,7 @@ def _view(score: RowScore) -> dict[str, Any]:
     return {**view, "answer": untrusted(score.output, 200)}
 
 
-def _after(scores: list[RowScore]) -> str:
-    if any(score.error for score in scores):
+def _after(scores: list[RowScore], warning: str | None = None) -> str:
+    if warning or any(score.error for score in scores):
         return "correct the evaluator, then evaluator_check(...) again"
     return "customize(data=..., evaluator=..., dry_run=true), or evaluate(model=..., data=..., evaluator=...)"
