@@ -11,8 +11,11 @@ from scipy import stats
 
 from engine.inference.philox import derive_seed, philox, uniform
 from engine.inference.request import SamplingParams
-from engine.inference.sampler import draw
+from engine.inference.sampler import draw, draw_tokens
 from fw_sdk.types import FwError
+from kernels.arguments import interpreting
+from kernels.registry import preferring
+from kernels.sampling import sample
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,43 @@ def test_a_row_alone_draws_what_it_draws_in_a_batch(rows):
         if one is not None:
             assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
             assert len(one.top) == item.logprobs
+
+
+def kernel_tokens(logits, params, positions):
+    """What the kernels' operator draws for the same rows."""
+    columns = {
+        "temperatures": ("temperature", torch.float32),
+        "top_ks": ("top_k", torch.int32),
+        "top_ps": ("top_p", torch.float64),
+        "min_ps": ("min_p", torch.float32),
+        "seeds": ("seed", torch.int64),
+    }
+    held = {
+        name: torch.tensor([getattr(item, field) for item in params], dtype=dtype)
+        for name, (field, dtype) in columns.items()
+    }
+    return sample(logits, **held, positions=torch.tensor(positions)).tokens.tolist()
+
+
+def test_the_kernels_draw_the_same_tokens():
+    """The portable operator on thousands of rows, the Triton kernels in their interpreter on some of them."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(3000, 300, generator=generator) * 4
+    kinds = [(1.0, 0, 1.0, 0.0), (0.7, 20, 1.0, 0.0), (1.0, 0, 0.9, 0.0), (1.4, 60, 0.8, 0.02), (0.9, 0, 1.0, 0.1)]
+    params = [
+        SamplingParams(temperature=t, top_k=k, top_p=p, min_p=m, seed=row * 7919 - 10**12)
+        for row, (t, k, p, m) in enumerate(kinds * 600)
+    ]
+    positions = [row * row for row in range(3000)]
+    expected = draw_tokens(logits, params, positions)
+    assert np.mean(np.equal(kernel_tokens(logits, params, positions), expected)) > 0.999
+    if interpreting():
+        pytest.importorskip("triton")
+        from kernels.testing.interpreter import install
+
+        install()
+        with preferring("triton"):
+            assert kernel_tokens(logits[:40], params[:40], positions[:40]) == expected[:40]
 
 
 def test_logprobs_are_those_of_the_model_whatever_the_temperature():
