@@ -21,7 +21,7 @@ from mcp.types import (
 )
 
 from fw_mcp.job_tasks import JobTasks
-from fw_mcp.library import pages, purpose
+from fw_mcp.library import pages, prompt, purpose
 from fw_mcp.platform import Connect, Platform
 from fw_mcp.server import AgentServer
 from fw_mcp.skills import SkillsExtension
@@ -188,29 +188,11 @@ def _add_customization(server: AgentServer) -> None:
     @server.prompt(name="customize", title="Customize a model for a task")
     def customize_prompt(task: str, data: str = "train.jsonl") -> list[UserMessage]:
         """Make a small model better at a task, measure it honestly, deploy it if it is better."""
-        return [
-            UserMessage(
-                f"Make a small local model better at this task: {task}. The training rows are in {data}. "
-                "Look at a few rows first. Write evaluator.py so that it scores exactly what the task needs; think "
-                "about what a wrong but plausible answer would score. Then use the fw tools: customize with "
-                "dry_run=true, customize, job_wait until it ended. Report the base score, the tuned score, the "
-                "difference with its 95 % interval and n, the verdict, and how to call the deployment. If the verdict "
-                "is not 'better', say so and propose what to change in the data."
-            )
-        ]
+        return [UserMessage(prompt("customize", task=task, data=data))]
 
 
 def _add_diagnosis(server: AgentServer) -> None:
     @server.prompt(name="diagnose", title="Find out why a job failed or a model got no better")
     def diagnose_prompt(job_id: str) -> list[UserMessage]:
         """Read a job's failure, log, loss curve and worst answers, and say what to change."""
-        return [
-            UserMessage(
-                f"Find out what is wrong with job {job_id}. Call job_get(job_id='{job_id}'): if it failed, its failure "
-                "names the cause and the fix; view='logs' has the log. If it completed and the verdict is not "
-                "'better', call job_get with view='metrics' (does the loss fall? does it end flat?) and with "
-                "view='samples' (what do the worst answers have in common? are they cut at max_tokens? are they right "
-                "but scored wrong?). Check the evaluator with evaluator_check, and the data with dataset(id=...). Say "
-                "the one most likely cause with the evidence for it, then the one change to try, as a call."
-            )
-        ]
+        return [UserMessage(prompt("diagnose", job_id=job_id))]

@@ -1,4 +1,4 @@
-"""The documentation pages that ship in the package ``docs``, and a ranked search over their sections."""
+"""The pages and prompts that ship in the package ``docs``, and a ranked search over the sections of the pages."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def pages() -> dict[str, str]:
     """Page id to markdown, in alphabetical order."""
     files = [entry for entry in resources.files("docs").iterdir() if entry.name.endswith(".md")]
     return {entry.name[:-3]: entry.read_text(encoding="utf-8") for entry in sorted(files, key=lambda e: e.name)}
+
+
+def prompt(name: str, **values: str) -> str:
+    """The text of ``docs/prompts/<name>.md`` with its ``{places}`` filled in."""
+    text = (resources.files("docs") / "prompts" / f"{name}.md").read_text(encoding="utf-8")
+    return text.strip().format_map(values)
 
 
 def purpose(page: str) -> str:

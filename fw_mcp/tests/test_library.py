@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fw_mcp.library import pages, purpose, search
+from fw_mcp.library import RECORDS, pages, prompt, purpose, search
 
 
 @pytest.mark.parametrize("page", pages())
@@ -12,6 +12,21 @@ def test_a_page_says_what_it_is_for(page: str) -> None:
     lines = pages()[page].splitlines()
     assert lines[0].startswith("# ") and lines[1] == ""
     assert 20 < len(purpose(page)) < 200
+
+
+@pytest.mark.parametrize("page", sorted(pages().keys() - RECORDS))
+def test_a_page_begins_with_an_example_has_its_options_in_a_table_and_ends_with_what_fails(page: str) -> None:
+    top, *sections = pages()[page].split("\n## ")
+    assert "```" in top and "|---" in pages()[page]
+    if page not in ("errors", "troubleshooting"):  # they are about nothing else
+        assert sections[-1].startswith("When it fails") and "|---" in sections[-1]
+
+
+def test_prompts_fill_in_what_they_are_given() -> None:
+    assert "better at this task: sort {mail}. The training rows are in d.jsonl." in prompt(
+        "customize", task="sort {mail}", data="d.jsonl"
+    )
+    assert prompt("diagnose", job_id="train-1").count("train-1") == 2
 
 
 @pytest.mark.parametrize(
