@@ -21,7 +21,16 @@ Numerics = Literal["fast", "exact"]
 Shape = Mapping[str, int]
 
 #: Folders that have a ``spec.py`` with ``SPECS`` and ``IMPLEMENTATIONS``.
-OPERATORS = ("linear", "lora", "rms_norm", "rope", "sampling", "softmax", "swiglu")
+OPERATORS = (
+    "adamw",
+    "linear",
+    "lora",
+    "rms_norm",
+    "rope",
+    "sampling",
+    "softmax",
+    "swiglu",
+)
 
 _PREFERRED: ContextVar[Backend | None] = ContextVar("preferred", default=None)
 

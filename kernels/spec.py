@@ -123,7 +123,7 @@ class Spec:
         plain: the same in torch operators of the working dtype: the yardstick of errors, and a peer.
         cases: small problems, for the interpreter; odd sizes, one row, none at all.
         shapes: problems of an 8B model's size, with their work: compiled ahead of time and measured.
-        writes: arguments that are written in place.
+        writes: arguments that are written in place, tensors or lists of them.
         gates: for each kernel that it launches.
         peers: other implementations, by name, for the benchmark; they take the same arguments.
         tolerance: relative Frobenius distances that differ from ``TOLERANCE``.
@@ -154,7 +154,14 @@ class Spec:
         """What ``function`` returns and writes for ``arguments``, which it may change."""
         result = function(**arguments)
         returned = () if result is None else result if isinstance(result, tuple) else (result,)
-        return (*returned, *(arguments[name] for name in self.writes))
+        return (*returned, *(tensor for name in self.writes for tensor in tensors_in(arguments[name])))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """A tensor, or those of a list; none in anything else."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [item for item in value if isinstance(item, Tensor)] if isinstance(value, (list, tuple)) else []
 
 
 def resolve(path: str) -> Function:

@@ -12,7 +12,7 @@ import torch.utils.deterministic
 from torch import Tensor
 
 from kernels.registry import specs
-from kernels.spec import Arguments, Case, Function, Maker, Spec
+from kernels.spec import Arguments, Case, Function, Maker, Spec, tensors_in
 
 #: How much farther from the truth than torch in the same dtype an element may be (FlashAttention's rule), and beyond
 #: that by how many units in the last place of the largest value.
@@ -94,14 +94,8 @@ def _assert_untouched(spec: Spec, case: Case, after: Arguments, before: Argument
     for name, value in before.items():
         if name in spec.writes:
             continue
-        for old, new in zip(_tensors(value), _tensors(after[name]), strict=True):
+        for old, new in zip(tensors_in(value), tensors_in(after[name]), strict=True):
             assert torch.equal(_bits(old), _bits(new)), f"{spec.name}/{case.name}: {name} was changed"
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [item for item in value if isinstance(item, Tensor)] if isinstance(value, (list, tuple)) else []
 
 
 def _bits(tensor: Tensor) -> Tensor:
