@@ -288,6 +288,10 @@ def _after_pipeline(pipeline: Pipeline) -> str:
     return f"generate(model='{short(outcome.adapter or outcome.model)}', prompts=['...'])"
 
 
+ENOUGH = 0.95
+"""Of answers that are right or wrong: a baseline that is right so often leaves training little to win."""
+
+
 def after_comparison(comparison: Comparison, served_as: str | None = None) -> str:
     """What a verdict asks for; ``served_as`` is the deployment that serves the baseline's model."""
     model = short(comparison.candidate_model) or "..."
@@ -296,6 +300,11 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
         if served_as is None:
             return f"{start})"
         return f"{start}, name='{served_as}', confirm='{served_as}') serves it in the place of the baseline"
+    if comparison.p_value is not None and comparison.baseline_mean >= ENOUGH:
+        return (
+            f"generate(model='{short(comparison.baseline_model)}', prompts=['...']): no training is needed, the "
+            f"baseline has {comparison.baseline_mean:.2f} of 1 with its prompt (few-shot: with the examples in it)"
+        )
     if comparison.verdict is Verdict.WORSE:
         return "keep the baseline; change the data or the training, then customize(...)"
     if comparison.rows_needed:

@@ -45,7 +45,7 @@ def decide(
     if comparison is None:
         return Decision(
             False,
-            f"no comparison says anything about '{candidate.id}'",
+            f"no comparison of '{candidate.id}' was named",
             "evaluate it and a baseline on the same rows, compare them, and pass the comparison",
         )
     mismatch = _mismatch(comparison, evaluated, candidate)
