@@ -101,12 +101,16 @@ class Records:
     Args:
         device: where they run.
         budget: bytes of device memory that records may take together; what comes later runs unrecorded.
+
+    Attributes:
+        last: what ran last; it may be run again, on what the buffers hold.
     """
 
     def __init__(self, device: torch.device, budget: int = 2 << 30) -> None:
         self._device, self._budget, self._taken = device, budget, 0
         self._pool: Any = None
         self._held: dict[tuple[int, ...], Function] = {}
+        self.last: Function | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -122,11 +126,13 @@ class Records:
         if replay is None:
             replay = self._recorded(function) if self._taken < self._budget else function
             self._held[key] = replay
+        self.last = replay
         return replay()
 
     def clear(self) -> None:
         """Forget all of them, because something they read has moved."""
         self._held.clear()
+        self.last = None
         self._pool, self._taken = None, 0
 
     def _recorded(self, function: Function) -> Function:
