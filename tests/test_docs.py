@@ -40,6 +40,15 @@ def test_the_table_of_errors_is_the_code_s() -> None:
     assert all(cell for row in rows for cell in row)
 
 
+def test_the_page_of_datasets_names_every_problem_that_the_check_finds() -> None:
+    source = (ROOT / "engine" / "control" / "dataset_rows.py").read_text(encoding="utf-8")
+    found = set(re.findall(r'(?:RowError\(\s*|problem\([\w.]+, |return )"([a-z0-9_]+)"', source))
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    table = page.partition("## What the check reports")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert len(found) > 15 and found == {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
