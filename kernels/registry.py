@@ -25,6 +25,7 @@ OPERATORS = (
     "adamw",
     "linear",
     "lora",
+    "quantized_linear",
     "rms_norm",
     "rope",
     "sampling",
