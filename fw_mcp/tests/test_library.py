@@ -121,6 +121,16 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("what architecture families are supported", "models"),
         ("seed reproducible sampling", "inference"),
         ("compare two adapters which is better", "evaluation"),
+        ("how do I know if my evaluator is good", "evaluators"),
+        ("answers are garbage after training", "troubleshooting fine-tuning"),
+        ("tool_calls in training rows", "datasets"),
+        ("how to see the loss curve", "mcp fine-tuning"),
+        ("why was it not deployed", "deployments"),
+        ("kv cache size", "cli serving"),
+        ("call the deployed model with curl", "deployments inference"),
+        ("where are the logs", "troubleshooting"),
+        ("uninstall", "troubleshooting"),
+        ("upgrade to a newer version", "troubleshooting"),
     ],
 )
 def test_what_an_agent_asks_is_answered_by_the_first_hit(question: str, answered_by: str) -> None:
