@@ -157,7 +157,7 @@ class CausalLM(nn.Module, ABC):
         return linear(hidden, self.head, wide=True)
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """hidden: [..., width] normed -> the same shape and dtype."""
+        """hidden: [..., width] normed -> the same shape and dtype; in float32 where the weight is."""
         return rms_norm(hidden, weight, self.config.norm_eps)
 
     def norm_heads(self, layer: Layer, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

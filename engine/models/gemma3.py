@@ -49,10 +49,6 @@ class Gemma3(CausalLM):
         root = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
         return super().embed(token_ids) * root.item()
 
-    def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """As ``CausalLM.norm``, in float32."""
-        return super().norm(hidden.float(), weight).to(hidden.dtype)
-
     def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
         """As ``CausalLM.decode``."""
         attended = attend(self, layer, self.norm(hidden, layer.input_norm), batch, self.norm_heads)

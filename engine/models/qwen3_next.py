@@ -23,7 +23,10 @@ WIDE = torch.float32
 
 
 class Qwen3Next(CausalLM):
-    """Each layer adds its mixer and then its feed-forward part, each of a normed input; norms are stored minus one."""
+    """Each layer adds its mixer and then its feed-forward part, each of a normed input.
+
+    Norms are stored minus one and held in float32: weights near 1 would be rounded in 16 bits.
+    """
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
@@ -40,10 +43,6 @@ class Qwen3Next(CausalLM):
     def final_slot(cls, config: ModelConfig) -> Slot:
         """As ``CausalLM.final_slot``."""
         return centred_norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
-
-    def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """As ``CausalLM.norm``, in float32: weights near 1 would be rounded in 16 bits."""
-        return rms_norm(hidden.to(WIDE), weight, self.config.norm_eps).to(hidden.dtype)
 
     def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
         """As ``CausalLM.decode``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -
     Args:
         hidden: [rows, width] bf16, f16 or f32.
         residual: [rows, width] of the same dtype.
-        weight: [width] of the same dtype.
+        weight: [width] of the same dtype or f32.
         eps: added to the mean square.
 
     Returns:
@@ -37,12 +39,24 @@ def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """hidden: [..., width] bf16, f16 or f32, weight: [width] of the same dtype -> [..., width]; as ``add_rms_norm``."""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    _require(flat, weight)
-    normed = torch.empty(flat.shape, dtype=flat.dtype, device=flat.device)
-    _launch(flat, None, weight, eps, normed, normed)
-    return normed.view(hidden.shape)
+    """Norm every row, as ``add_rms_norm`` does.
+
+    Args:
+        hidden: [..., width] bf16, f16 or f32; of [tokens, heads, width] both may lie apart, as in a projection's slice.
+        weight: [width] of the same dtype or f32.
+        eps: added to the mean square.
+
+    Returns:
+        [..., width] of hidden's dtype.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    rows = hidden if hidden.dim() == 3 else hidden.reshape(-1, hidden.shape[-1])
+    _require(rows, weight, rows.dim())
+    normed = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+    _launch(rows, None, weight, eps, normed, normed)
+    return normed
 
 
 def rms_norm_backward(
@@ -53,7 +67,7 @@ def rms_norm_backward(
     Args:
         gradient: [rows, width], of the norm.
         hidden: [rows, width], what was normed.
-        weight: [width] of the same dtype.
+        weight: [width] of the same dtype or f32.
         eps: as in the forward pass.
         weight_gradient: whether the weight is trained.
 
@@ -83,21 +97,25 @@ def rms_norm_backward(
 def _launch(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float, normed: Tensor, summed: Tensor
 ) -> None:
-    rows, width = hidden.shape
+    """hidden: [rows, width] or [tokens, heads, width]."""
+    *outer, width = hidden.shape
+    rows, heads = math.prod(outer), 1 if hidden.dim() == 2 else outer[1]
     if not rows:
         return
     config = tuned("rms_norm", "add_rms_norm", width=width)
     other = hidden if residual is None else residual
     add_rms_norm_kernel[(-(-rows // config["ROWS"]),)](
-        hidden, other, weight, normed, summed, rows, width, eps, hidden.stride(0), other.stride(0),
-        HAS_RESIDUAL=residual is not None, BLOCK=_block(width), **config,
+        hidden, other, weight, normed, summed, rows, width, eps, hidden.stride(0), hidden.stride(-2), other.stride(0),
+        HEADS=heads, HAS_RESIDUAL=residual is not None, BLOCK=_block(width), **config,
     )  # fmt: skip
 
 
-def _require(hidden: Tensor, weight: Tensor) -> None:
-    require("hidden", hidden, dtypes=DTYPES, shape=(None, None))
-    within("hidden's width", hidden.shape[1], 1, MAX_WIDTH)
-    require("weight", weight, dtypes=(hidden.dtype,), shape=(hidden.shape[1],), beside=hidden, contiguous=True)
+def _require(hidden: Tensor, weight: Tensor, dimensions: int = 2) -> None:
+    require("hidden", hidden, dtypes=DTYPES, shape=(None,) * dimensions)
+    width = hidden.shape[-1]
+    within("hidden's width", width, 1, MAX_WIDTH)
+    dtypes = tuple(dict.fromkeys((hidden.dtype, torch.float32)))
+    require("weight", weight, dtypes=dtypes, shape=(width,), beside=hidden, contiguous=True)
 
 
 def _block(width: int) -> int:

@@ -7,13 +7,14 @@ import triton.language as tl
 @triton.jit
 def add_rms_norm(
     hidden, residual, weight, normed, summed, rows, width, eps,
-    hidden_stride, residual_stride,
-    HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    hidden_stride, head_stride, residual_stride,
+    HEADS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     inside = (row < rows) & (column < width)
-    values = tl.load(hidden + row * hidden_stride + column, mask=inside, other=0.0).to(tl.float32)
+    place = row // HEADS * hidden_stride + row % HEADS * head_stride + column
+    values = tl.load(hidden + place, mask=inside, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         values += tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
         rounded = values.to(summed.dtype.element_ty)

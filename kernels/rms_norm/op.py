@@ -8,25 +8,36 @@ import torch
 from torch import Tensor
 
 from kernels.numerics import exact, refuse_gradients
-from kernels.registry import chosen
+from kernels.registry import answering, chosen
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """hidden: [..., width], weight: [width] of the same dtype -> ``hidden / sqrt(mean(hidden²) + eps) * weight``.
+    """Norm every row: ``hidden / sqrt(mean(hidden²) + eps) * weight``.
 
-    Differentiable in ``hidden``; the weight is frozen and gets no gradient.
+    Differentiable in ``hidden`` unless exact; the weight is frozen and gets no gradient.
+
+    Args:
+        hidden: [..., width].
+        weight: [width] of the same dtype; or f32, and the norm is computed in f32 and rounded once.
+        eps: added to the mean square.
+
+    Returns:
+        [..., width] of hidden's dtype.
     """
+    found = answering("rms_norm", hidden, width=hidden.shape[-1])
+    if weight.dtype is not hidden.dtype and found.backend != "triton":
+        return rms_norm(hidden.to(weight.dtype), weight, eps).to(hidden.dtype)
     if exact():
         refuse_gradients(hidden, weight)
     elif torch.is_grad_enabled() and hidden.requires_grad:
         result: Tensor = _RmsNorm.apply(hidden, weight, eps)  # type: ignore[no-untyped-call]
         return result
-    normed: Tensor = chosen("rms_norm", hidden, width=hidden.shape[-1])(hidden, weight, eps)
+    normed: Tensor = found.load()(hidden, weight, eps)
     return normed
 
 
 def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """hidden, residual: [rows, width] -> the norm of their sum, and the sum; without gradients."""
+    """hidden, residual: [rows, width], weight as of ``rms_norm`` -> the norm of the sum, and the sum; no gradients."""
     both: tuple[Tensor, Tensor] = chosen("add_rms_norm", hidden, width=hidden.shape[-1])(hidden, residual, weight, eps)
     return both
 

@@ -25,13 +25,24 @@ def _problem(rows: int, width: int, dtype: torch.dtype, *names: str, work: int |
     return Case(f"{rows}x{width}-{str(dtype).removeprefix('torch.')}", make, moved)
 
 
+def _heads(tokens: int, heads: int, width: int, *, measured: bool = False) -> Case:
+    """Queries as a slice of a projection's output that holds keys and values too, and a weight in float32."""
+
+    def make(maker: Maker) -> Arguments:
+        values = maker.normal(tokens, heads + 2, width)[:, :heads]
+        return {"hidden": values, "weight": maker.normal(width, dtype=F32), "eps": EPS}
+
+    moved = Work(2 * tokens * heads * width * BF16.itemsize) if measured else None
+    return Case(f"{tokens}x{heads}x{width}-bfloat16", make, moved)
+
+
 def _add_plain(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     summed = hidden + residual
     return functional.rms_norm(summed, (summed.shape[1],), weight, eps), summed
 
 
 def _plain(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return functional.rms_norm(hidden, (hidden.shape[1],), weight, eps)
+    return functional.rms_norm(hidden.to(weight.dtype), weight.shape, weight, eps).to(hidden.dtype)
 
 
 def _backward_plain(gradient: Tensor, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -62,8 +73,8 @@ SPECS = (
         gpu="kernels.rms_norm.gpu:rms_norm",
         reference=rms_norm_reference,
         plain=_plain,
-        cases=tuple(_problem(*size, dtype, "hidden") for size in SMALL for dtype in (BF16, F32)),
-        shapes=tuple(_problem(*size, BF16, "hidden", work=2) for size in (*LARGE, (8192 * 32, 128))),
+        cases=(*(_problem(*size, dtype, "hidden") for size in SMALL for dtype in (BF16, F32)), _heads(7, 3, 40)),
+        shapes=(*(_problem(*size, BF16, "hidden", work=2) for size in LARGE), _heads(8192, 32, 128, measured=True)),
         gates=(Gate("add_rms_norm"),),
     ),
     Spec(

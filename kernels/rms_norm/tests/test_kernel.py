@@ -58,6 +58,24 @@ def test_the_operator_goes_through_them_forward_and_backward(device):
     torch.testing.assert_close(both[0], rms_norm(hidden[0] + hidden[1], weight, 1e-5))
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_a_weight_in_float32_is_rounded_once_with_the_result(backend, device):
+    maker = Maker(device)
+    hidden, weight = maker.normal(3, 4, 64).requires_grad_(), 1 + maker.normal(64, dtype=torch.float32, scale=1e-3)
+    wide = hidden.float()
+    with preferring(backend):
+        found = [
+            (one, *torch.autograd.grad(one.float().square().sum(), hidden))
+            for one in (
+                rms_norm(hidden, weight, 1e-5),
+                rms_norm(wide, weight, 1e-5).to(hidden.dtype),
+            )
+        ]
+    for ours, truth in zip(*found, strict=True):
+        assert ours.dtype is torch.bfloat16
+        torch.testing.assert_close(ours, truth)
+
+
 @pytest.mark.parametrize(
     ("change", "argument"),
     [
@@ -68,6 +86,8 @@ def test_the_operator_goes_through_them_forward_and_backward(device):
         ({"residual": torch.zeros(4, 8, dtype=torch.bfloat16)}, "residual"),
         ({"residual": torch.zeros(4, 8, device="meta")}, "residual"),
         ({"weight": torch.zeros(7)}, "weight"),
+        ({"weight": torch.zeros(8, dtype=torch.bfloat16)}, "weight"),
+        ({"hidden": torch.zeros(4, 1, 8)}, "hidden"),
         ({"weight": torch.zeros(16)[::2]}, "weight"),
     ],
 )
