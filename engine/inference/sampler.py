@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.inference.device_sampler import draw_by_kernel, has_kernel
 from engine.inference.philox import uniform
 from engine.inference.request import SamplingParams, TokenLogprob
 from engine.inference.shaping import RowShape, shape
@@ -149,7 +150,10 @@ def _draw_rows(
 ) -> None:
     """Write what is drawn in those of the ``rows`` that have a temperature into ``tokens [n]``."""
     random = [row for row in rows if params[row].temperature >= GREEDY_BELOW]
-    if random:
+    if random and has_kernel(logits):
+        own = [params[row] for row in random], [positions[row] for row in random]
+        tokens.index_copy_(0, on_device(random, tokens.device), draw_by_kernel(_rows(logits, random), *own))
+    elif random:
         chosen = _draw_random(logits, [params[row] for row in random], [positions[row] for row in random], random)
         tokens.index_copy_(0, on_device(random, tokens.device), chosen)
 

@@ -17,7 +17,9 @@ from engine.inference.sequence import Sequence
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_model
 from engine.text import Renderer
+from kernels.arguments import interpreting
 from kernels.paged_attention import native
+from kernels.registry import preferring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -344,3 +346,18 @@ def test_one_step_of_the_ladder_draws_what_several_do(monkeypatch):
     assert seen == [[5000]]
     assert ladder([params[1]], 5000, waits=False) == [LADDER[0]]
     assert ladder([params[2]], 5000, waits=False) == [LADDER[1]]
+
+
+def test_the_kernel_draws_what_torch_s_operators_draw():
+    if not interpreting():
+        pytest.skip("the interpreter is off")
+    pytest.importorskip("kernels.testing.interpreter").install()
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 700, generator=generator) * 2
+    ways = [{"temperature": 0.0}, {}, {"top_k": 9}, {"top_p": 0.6}, {"min_p": 0.05}, {"top_k": 10**6, "top_p": 0.9}]
+    params = [SamplingParams(seed=-i, logprobs=2, **ways[i % 6]) for i in range(8)]
+    theirs = draw(logits, params, range(8))
+    with preferring("triton"):
+        ours = draw(logits, params, range(8))
+    assert ours.tokens == theirs.tokens
+    assert ours.valid == theirs.valid
