@@ -25,6 +25,7 @@ OPERATORS = (
     "adamw",
     "linear",
     "lora",
+    "paged_attention",
     "quantized_linear",
     "rms_norm",
     "rope",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.inference.scheduler import Row, Slice, StepPlan
-from engine.inference.transfer import moved, on_device
+from engine.inference.transfer import on_device
 from engine.models import Adapter, MixedAdapters
 from kernels.attention_spec import AttentionSpec
 from kernels.gated_delta_net import DeltaShape, DeltaWeights, StatePlan, States, gated_delta_net, plan_states
@@ -105,7 +105,7 @@ class StepBuilder:
         wanted = [row for last, item in zip(behind, slices, strict=True) for row in range(last - item.rows, last)]
         return StepInputs(
             token_ids=on_device(torch.from_numpy(tokens.astype(np.int64)), self._device),
-            batch=moved(plan_batch(lengths, ends, tables, self._page_size), self._device),
+            batch=plan_batch(lengths, ends, tables, self._page_size, self._device),
             adapters=_mixed(slices, adapters, self._device),
             logit_rows=None if len(wanted) == len(tokens) else on_device(wanted, self._device, torch.int64),
             rows=tuple(row for item in slices if item.rows for row in item.logits()),

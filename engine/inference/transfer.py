@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-T = TypeVar("T")
 
 
 def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -17,21 +14,6 @@ def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = Non
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def moved(value: T, device: torch.device) -> T:
-    """A dataclass with every tensor in it, at any depth, moved as by ``on_device``; itself on a CPU."""
-    return value if device.type == "cpu" else _moved(value, device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return on_device(value, device)
-    if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{item.name: _moved(getattr(value, item.name), device) for item in fields(value)})
-    return value
 
 
 class Arriving:

@@ -10,7 +10,7 @@ planned once (``plan_batch``) and the plan serves every layer: ``write_pages`` s
     out = paged_attention(query, pages[layer], plan)
 """
 
-from kernels.paged_attention.cpu import paged_attention, write_pages
-from kernels.paged_attention.plan import BatchPlan, new_pages, plan_batch, plan_decode
+from kernels.paged_attention.op import paged_attention, write_pages
+from kernels.paged_attention.plan import BatchPlan, PageTables, new_pages, plan_batch, plan_decode
 
-__all__ = ["BatchPlan", "new_pages", "paged_attention", "plan_batch", "plan_decode", "write_pages"]
+__all__ = ["BatchPlan", "PageTables", "new_pages", "paged_attention", "plan_batch", "plan_decode", "write_pages"]

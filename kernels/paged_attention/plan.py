@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.exact_attention import Spans, plan_spans
 from kernels.numerics import exact
+from kernels.registry import select
 
 SMALL_CONTEXT_PAGES = 16
 
@@ -49,16 +50,40 @@ class PrefillChunk:
 
 
 @dataclass(frozen=True)
+class PageTables:
+    """A step as the GPU's kernels take it. The launches depend on nothing but shapes and the two numbers.
+
+    So a recorded step is replayed for another by writing its tensors over: tables may be wider and sequences more than
+    are used, if one without tokens has a context of 0 (and a row, whose result is zero, or none).
+
+    Attributes:
+        table: [S, P] i32, each sequence's pages in order; what stands behind its last is not read.
+        contexts: [S] i32, tokens of each sequence, its new ones included.
+        starts: [S + 1] i32, each sequence's first row in the flat batch, then the end of the last.
+        shortest: new tokens of the sequence that has fewest.
+        longest: new tokens of the sequence that has most.
+    """
+
+    table: Tensor
+    contexts: Tensor
+    starts: Tensor
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
 class BatchPlan:
     """How the flat rows of a step map to sequences and pages.
 
     Attributes:
         tokens: rows in the flat batch.
-        slots: [tokens] i64, where each row's key and value go: ``page * page_size + offset``.
+        slots: [tokens] i64, where each row's key and value go: ``page * page_size + offset``; on a GPU a row with a
+            negative one goes nowhere.
         positions: [tokens] i64, each row's position in its sequence.
         decode: groups of sequences with one new token.
         prefill: chunks of sequences with several.
         spans: the same for the exact kernel, which takes all rows alike; None if the plan is for fast numerics.
+        tables: the same for the GPU's kernels, of either numerics; None if the plan is for others.
     """
 
     tokens: int
@@ -67,6 +92,7 @@ class BatchPlan:
     decode: tuple[DecodeGroup, ...]
     prefill: tuple[PrefillChunk, ...]
     spans: Spans | None = None
+    tables: PageTables | None = None
 
 
 def new_pages(
@@ -102,6 +128,10 @@ def plan_batch(
     for length in query_lengths:
         starts.append(starts[-1] + length)
     slots, positions = _slots(query_lengths, context_lengths, page_tables, page_size)
+    if _on_gpu(torch.device(device)):
+        where = torch.device(device)
+        tables = _page_tables(query_lengths, context_lengths, page_tables, starts, where)
+        return BatchPlan(starts[-1], _moved(slots, where), _moved(positions, where), (), (), tables=tables)
     if exact():
         return BatchPlan(starts[-1], slots, positions, (), (), plan_spans(query_lengths, context_lengths, page_tables))
     single = [i for i, length in enumerate(query_lengths) if length == 1]
@@ -136,11 +166,43 @@ def plan_decode(table: Tensor, contexts: Tensor, slots: Tensor, page_size: int) 
         slots: [sequences] i32, where each new key and value goes.
         page_size: tokens per page.
     """
+    if _on_gpu(table.device):
+        starts = torch.arange(len(contexts) + 1, dtype=torch.int32, device=table.device)
+        tables = PageTables(table, contexts, starts, 1, 1)
+        return BatchPlan(len(contexts), slots.long(), contexts.long() - 1, (), (), tables=tables)
     places = torch.arange(table.shape[1] * page_size, device=table.device)
     outside = places >= contexts.unsqueeze(1)
     mask = torch.zeros(outside.shape, device=table.device).masked_fill_(outside, float("-inf")).unsqueeze(1)
     group = DecodeGroup(None, table.flatten().long(), contexts, mask)
     return BatchPlan(len(contexts), slots.long(), contexts.long() - 1, (group,), ())
+
+
+def _on_gpu(device: torch.device) -> bool:
+    """Whether the GPU's kernels answer for that device at this moment."""
+    try:
+        select("paged_decode", {}, torch.bfloat16, device.type, "exact" if exact() else "fast")
+    except LookupError:
+        return False
+    return True
+
+
+def _page_tables(
+    lengths: Sequence[int],
+    contexts: Sequence[int],
+    tables: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    device: torch.device,
+) -> PageTables:
+    table = torch.zeros(len(tables), max(map(len, tables), default=0), dtype=torch.int32)
+    for row, pages in enumerate(tables):
+        table[row, : len(pages)] = torch.tensor(pages, dtype=torch.int32)
+    counts, rows = (_moved(torch.tensor(values, dtype=torch.int32), device) for values in (contexts, starts))
+    return PageTables(_moved(table, device), counts, rows, min(lengths, default=0), max(lengths, default=0))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``, without waiting for what runs there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _slots(

@@ -34,3 +34,30 @@ def paged_attention_reference(
             out.append(torch.einsum("hk,hkd->hd", weights, value))
             row += 1
     return torch.stack(out)
+
+
+def paged_rows_reference(
+    query: Tensor,
+    pages: Tensor,
+    table: Tensor,
+    contexts: Tensor,
+    starts: Tensor,
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> Tensor:
+    """The same for the tensors that the kernels take (``gpu.paged_prefill``), every sequence answered; float64.
+
+    A row of a sequence with no tokens is zero.
+    """
+    held = pages.double() if scales is None else pages.double() * scales.double()[..., None, None, None]
+    counts, ends, tables = contexts.tolist(), starts.tolist(), table.tolist()
+    out = query.new_zeros(query.shape, dtype=torch.float64)
+    spec = AttentionSpec(scale, window, sinks)
+    for number, context in enumerate(counts):
+        rows = slice(ends[number], ends[number + 1])
+        if context and rows.start < rows.stop:
+            lengths = [rows.stop - rows.start]
+            out[rows] = paged_attention_reference(query[rows], held, lengths, [context], [tables[number]], spec)
+    return out
