@@ -83,8 +83,14 @@ def search(query: str, limit: int = 5) -> list[Hit]:
         if score > 0:
             score += _PAGE_WEIGHT * of_page[section.page] + _NAME_WEIGHT * ({*_words(section.page)} <= {*words})
             scored.append((score * (_RECORD_WEIGHT if section.page in RECORDS else 1), number))
-    best = sorted(scored, key=lambda item: (-item[0], item[1]))[:limit]
-    return [_hit(index.sections[number], words, score) for score, number in best]
+    hits: list[Hit] = []
+    for score, number in sorted(scored, key=lambda item: (-item[0], item[1])):
+        section = index.sections[number]
+        if len(hits) == limit:
+            break
+        if not any(section.page == hit.page and section.text in hit.excerpt for hit in hits):
+            hits.append(_hit(section, words, score))
+    return hits
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,11 @@ PAGES = (
     "security",
     "cli",
     "kernels",
+    "README",
 )
 ELSEWHERE = {
-    "scripts/quickstart.sh": "installs an environment; its smoke run is what CI's first step and the benchmarks do",
+    "scripts/quickstart.sh": "installs an environment; what it starts then, fw quickstart, runs on the page of recipes",
+    "scripts/test.sh": "runs these tests",
     " hf:": "needs a hub; tests/e2e has one",
     "fw model pull smollm2-135m": "the same model is here already, from a file of the test cache",
     "EmbeddingEngine": "needs an embedding model; engine/inference tests one",
@@ -59,7 +61,8 @@ SERVES_S = 180.0
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    return BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    folder = ROOT if page == "README" else ROOT / "docs"
+    return BLOCK.findall((folder / f"{page}.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

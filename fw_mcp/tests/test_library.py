@@ -139,6 +139,18 @@ def test_what_an_agent_asks_is_answered_by_the_first_hit(question: str, answered
     assert hits and hits[0].page in answered_by.split(), [(hit.page, hit.heading, hit.score) for hit in hits]
 
 
+def test_no_hit_says_what_a_better_one_has_said() -> None:
+    for query in ("out of memory", "gate_not_met", "learning rate", "evaluator", "dataset_invalid", "seed"):
+        hits = search(query, 10)
+        texts = [(hit.page, hit.excerpt) for hit in hits]
+        assert len(hits) > 2
+        assert not any(
+            page == other and text in said
+            for number, (page, text) in enumerate(texts)
+            for other, said in texts[:number]
+        )
+
+
 def test_nothing_is_found_for_nonsense() -> None:
     assert search("zzzzqqq") == []
     assert search("") == []
