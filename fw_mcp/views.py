@@ -121,13 +121,14 @@ def failure_view(failure: Failure | None) -> dict[str, Any] | None:
     """Why a job failed, with the end of its log fenced."""
     if failure is None:
         return None
+    tail = [line for line in failure.log_tail if failure.message not in line]
     return {
         "code": failure.code,
         "message": failure.message,
         "not_done": failure.not_done or None,
         "hint": failure.hint or None,
         "retryable": failure.retryable,
-        "log_tail": untrusted("\n".join(failure.log_tail[-MAX_LOG_LINES:])) if failure.log_tail else None,
+        "log_tail": untrusted("\n".join(tail[-MAX_LOG_LINES:])) if tail else None,
     }
 
 
@@ -254,7 +255,7 @@ def after_job(job: Job) -> str:
         return _after_end_without_result(job)
     if isinstance(job, Evaluation):
         return (
-            f"compare(baseline=<another evaluation or model>, candidate='{job.id}'); or evaluate(..., few_shot=4): "
+            f"compare(baseline=..., candidate='{job.id}'); or evaluate(..., few_shot=4): "
             f"what do examples in the prompt reach? job_get(job_id='{job.id}', view='samples') shows the worst answers"
         )
     if isinstance(job, FineTuningJob):
@@ -269,8 +270,8 @@ def _after_end_without_result(job: Job) -> str:
     if failure is not None and failure.code in EVALUATOR_CODES and isinstance(job, Evaluation):
         data, scorer = short(job.input_dataset), short(job.evaluator)
         return (
-            f"correct '{scorer}' until evaluator_check(evaluator=<its file>, data='{data}') scores every row, "
-            f"then evaluate(model='{short(job.model)}', data='{data}', evaluator=<its file>)"
+            f"correct '{scorer}' until evaluator_check(evaluator=..., data='{data}') scores every row, "
+            f"then evaluate(model='{short(job.model)}', data='{data}', evaluator=...)"
         )
     return f"{failure.hint.rstrip('.')}; then {again}" if failure is not None and failure.hint else again
 

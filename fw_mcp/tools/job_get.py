@@ -11,6 +11,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from fw_mcp.asked import Row, ends, rows_of
+from fw_mcp.corrections import written
 from fw_mcp.platform import Platform
 from fw_mcp.results import clean, page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
@@ -121,7 +122,7 @@ async def _logs(
         fields["note"] = f"none of its {len(every)} lines match" if every else "it wrote nothing"
     if found.following is None:
         return reply(fields, f"job_get(job_id='{job.id}')")
-    return reply(fields, f"job_get(job_id='{job.id}', view='logs', cursor={found.following}) shows older lines")
+    return reply(fields, f"{_again(job, 'logs', pattern, limit, found.following)} shows older lines")
 
 
 async def _samples(
@@ -137,8 +138,17 @@ async def _samples(
     if shown.following is None:
         return reply(fields, "compare(baseline=..., candidate=...) for evidence")
     left = shown.total - shown.following
-    more = f"job_get(job_id='{job.id}', view='samples', cursor={shown.following}) shows the next of {left}"
-    return reply(fields, more)
+    again = _again(job, "samples", pattern, limit, shown.following, full)
+    return reply(fields, f"{again} shows the next of {left}")
+
+
+def _again(
+    job: Job, view: View, pattern: re.Pattern[str] | None, limit: int, cursor: int | None, full: bool = False
+) -> str:
+    """The call for the page that follows, with everything that shapes it."""
+    chosen = {"job_id": job.id, "view": view, "grep": pattern.pattern if pattern else None, "limit": limit}
+    chosen["detail"] = "full" if full else None
+    return written("job_get", {key: value for key, value in chosen.items() if value is not None}, {"cursor": cursor})
 
 
 def _sample(score: RowScore, rows: Mapping[int, Row], full: bool) -> dict[str, Any]:
