@@ -105,7 +105,7 @@ class Bench:
     report: Report
 
     def run(self, specs: Sequence[Spec], budget: Budget, *, again: bool = False) -> bool:
-        """Measure what is not in the file yet; False if the time did not suffice.
+        """Measure what is not in the file yet; False if the time did not suffice, or the device has failed.
 
         Args:
             specs: in this order.
@@ -129,7 +129,8 @@ class Bench:
                     return False
                 if not checked and OURS in ways:
                     wrong, checked = self._wrong(spec), True
-                self._measure(spec, case, work, ways, budget.share(left + 1), wrong)
+                if not self._measure(spec, case, work, ways, budget.share(left + 1), wrong):
+                    return False
         return True
 
     def _forget(self, ops: set[str], *, again: bool) -> None:
@@ -151,13 +152,14 @@ class Bench:
 
     def _measure(
         self, spec: Spec, case: Case, work: Work, ways: Sequence[str], seconds: float, wrong: str | None
-    ) -> None:
+    ) -> bool:
+        """Rows for these ways; False if the device does not answer any more, and the rest is for another process."""
         try:
             sets = list(self._sets(case))
         except Exception as error:  # noqa: BLE001
             for way in ways:
                 self._keep(self._row(spec.name, case.name, way, f"cannot be drawn: {_said(error)}", None, work))
-            return
+            return self.timer.usable()
         for way in ways:
             verdict, timing = wrong if way == OURS and wrong else "ok", None
             if verdict == "ok":
@@ -166,6 +168,9 @@ class Bench:
                 except Exception as error:  # noqa: BLE001 - a peer that does not run is a row that says so
                     verdict = f"failed: {_said(error)}"
             self._keep(self._row(spec.name, case.name, way, verdict, timing, work))
+            if verdict != "ok" and not self.timer.usable():
+                return False
+        return True
 
     def _time(self, function: Function, sets: Sequence[Arguments], seconds: float) -> Timing:
         with torch.no_grad():
@@ -261,7 +266,7 @@ def _said(error: Exception) -> str:
 
 
 def measure_gpu(specs: Sequence[Spec], seconds: float, *, again: bool) -> bool:
-    """Measure on the current GPU, into its files; False if the time did not suffice for all of it."""
+    """Measure on the current GPU, into its files; False if it must be gone on with."""
     budget, timer = Budget.of(seconds), GraphTimer()
     device = torch.cuda.get_device_name()
     path = measured.path_of(device)
@@ -272,9 +277,7 @@ def measure_gpu(specs: Sequence[Spec], seconds: float, *, again: bool) -> bool:
     rows = measured.read(path)
     measured.write(rows, path)
     path.with_suffix(".md").write_text(measured.markdown(rows, device), encoding="utf-8")
-    print(
-        f"{path} and {path.with_suffix('.md').name}{'' if complete else '; the time was over: run it again to go on'}"
-    )
+    print(f"{path} and {path.with_suffix('.md').name}{'' if complete else '; not all of it: run it again to go on'}")
     return complete
 
 

@@ -36,6 +36,10 @@ class Timer(Protocol):
         """The time of one of ``calls``, which do the same on different memory; takes about ``seconds``."""
         ...
 
+    def usable(self) -> bool:
+        """Whether the device still answers: after an illegal access a process can do nothing more with it."""
+        ...
+
 
 class GraphTimer:
     """On the current CUDA device; as ``Timer``."""
@@ -59,6 +63,14 @@ class GraphTimer:
         repeats = int(min(MOST, max(FEWEST, seconds * 1e3 / max(once, 1e-3))))
         taken = [self._ms(replay) for _ in range(repeats)]
         return Timing(statistics.median(taken) * 1e3 / len(calls), repeats, how)
+
+    def usable(self) -> bool:
+        """As ``Timer.usable``."""
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
 
     @staticmethod
     def _captured(calls: Sequence[Call]) -> Call:

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from kernels.registry import spec
-from kernels.spec import Case, Work
+from kernels.registry import spec, specs
+from kernels.spec import Case, Maker, Work
 from kernels.testing import bench, measured
 from kernels.testing.bench import Bench, Budget, DeviceMaker, ways_of
 from kernels.testing.ceilings import Ceilings
@@ -23,8 +23,13 @@ STAMP = Stamp("abc", "2.13.0", "3.6.0", "1234567", "2026-11-25")
 class HostTimer:
     """Measures on the host's clock, once."""
 
+    alive = True
+
     def __init__(self):
         self.calls = 0
+
+    def usable(self):
+        return self.alive
 
     def measure(self, calls, seconds):
         started = time.perf_counter()
@@ -126,6 +131,17 @@ def test_nothing_is_begun_when_the_time_is_over(run):
     assert {row.op for row in rows} == {"ceilings"}
 
 
+def test_a_device_that_fails_ends_the_run_and_the_next_goes_on_behind_the_culprit(run, monkeypatch):
+    monkeypatch.setattr(HostTimer, "alive", False)
+    complete, _, rows = run([_spec()])
+    assert not complete
+    assert [row.way for row in rows if row.op != "ceilings"] == ["triton", "torch", "broken"]
+    monkeypatch.setattr(HostTimer, "alive", True)
+    complete, calls, _ = run([_spec()])
+    assert complete
+    assert calls == 3
+
+
 def test_an_operator_that_is_wrong_is_not_timed(run):
     bent = _spec(reference=lambda **arguments: tuple(2 * t for t in spec("add_rms_norm").reference(**arguments)))
     _, _, rows = run([bent])
@@ -168,6 +184,16 @@ def test_large_tensors_are_drawn_in_pieces_and_all_of_them():
     assert values.isfinite().all()
     assert values.unique().numel() == 15
     assert DeviceMaker("cpu").normal(0, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize("made", specs(), ids=lambda made: made.name)
+def test_every_operator_s_problems_can_be_drawn_on_the_device(made):
+    for case in made.cases:
+        ours, theirs = case.make(DeviceMaker("cpu")), case.make(Maker("cpu"))
+        assert ours.keys() == theirs.keys()
+        pairs = [(ours[name], theirs[name]) for name in ours if isinstance(ours[name], torch.Tensor)]
+        assert all((mine.shape, mine.dtype) == (other.shape, other.dtype) for mine, other in pairs)
+    assert all(ways_of(made, case)[:2] == ["triton", "torch"] for case, _ in bench.problems(made))
 
 
 def test_compiled_torch_runs_at_the_largest_problem_unless_the_spec_brings_it():
