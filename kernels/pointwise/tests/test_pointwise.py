@@ -65,3 +65,9 @@ def test_torch_s_own_is_not_like_that():
     x = torch.randn(64, 259)
     whole = torch.sigmoid(x)
     assert not all(torch.equal(torch.sigmoid(x[:count]), whole[:count]) for count in range(1, 64))
+
+
+def test_elsewhere_than_on_a_cpu_they_are_torch_s():
+    x = torch.empty(3, 5, device="meta")
+    with numerics("exact"):
+        assert all(getattr(pointwise, function)(x).is_meta for function in FUNCTIONS)
