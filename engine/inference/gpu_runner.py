@@ -23,7 +23,7 @@ from engine.inference.torch_runner import TorchRunner
 from engine.inference.transfer import on_device
 from engine.models import Adapter, CausalLM
 from kernels.numerics import exact
-from kernels.paged_attention import plan_decode
+from kernels.paged_attention import decodes_unseen, plan_decode
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class GpuRunner(TorchRunner):
     def _recordable(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> tuple[int, int] | None:
         """Rows and pages of the buffers that the step fits into; None for a step that is computed as it comes."""
         config = self.model.config
-        if adapters or exact() or self.states is not None or config.experts is not None:
+        if adapters or self.states is not None or config.experts is not None or not decodes_unseen(self.device):
             return None
         if any(item.count > 1 or item.rows != 1 for item in plan.slices):
             return None
@@ -118,7 +118,7 @@ class GpuRunner(TorchRunner):
             buffers = DecodeBuffers(*size, self._page_size, self._spare, self.device)
             self._buffers[size] = buffers
         buffers.fill(plan.slices, self._places)
-        values = self.records.run(size, lambda: self._decode(buffers))
+        values = self.records.run((*size, int(exact())), lambda: self._decode(buffers))
         rows = tuple(row for item in plan.slices for row in item.logits())
         return Logits(values[: len(rows)], rows)
 

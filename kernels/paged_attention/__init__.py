@@ -11,6 +11,15 @@ planned once (``plan_batch``) and the plan serves every layer: ``write_pages`` s
 """
 
 from kernels.paged_attention.op import paged_attention, write_pages
-from kernels.paged_attention.plan import BatchPlan, PageTables, new_pages, plan_batch, plan_decode
+from kernels.paged_attention.plan import BatchPlan, PageTables, decodes_unseen, new_pages, plan_batch, plan_decode
 
-__all__ = ["BatchPlan", "PageTables", "new_pages", "paged_attention", "plan_batch", "plan_decode", "write_pages"]
+__all__ = [
+    "BatchPlan",
+    "PageTables",
+    "decodes_unseen",
+    "new_pages",
+    "paged_attention",
+    "plan_batch",
+    "plan_decode",
+    "write_pages",
+]

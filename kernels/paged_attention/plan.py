@@ -155,6 +155,11 @@ def plan_batch(
     return BatchPlan(starts[-1], slots.to(device), positions.to(device), decode, prefill)
 
 
+def decodes_unseen(device: torch.device) -> bool:
+    """Whether ``plan_decode`` serves the present numerics there: exact ones on a CPU need the plan on the host."""
+    return not exact() or _on_gpu(device)
+
+
 def plan_decode(table: Tensor, contexts: Tensor, slots: Tensor, page_size: int) -> BatchPlan:
     """Plan a step of sequences with one new token each from what is on the device, without a look at it.
 

@@ -144,7 +144,7 @@ def test_decoding_is_recorded_in_few_sizes_and_prefill_is_not(model, renderer):
     engine = make(model, renderer, "ahead")
     run(engine, traffic(24, 1))
     sizes = set(engine._runner._buffers)
-    assert sizes == set(engine._runner.records._held)
+    assert {(*size, 0) for size in sizes} == set(engine._runner.records._held)
     assert {rows for rows, _ in sizes} <= {1, 2, 4, 8, 16, 24}
     assert {pages for _, pages in sizes} == {32}
 
@@ -361,3 +361,42 @@ def test_the_kernel_draws_what_torch_s_operators_draw():
         ours = draw(logits, params, range(8))
     assert ours.tokens == theirs.tokens
     assert ours.valid == theirs.valid
+
+
+@pytest.fixture
+def triton():
+    """Triton's kernels in the interpreter."""
+    if not interpreting():
+        pytest.skip("the interpreter is off")
+    pytest.importorskip("kernels.testing.interpreter").install()
+    with preferring("triton"):
+        yield
+
+
+def test_triton_s_kernels_give_the_tokens_of_torch_s_runner(model, renderer, adapters, triton):
+    requests = [
+        Request("greedy", tuple(range(9)), dataclasses.replace(GREEDY, max_tokens=3)),
+        Request("adapted", tuple(range(3, 8)), dataclasses.replace(GREEDY, max_tokens=2), "a"),
+        Request("drawn", (7, 8), SamplingParams(max_tokens=3, temperature=0.9, top_p=0.9, seed=3, ignore_eos=True)),
+    ]
+    results = []
+    for kind in ("torch", "ahead"):
+        with preferring("triton" if kind == "ahead" else "torch"):
+            engine = make(model, renderer, kind)
+            engine.load_adapter("a", adapters["a"])
+            results.append(said(run(engine, requests)))
+    assert results[0] == results[1]
+
+
+def test_exact_rows_have_the_same_bits_in_any_batch(model, renderer, triton):
+    sampling = SamplingParams(max_tokens=3, temperature=1.0, seed=5, logprobs=1, ignore_eos=True)
+    request = Request("it", tuple(range(40, 51)), sampling)
+    others = [Request(f"o{i}", tuple(range(i, i + 5)), dataclasses.replace(sampling, seed=i)) for i in range(2)]
+    found = []
+    for requests, sizes in (([request], {}), ([*others, request], {"max_batched_tokens": 7, "max_running": 4})):
+        engine = make(model, renderer, "ahead", sizes=sizes, numerics="exact")
+        outputs = run(engine, requests)["it"]
+        found.append([(item.token_id, item.logprob, item.top) for output in outputs for item in output.logprobs])
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+    assert len(engine._runner.records) > 0
