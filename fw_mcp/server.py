@@ -7,15 +7,17 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
+from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp.types import Tool as WireTool
 from pydantic import ValidationError
 
 from fw_mcp.corrections import corrected, renamed
 from fw_mcp.results import refusal, with_next
+from fw_mcp.tasks import INVALID_PARAMS
 from fw_sdk.types import FwError, nearest
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,18 @@ class AgentServer(MCPServer[Any]):
         except ToolError as error:
             result = _explain(name, arguments, error)
         return self._within_reach(result) if isinstance(result, CallToolResult) else result
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """A prompt; a wrong name or a missing argument is the caller's mistake and says what there is."""
+        known = {prompt.name: prompt for prompt in self._prompt_manager.list_prompts()}
+        if name not in known:
+            raise MCPError(INVALID_PARAMS, f"No prompt '{name}'. Prompts: {', '.join(known)}.")
+        needed = [item.name for item in known[name].arguments or [] if item.required]
+        if missing := [item for item in needed if item not in (arguments or {})]:
+            raise MCPError(INVALID_PARAMS, f"The prompt '{name}' needs {', '.join(missing)}.")
+        return await super().get_prompt(name, arguments, context)
 
     def _within_reach(self, result: CallToolResult) -> CallToolResult:
         """``result``, with a word in ``next`` if that names a tool which is not here."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.types import CallToolResult, ResourceTemplateReference, Tool
 from starlette.testclient import TestClient
 
@@ -221,6 +221,17 @@ def test_the_other_prompt_looks_into_a_job(mode: str, tmp_path: Path) -> None:
 
     prompt = with_client(mode, tmp_path, use)
     assert "job_get(job_id='train-1')" in prompt and "evaluator_check" in prompt
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_a_wrong_prompt_says_which_there_are(mode: str, tmp_path: Path) -> None:
+    async def use(client: Client) -> None:
+        with pytest.raises(MCPError, match=r"No prompt 'custom'\. Prompts: customize, diagnose\."):
+            await client.get_prompt("custom")
+        with pytest.raises(MCPError, match=r"The prompt 'customize' needs task\."):
+            await client.get_prompt("customize", {"data": "d.jsonl"})
+
+    with_client(mode, tmp_path, use)
 
 
 def test_docs_search_over_the_tool(tmp_path: Path) -> None:
