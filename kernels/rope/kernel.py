@@ -73,9 +73,9 @@ def rope_paged_write(
     first, second = _halves(value, token * value_token_stride + head * value_head_stride + plane, half, inside)
     if SCALED:
         scale = scales + head * scale_head_stride
-        of_key = 1.0 / tl.load(scale, mask=head < kv_count, other=1.0)
-        of_value = 1.0 / tl.load(scale + scale_side_stride, mask=head < kv_count, other=1.0)
-        turned_1, turned_2 = turned_1 * of_key, turned_2 * of_key
-        first, second = first * of_value, second * of_value
+        of_key = tl.load(scale, mask=head < kv_count, other=1.0)
+        of_value = tl.load(scale + scale_side_stride, mask=head < kv_count, other=1.0)
+        turned_1, turned_2 = turned_1 / of_key, turned_2 / of_key
+        first, second = first / of_value, second / of_value
     _keep(pages, place, half, turned_1, turned_2, inside)
     _keep(pages + side_stride, place, half, first, second, inside)

@@ -5,6 +5,7 @@ import torch
 
 from kernels.arguments import ArgumentError
 from kernels.paged_attention import plan_batch, write_pages
+from kernels.paged_attention.gpu import write_pages as write_alone
 from kernels.registry import preferring
 from kernels.rope import apply_rope, rope_paged_write, rope_tables
 from kernels.rope import gpu as launch
@@ -75,6 +76,16 @@ def test_pages_are_written_as_the_two_operators_in_a_row_do(device):
         turned = rope_paged_write(**given)
     torch.testing.assert_close(turned, apply_rope(given["query"], given["cosine"], given["signed_sine"]))
     torch.testing.assert_close(given["pages"], after)
+
+
+def test_eight_bits_are_those_of_the_write_alone(device):
+    given, scales = step(device, cache=FP8), Maker(device).normal(2, 2, dtype=torch.float32).abs() + 0.1
+    after = given["pages"].clone()
+    turned = launch.rope(given["key"], given["cosine"], given["signed_sine"])
+    write_alone(turned, given["value"], after, given["slots"], scales)
+    launch.rope_paged_write(**given, scales=scales)
+    torch.testing.assert_close(given["pages"].float(), after.float(), rtol=0.13, atol=0)
+    assert torch.equal(given["pages"][1].view(torch.uint8), after[1].view(torch.uint8))
 
 
 @pytest.mark.parametrize("write", [launch.rope_paged_write, in_torch])
