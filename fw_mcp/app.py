@@ -1,4 +1,4 @@
-"""The server itself: instructions, tools, documentation pages as resources, and prompts."""
+"""The server itself: instructions, tools, pages and pictures as resources, and prompts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ from mcp.server.caching import CacheHint
 from mcp.server.extension import Extension
 from mcp.server.mcpserver import UserMessage
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
-from mcp.types import (
-    Completion,
-    CompletionArgument,
-    CompletionContext,
-    PromptReference,
-    ResourceTemplateReference,
-)
 
+from fw_mcp import comparison_picture, completions
 from fw_mcp.job_tasks import JobTasks
 from fw_mcp.library import pages, prompt, purpose
 from fw_mcp.platform import Connect, Platform
@@ -43,6 +37,7 @@ from fw_mcp.tools import (
     overview,
 )
 from fw_mcp.workspace import Workspace
+from fw_sdk.types import FwError
 
 TOOLS = (
     compare,
@@ -145,6 +140,8 @@ def build_server(
         module.register(server, platform)
     docs_search.register(server)
     _add_pages(server)
+    _add_pictures(server, platform)
+    completions.register(server, platform)
     if read_only:
         server.only_reads(module.__name__.rpartition(".")[2] for module in WRITING_TOOLS)
     else:
@@ -173,15 +170,16 @@ def _add_pages(server: AgentServer) -> None:
             raise ResourceNotFoundError(f"No docs page '{page}'. Pages: {', '.join(pages())}.")
         return pages()[page]
 
-    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
-    async def complete(
-        reference: PromptReference | ResourceTemplateReference,
-        argument: CompletionArgument,
-        context: CompletionContext | None,
-    ) -> Completion | None:
-        if isinstance(reference, ResourceTemplateReference) and argument.name == "page":
-            return Completion(values=[page for page in pages() if page.startswith(argument.value)], has_more=False)
-        return None
+
+def _add_pictures(server: AgentServer, platform: Platform) -> None:
+    @server.resource(comparison_picture.URI, title="Picture of a comparison", mime_type=comparison_picture.MIME)
+    async def picture(comparison: str) -> bytes:
+        """Every row's difference, both means and the difference with their intervals, as a PNG."""
+        try:
+            async with platform.session() as client:
+                return await comparison_picture.png_of(client, await client.comparisons.get(comparison))
+        except FwError as error:
+            raise ResourceNotFoundError(f"{error.message} overview(only='comparisons') lists them.") from error
 
 
 def _add_customization(server: AgentServer) -> None:

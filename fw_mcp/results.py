@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, ImageContent, TextContent
 
 from fw_sdk.types import FwError
 
@@ -94,12 +94,13 @@ def page(items: Sequence[T], view: Callable[[T], Any], cursor: int, limit: int) 
     return Page(shown, len(items), end if end < len(items) else None)
 
 
-def reply(fields: Mapping[str, Any], next_call: str) -> CallToolResult:
-    """A result: ``fields`` without the empty ones, and ``next``, the call that usually follows."""
+def reply(fields: Mapping[str, Any], next_call: str, *pictures: ImageContent) -> CallToolResult:
+    """A result: ``fields`` without the empty ones, ``next``, the call that usually follows, and pictures after them."""
     body = {key: tidy(value) for key, value in fields.items() if value not in (None, [], {}, "")}
     body["next"] = next_call
     fitted = _fit(body)
-    return CallToolResult(content=[TextContent(type="text", text=_dump(fitted))], structured_content=fitted)
+    text = TextContent(type="text", text=_dump(fitted))
+    return CallToolResult(content=[text, *pictures], structured_content=fitted)
 
 
 def with_next(result: CallToolResult, next_call: str) -> CallToolResult:

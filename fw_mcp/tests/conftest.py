@@ -7,14 +7,19 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 
 from fw_mcp.app import build_server
 from fw_mcp.server import AgentServer
+from fw_mcp.tests.slow_hub import slow_hub
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
 from fw_sdk.types.home import Home
@@ -42,7 +47,7 @@ class Daemon:
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Started once for the room; tests leave no running jobs behind."""
+    """Started once for the room; tests leave no running jobs behind. A pull from its hub lasts."""
     folder = tmp_path_factory.mktemp("daemon")
     workspace = folder / "workspace"
     shutil.copytree(EXAMPLE, workspace)
@@ -53,9 +58,34 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     home = Home(folder / "home")
     environment = {**kept, "FW_HOME": str(home.root), "FW_PORT": str(port), "FW_WORKSPACE": str(workspace)}
     command = [sys.executable, "-m", "fw_sdk.cli"]
-    started = subprocess.run(
-        [*command, "up", "--detach", "--port", str(port)], env=environment, capture_output=True, text=True, timeout=90
+    with slow_hub() as hub:
+        environment["HF_ENDPOINT"] = hub
+        up = [*command, "up", "--detach", "--port", str(port)]
+        started = subprocess.run(up, env=environment, capture_output=True, text=True, timeout=90)
+        assert started.returncode == 0, started.stderr
+        yield Daemon(home, f"http://127.0.0.1:{port}", workspace, environment)
+        subprocess.run([*command, "down"], env=environment, capture_output=True, timeout=60, check=True)
+
+
+@asynccontextmanager
+async def over_stdio(daemon: Daemon, mode: str) -> AsyncIterator[Client]:
+    """A client of the server in a process of its own."""
+    server = StdioServerParameters(
+        command=sys.executable, args=["-m", "fw_mcp.stdio"], env=daemon.environment, cwd=daemon.workspace
     )
-    assert started.returncode == 0, started.stderr
-    yield Daemon(home, f"http://127.0.0.1:{port}", workspace, environment)
-    subprocess.run([*command, "down"], env=environment, capture_output=True, timeout=60, check=True)
+    async with Client(server, mode=mode) as client:  # type: ignore[arg-type]
+        yield client
+
+
+@asynccontextmanager
+async def over_http(daemon: Daemon, mode: str) -> AsyncIterator[Client]:
+    """A client of the daemon's own ``/mcp``."""
+    headers = {"Authorization": f"Bearer {daemon.home.token()}"}
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+        transport = streamable_http_client(f"{daemon.url}/mcp", http_client=http)
+        async with Client(transport, mode=mode) as client:  # type: ignore[arg-type]
+            yield client
+
+
+TRANSPORTS = {"stdio": over_stdio, "http": over_http}
+ERAS = ("auto", "legacy")

@@ -5,39 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
 
-from fw_mcp.tests.conftest import Daemon
+from fw_mcp.tests.conftest import ERAS, TRANSPORTS, Daemon
 
 EVALUATOR = "def evaluate(messages, ground_truth=None, **row):\n    return 1.0\n"
 
 
 def row(question: str, answer: str = "yes") -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-def over_stdio(daemon: Daemon, mode: str) -> AbstractAsyncContextManager[Client]:
-    server = StdioServerParameters(
-        command=sys.executable, args=["-m", "fw_mcp.stdio"], env=daemon.environment, cwd=daemon.workspace
-    )
-    return Client(server, mode=mode)
-
-
-@asynccontextmanager
-async def over_http(daemon: Daemon, mode: str) -> Any:
-    headers = {"Authorization": f"Bearer {daemon.home.token()}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
-        transport = streamable_http_client(f"{daemon.url}/mcp", http_client=http)
-        async with Client(transport, mode=mode) as client:
-            yield client
 
 
 def ask(daemon: Daemon, *calls: tuple[str, dict[str, Any]]) -> list[CallToolResult]:
@@ -48,11 +30,11 @@ def ask(daemon: Daemon, *calls: tuple[str, dict[str, Any]]) -> list[CallToolResu
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-@pytest.mark.parametrize("transport", [over_stdio, over_http])
-def test_both_eras_over_both_transports(transport: Any, mode: str, daemon: Daemon) -> None:
+@pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_both_eras_over_both_transports(transport: str, mode: str, daemon: Daemon) -> None:
     async def main() -> None:
-        async with transport(daemon, mode) as client:
+        async with TRANSPORTS[transport](daemon, mode) as client:
             assert client.protocol_version >= ("2026-07-28" if mode == "auto" else "2025")
             assert (mode == "auto") == (client.protocol_version == "2026-07-28")
             assert len((await client.list_tools()).tools) == 14

@@ -11,6 +11,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from fw_mcp.asked import Row, ends, rows_of
+from fw_mcp.comparison_picture import address, image, png_of
 from fw_mcp.platform import Platform
 from fw_mcp.results import page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
@@ -40,7 +41,7 @@ def register(server: AgentServer, platform: Platform) -> None:
     ) -> CallToolResult:
         """Compare two evaluations, or two models by their evaluations on the same rows and evaluator, row by row:
         difference with 95 % interval, wins/losses/ties, verdict (better, worse, inconclusive) and what it asks for.
-        Runs nothing: customize makes the evaluations. full adds the rows that differ, or match grep."""
+        Runs nothing: customize makes the evaluations. full adds a picture and the rows that differ, or match grep."""
         pattern = pattern_of(grep)
         async with platform.session() as client:
             one, other = await _pair(client, short(baseline) or baseline, short(candidate) or candidate)
@@ -56,11 +57,13 @@ def register(server: AgentServer, platform: Platform) -> None:
                 return reply(fields, following)
             differing = await _differing(client, one, other, pattern)
             rows = await rows_of(client, other)
+            pictures = [image(await png_of(client, comparison))] if detail == "full" and not cursor else []
         shown = page(differing, lambda pair: _row(pair, rows), cursor, ROWS)
         if shown.following is not None:
             again = f"compare(baseline='{one.id}', candidate='{other.id}', detail='full', cursor={shown.following})"
             following = f"{following}; {again} shows more rows"
-        return reply({**fields, "rows": shown.shown, "rows_in_all": shown.total}, following)
+        fields |= {"rows": shown.shown, "rows_in_all": shown.total, "picture": address(comparison)}
+        return reply(fields, following, *pictures)
 
 
 def _after(comparison: Comparison, one: Evaluation, other: Evaluation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import ResourceTemplateReference
 
 import fw_sdk as fw
 from tests.e2e.place import BASE, Place, check_outcome, check_store
@@ -118,6 +120,20 @@ async def look_into(client: Client, job_id: str) -> None:
     compared = await call(client, "compare", baseline=sides[0], candidate=sides[1], detail="full")
     assert compared["rows_in_all"] == compared["wins"] + compared["losses"] == len(compared["rows"])
     assert all(row["scores"][0] != row["scores"][1] and row["asked"] for row in compared["rows"])
+    await see_the_picture(client, compared["picture"], sides)
+
+
+async def see_the_picture(client: Client, uri: str, sides: list[str]) -> None:
+    """The same PNG beside the result and as a resource, whose name completes."""
+    result = await client.call_tool("compare", {"baseline": sides[0], "candidate": sides[1], "detail": "full"})
+    shown = result.content[1]
+    assert shown.type == "image" and shown.mime_type == "image/png"
+    read = (await client.read_resource(uri)).contents[0]
+    assert base64.b64decode(shown.data) == base64.b64decode(read.blob) and read.mime_type == "image/png"
+    assert base64.b64decode(read.blob).startswith(b"\x89PNG")
+    template = ResourceTemplateReference(type="ref/resource", uri="picture://comparisons/{comparison}")
+    name = uri.rsplit("/", 1)[-1]
+    assert name in (await client.complete(template, {"name": "comparison", "value": name[:4]})).completion.values
 
 
 async def replace_and_go_back(client: Client, tuned: str) -> None:
@@ -235,6 +251,9 @@ def test_cli(place: Place, starter_gguf: Path) -> None:
         name = check_outcome(place, client, pipeline)
         check_store(place, client)
     assert shown["outcome"]["comparison"]["verdict"] == pipeline.outcome.comparison.verdict
+    sides = [pipeline.outcome.evaluations[label].rsplit("/", 1)[-1] for label in ("base", "tuned")]
+    place.fw("compare", *sides, "--plot", "picture.png")
+    assert (place.workspace / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert "text" in place.fw("chat", name, QUESTION, "--max-tokens", "8")
     assert place.run("status").returncode == 0
     assert place.run("down").returncode == 0

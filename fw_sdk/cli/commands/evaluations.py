@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.connect import connect, settle, show_some
 from fw_sdk.cli.output import emit_one, hint, short_id
+
+if TYPE_CHECKING:
+    from fw_sdk.client import Client
+    from fw_sdk.types import Comparison
 
 COLUMNS = {
     "id": lambda job: job.id,
@@ -89,9 +94,25 @@ def compare(
     baseline: Annotated[str, typer.Argument(help="An evaluation's id.")],
     candidate: Annotated[str, typer.Argument(help="An evaluation of the same rows.")],
     id: Annotated[str | None, typer.Option(help="The comparison's id.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file too.")] = None,
 ) -> None:
     """Compare two evaluations row by row: better, worse or inconclusive, with an interval."""
-    comparison = connect().comparisons.create(baseline, candidate, id=id)
+    client = connect()
+    comparison = client.comparisons.create(baseline, candidate, id=id)
     emit_one(comparison)
+    if plot is not None:
+        _draw(client, comparison, plot.resolve())
+        hint(f"picture: {plot}")
     if comparison.verdict.value == "better":
         hint(f"fw deploy start {short_id(comparison.candidate_model)} --comparison {comparison.id}")
+
+
+def _draw(client: Client, comparison: Comparison, path: Path) -> None:
+    from fw_sdk.pictures.comparison import Side, draw_comparison
+
+    def side(name: str) -> Side:
+        evaluation = client.evaluations.get(name)
+        scores = list(client.evaluations.scores(evaluation.id))
+        return Side(short_id(evaluation.model) or evaluation.id, scores, evaluation.summary)
+
+    draw_comparison(comparison, side(comparison.baseline), side(comparison.candidate), path)

@@ -156,7 +156,7 @@ def _ask(client: Client, result: Result) -> dict[str, Any]:
 
 
 def _draw(outcome: PipelineResult, out: Path) -> Path:
-    from fw_sdk.cli.plots import draw_pipeline
+    from fw_sdk.pictures.pipeline import draw_pipeline
 
     return draw_pipeline(outcome, out.resolve())
 

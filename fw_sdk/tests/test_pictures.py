@@ -1,14 +1,16 @@
-"""The picture of a pipeline: every outcome draws, nothing overlaps, and what it says is what the outcome holds."""
+"""Pictures of pipelines and comparisons: all of them draw, nothing overlaps, and they say what the outcome holds."""
 
 import subprocess
 import sys
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fw_sdk.cli import plots
-from fw_sdk.types import BaselineResult, Comparison, Interval, PipelineResult, ScoreSummary
+from fw_sdk.pictures import pipeline, style
+from fw_sdk.pictures.comparison import Side, differences, draw_comparison
+from fw_sdk.types import BaselineResult, Comparison, Interval, PipelineResult, RowScore, ScoreSummary
 
 
 def summary(mean, n=100):
@@ -61,9 +63,30 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize("name", OUTCOMES)
+def side(name, scores, mean=None):
+    rows = [RowScore(index=index, line=index + 1, score=score) for index, score in enumerate(scores)]
+    return Side(name, rows, summary(mean, len(rows)) if mean is not None else None)
+
+
+ZEROS = [0.0] * 40
+PAIRS = {
+    "usual": (comparison(), side("base", ZEROS, 0.14), side("tuned", [1.0] * 25 + ZEROS[25:], 0.55)),
+    "undecided": (UNDECIDED, side("a", [1.0, 0.0] * 20, 0.5), side("b", [0.0, 1.0] * 20, 0.5)),
+    "all the same": (UNDECIDED, side("a", ZEROS, 0.0), side("b", ZEROS, 0.0)),
+    "graded": (comparison(), side("a", [0.3, -2.5, 7.0], 1.6), side("b" * 60, [0.2, 1.0, 7.5], 2.9)),
+    "unscored": (comparison(), side("a", [None, 0.5] * 900, 0.2), side("b", [1.0, None] * 900, 0.5)),
+    "nothing": (UNDECIDED, side("a", []), side("b", [])),
+}
+DRAWN = {
+    **{name: lambda path, found=found: pipeline.draw_pipeline(found, path) for name, found in OUTCOMES.items()},
+    **{f"pair {name}": lambda path, pair=pair: draw_comparison(*pair, path) for name, pair in PAIRS.items()},
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_every_outcome_draws_at_its_size(tmp_path, name):
-    path = plots.draw_pipeline(OUTCOMES[name], tmp_path / "new" / "picture.png")
+    path = tmp_path / "new" / "picture.png"
+    DRAWN[name](path)
     head = path.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) == (1200, 500)
@@ -82,7 +105,7 @@ def drawn(figure):
             yield from (label for label, place in zip(labels, places, strict=True) if low <= place <= high)
 
 
-@pytest.mark.parametrize("name", OUTCOMES)
+@pytest.mark.parametrize("name", DRAWN)
 def test_no_text_leaves_the_picture_or_lies_on_another(tmp_path, monkeypatch, name):
     boxes = []
 
@@ -92,7 +115,7 @@ def test_no_text_leaves_the_picture_or_lies_on_another(tmp_path, monkeypatch, na
         boxes.extend((text.get_text(), text.get_window_extent(renderer)) for text in drawn(figure) if text.get_text())
 
     monkeypatch.setattr(Figure, "savefig", measure)
-    plots.draw_pipeline(OUTCOMES[name], tmp_path / "picture.png")
+    DRAWN[name](tmp_path / "picture.png")
     assert boxes
     for index, (text, box) in enumerate(boxes):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 1200 and box.y1 <= 500, text
@@ -100,19 +123,34 @@ def test_no_text_leaves_the_picture_or_lies_on_another(tmp_path, monkeypatch, na
             assert not box.overlaps(second), (text, other)
 
 
+def test_rows_are_paired_by_their_line_and_an_unscored_row_counts_as_nothing():
+    before = [RowScore(index=0, line=3, score=0.5), RowScore(index=1, line=7, score=None), RowScore(index=2, line=9)]
+    after = [RowScore(index=0, line=7, score=1.0), RowScore(index=1, line=3, score=0.25), RowScore(index=2, line=11)]
+    assert differences(before, after) == [1.0, -0.25]
+
+
+def test_bars_have_the_ink_of_their_sign(monkeypatch):
+    bars = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: bars.extend(figure.axes[0].patches))
+    draw_comparison(*PAIRS["graded"], None)
+    assert [bar.get_height() for bar in bars] == pytest.approx([3.5, 0.5, -0.1])
+    inks = [to_hex(bar.get_facecolor()) for bar in bars]
+    assert inks == [style.VERDICT_INK["better"]] * 2 + [style.VERDICT_INK["worse"]]
+
+
 def test_the_caption_states_difference_interval_and_grounds():
-    against = plots.best_baseline(outcome())
-    line = plots.difference_line(comparison(), against)
+    against = pipeline.best_baseline(outcome())
+    line = style.difference_line(comparison(), "tuned", against)
     assert line.split("     ") == ["tuned − few-shot = +0.41", "95 % interval +0.30 to +0.52", "n = 100"]
-    assert plots.grounds_line(UNDECIDED).endswith("about 6,543,210 rows in all would decide")
+    assert style.grounds_line(UNDECIDED).endswith("about 6,543,210 rows in all would decide")
 
 
 def test_smoothing_keeps_a_constant_and_starts_at_the_first_value():
-    assert plots.smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
-    means = plots.smoothed([4.0, 0.0, 0.0])
+    assert pipeline.smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+    means = pipeline.smoothed([4.0, 0.0, 0.0])
     assert means[0] == 4.0 and means[0] > means[1] > means[2] > 0
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, fw_sdk.cli.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, fw_sdk.pictures.pipeline, fw_sdk.pictures.comparison; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,1 @@
+"""Pictures of what came out, as PNG: of a pipeline, of a comparison."""
