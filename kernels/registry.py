@@ -24,6 +24,7 @@ Shape = Mapping[str, int]
 OPERATORS = (
     "adamw",
     "linear",
+    "linear_cross_entropy",
     "lora",
     "paged_attention",
     "quantized_linear",
