@@ -27,6 +27,7 @@ OPERATORS = (
     "linear_cross_entropy",
     "lora",
     "paged_attention",
+    "policy_loss",
     "quantized_linear",
     "rms_norm",
     "rope",
