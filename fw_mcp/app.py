@@ -78,7 +78,9 @@ dry_run it starts and returns a job_id.
 trained on, the verdict (better, worse, inconclusive) and the deployment, if the gate held.
 4. generate(model=<deployment>, prompts=[...]) tries it; any OpenAI client can call it too.
 Steps alone: evaluator_check (does the evaluator tell answers apart?), finetune, evaluate, compare, deploy. job_get
-shows a job's loss curve, its log, its worst answers; job_cancel stops it.
+shows a job's loss curve, its log, its worst answers; job_cancel stops it. dry_run=true on customize, finetune, evaluate
+and model_pull says what it takes and starts nothing. A better model takes a served one's place by compare, then what
+its next says. detail="full", grep and cursor show more of a result.
 
 Rules: every result names the next call. Starting the same thing twice returns the same job. Report n, the interval and
 the verdict, not the mean alone; "inconclusive" means that these rows do not decide. Force no deployment unless the

@@ -134,9 +134,15 @@ async def _inputs(
 async def _start(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> Pipeline:
     """Create the pipeline, or return the one of that id; one that failed or was cancelled goes on."""
     extra = {"evaluation_dataset": found.heldout.id} if found.heldout else {}
-    pipeline = await client.pipelines.create(
-        found.model.id, found.data.id, found.evaluator.id, id=identifier, **settings.fields(), **extra
-    )
+    try:
+        pipeline = await client.pipelines.create(
+            found.model.id, found.data.id, found.evaluator.id, id=identifier, **settings.fields(), **extra
+        )
+    except FwError as error:
+        if error.code == "already_exists":
+            error.hint = f"customize(...) without name, or with another; job_get(job_id='{identifier}') shows that one"
+            error.param = "name"
+        raise
     if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
         return await client.pipelines.resume(pipeline.id)
     return pipeline

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
 from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import slug, stored
+from fw_mcp.tools.arguments import stored
 from fw_mcp.views import after_deployment, deployment_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Deployment, DeploymentState, FwError, Gate, GateKind
+from fw_sdk.types import Comparison, Deployment, DeploymentState, FwError, Gate, GateKind
 
 POLL_S = 0.5
 WAIT_S = 45.0
@@ -48,40 +48,10 @@ def register(server: AgentServer, platform: Platform) -> None:
             if former is not None and short(former.base_model) == wanted.model and not wanted.explicit:
                 return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
             deployment = await _start(client, wanted, former, confirm)
-            back = _way_back(former) if former and short(former.base_model) != wanted.model else None
+            back = way_back(former) if former and short(former.base_model) != wanted.model else None
             deployment = await _until_ready(client, deployment, Reporter(ctx), back)
         replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
         return reply({**deployment_view(deployment), **replaced}, after_deployment(deployment))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be served, as the caller said it, in ids."""
-
-    model: str
-    name: str
-    comparison: str | None
-    gate: Gate
-    force: bool
-
-    @classmethod
-    def of(cls, model: str | None, name: str | None, comparison: str | None, gate: Gate, force: bool) -> Wanted:
-        """Raises ``FwError`` without a model."""
-        if not model:
-            raise FwError(
-                "invalid_argument",
-                "deploy needs the model to start.",
-                not_done="Nothing was deployed.",
-                hint="overview() lists models",
-                param="model",
-            )
-        identifier = short(model) or model
-        return cls(identifier, short(name) or slug(identifier, "model"), short(comparison), gate, force)
-
-    @property
-    def explicit(self) -> bool:
-        """Whether the caller named what the decision rests on."""
-        return self.force or self.comparison is not None
 
 
 async def _serving(client: AsyncClient, name: str) -> Deployment | None:
@@ -111,56 +81,33 @@ async def _start(client: AsyncClient, wanted: Wanted, former: Deployment | None,
     replaced = short(former.base_model) if former else None
     if replaced == wanted.model:
         replaced = None
-    evidence = wanted.comparison
-    if evidence is None and not (replaced and wanted.force):
-        evidence = await _newest_comparison(client, wanted.model, replaced)
+    evidence = await _evidence(client, wanted, replaced)
+    if replaced is not None and not is_hopeless(wanted, evidence):
+        check_replacing(wanted, replaced, evidence, confirm)
+    try:
+        return await client.deployments.create(
+            wanted.model,
+            id=wanted.name,
+            comparison=evidence.id if evidence else None,
+            gate=wanted.gate,
+            force=wanted.force,
+        )
+    except FwError as error:
+        if error.code == "gate_not_met":
+            error.hint = f"{towards_the_gate(wanted, evidence)}; force=true only if the person asked for it"
+        raise
+
+
+async def _evidence(client: AsyncClient, wanted: Wanted, replaced: str | None) -> Comparison | None:
+    """The comparison that was named, else the newest of the model: with the replaced one if something is replaced."""
+    if wanted.comparison is not None:
+        return await client.comparisons.get(wanted.comparison)
+    if replaced is not None and wanted.force:
+        return None
+    found = [item async for item in client.comparisons.list() if short(item.candidate_model) == wanted.model]
     if replaced is not None:
-        _check_replacing(wanted, replaced, evidence, confirm)
-    return await client.deployments.create(
-        wanted.model, id=wanted.name, comparison=evidence, gate=wanted.gate, force=wanted.force
-    )
-
-
-def _check_replacing(wanted: Wanted, replaced: str, evidence: str | None, confirm: str | None) -> None:
-    still = f"'{replaced}' is still served."
-    if evidence is None and not wanted.force:
-        raise FwError(
-            "gate_not_met",
-            f"Deployment '{wanted.name}' serves '{replaced}', and no comparison says that '{wanted.model}' is better "
-            "than that.",
-            not_done=still,
-            hint=f"compare(baseline='{replaced}', candidate='{wanted.model}') and what its next says; or another name",
-            param="comparison",
-        )
-    if short(confirm) != wanted.name:
-        because = f"comparison='{evidence}'" if evidence else "force=true"
-        raise FwError(
-            "failed_precondition",
-            f"Deployment '{wanted.name}' serves '{replaced}': to replace it, give its id as confirm too.",
-            not_done=still,
-            hint=f"deploy(model='{wanted.model}', name='{wanted.name}', {because}, confirm='{wanted.name}')",
-            param="confirm",
-        )
-
-
-def _way_back(former: Deployment) -> str:
-    """The call that serves the former model again, on what it was served on."""
-    gate = former.gate
-    if former.forced or former.comparison is None:
-        because = "force=true"
-    elif gate.kind is GateKind.NOT_WORSE:
-        because = f"comparison='{short(former.comparison)}', gate='not_worse', margin={gate.margin:g}"
-    else:
-        because = f"comparison='{short(former.comparison)}'"
-    return f"deploy(model='{short(former.base_model)}', name='{former.id}', {because}, confirm='{former.id}')"
-
-
-async def _newest_comparison(client: AsyncClient, model: str, baseline: str | None) -> str | None:
-    """The newest comparison whose candidate is ``model``, and whose baseline is ``baseline`` if that is given."""
-    found = [item async for item in client.comparisons.list() if short(item.candidate_model) == model]
-    if baseline is not None:
-        found = [item for item in found if short(item.baseline_model) == baseline]
-    return max(found, key=lambda item: item.create_time).id if found else None
+        found = [item for item in found if short(item.baseline_model) == replaced]
+    return max(found, key=lambda item: item.create_time) if found else None
 
 
 async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Reporter, back: str | None) -> Deployment:

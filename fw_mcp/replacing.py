@@ -1,0 +1,92 @@
+"""When one model may take another's place under a name, and the call that gives the place back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fw_mcp.tools.arguments import slug
+from fw_mcp.views import short
+from fw_sdk.types import Comparison, Deployment, FwError, Gate, GateKind, Verdict
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be served, as the caller said it, in ids."""
+
+    model: str
+    name: str
+    comparison: str | None
+    gate: Gate
+    force: bool
+
+    @classmethod
+    def of(cls, model: str | None, name: str | None, comparison: str | None, gate: Gate, force: bool) -> Wanted:
+        """Raises ``FwError`` without a model."""
+        if not model:
+            raise FwError(
+                "invalid_argument",
+                "deploy needs the model to start.",
+                not_done="Nothing was deployed.",
+                hint="overview() lists models",
+                param="model",
+            )
+        identifier = short(model) or model
+        return cls(identifier, short(name) or slug(identifier, "model"), short(comparison), gate, force)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the caller named what the decision rests on."""
+        return self.force or self.comparison is not None
+
+
+def is_hopeless(wanted: Wanted, evidence: Comparison | None) -> bool:
+    """Whether the gate will refuse anyhow, so that confirming would be in vain."""
+    if evidence is None or wanted.force or wanted.gate.kind is not GateKind.BETTER:
+        return False
+    return evidence.verdict is not Verdict.BETTER
+
+
+def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> str:
+    """What would have to be done for the gate to hold."""
+    if evidence is None:
+        return f"evaluate(model='{wanted.model}', ...) and its base on the same rows, then compare(...)"
+    if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
+        pair = f"'{short(evidence.baseline_model)}' and '{wanted.model}'"
+        return f"evaluate(...) {pair} on about {evidence.rows_needed} rows, then compare(...), would decide it"
+    sides = f"baseline='{short(evidence.baseline)}', candidate='{short(evidence.candidate)}'"
+    return f"compare({sides}, detail='full') shows which rows were lost; then customize(...) with better rows"
+
+
+def check_replacing(wanted: Wanted, replaced: str, evidence: Comparison | None, confirm: str | None) -> None:
+    """Raise unless something speaks for the replacement and the caller repeated the name of what is replaced."""
+    still = f"'{replaced}' is still served."
+    if evidence is None and not wanted.force:
+        raise FwError(
+            "gate_not_met",
+            f"Deployment '{wanted.name}' serves '{replaced}', and no comparison says that '{wanted.model}' is better "
+            "than that.",
+            not_done=still,
+            hint=f"compare(baseline='{replaced}', candidate='{wanted.model}') and what its next says; or another name",
+            param="comparison",
+        )
+    if short(confirm) != wanted.name:
+        because = f"comparison='{evidence.id}'" if evidence and not wanted.force else "force=true"
+        raise FwError(
+            "failed_precondition",
+            f"Deployment '{wanted.name}' serves '{replaced}': to replace it, give its id as confirm too.",
+            not_done=still,
+            hint=f"deploy(model='{wanted.model}', name='{wanted.name}', {because}, confirm='{wanted.name}')",
+            param="confirm",
+        )
+
+
+def way_back(former: Deployment) -> str:
+    """The call that serves the former model again, on what it was served on."""
+    gate = former.gate
+    if former.forced or former.comparison is None:
+        because = "force=true"
+    elif gate.kind is GateKind.NOT_WORSE:
+        because = f"comparison='{short(former.comparison)}', gate='not_worse', margin={gate.margin:g}"
+    else:
+        because = f"comparison='{short(former.comparison)}'"
+    return f"deploy(model='{short(former.base_model)}', name='{former.id}', {because}, confirm='{former.id}')"
