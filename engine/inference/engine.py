@@ -120,8 +120,8 @@ class Engine:
                 and ``int4`` quantise on load; on a GPU and without a C compiler they only save memory. ``auto`` is
                 ``stored`` where that is possible, else ``bfloat16`` where the device multiplies it natively.
             device: auto, cpu or cuda.
-            numerics: ``exact``, on a CPU, gives a row the same bits in any batch, chunk and cache; ``fast`` leaves sums
-                in full precision to torch. ``auto`` is exact where that is cheap. With weights in 4 or 8 bits both give
+            numerics: ``exact`` gives a row the same bits in any batch, chunk and cache; ``fast`` leaves sums in full
+                precision to torch. ``auto`` is exact where that is cheap. With weights in 4 or 8 bits both give
                 the same bits; there ``exact`` (their ``auto``) rounds activations so finely that logits are float32's
                 to three digits, and ``fast`` rounds them to 8 bits, which many streams at once feel.
             config: sizes.
@@ -141,7 +141,8 @@ class Engine:
         )
         assert model is not None
         if isinstance(model, CausalLM):
-            numerics = pick_numerics(model.device, model.dtype, numerics)
+            recurrent = model.config.recurrence is not None
+            numerics = pick_numerics(model.device, model.dtype, numerics, recurrent=recurrent)
         return cls(model, renderer, config, draft, numerics)
 
     @property

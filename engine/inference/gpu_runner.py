@@ -21,9 +21,15 @@ from engine.inference.sequence import Sequence as Running
 from engine.inference.step import PagedAttention, StepInputs
 from engine.inference.torch_runner import TorchRunner
 from engine.inference.transfer import on_device
-from engine.models import Adapter, CausalLM
+from engine.models import Adapter, CausalLM, MixedAdapters
 from kernels.numerics import exact
 from kernels.paged_attention import decodes_unseen, plan_decode
+from kernels.registry import Numerics, select
+
+MOST_ADAPTERS = 16
+"""Adapters that recorded steps choose from; a step with more is computed as it comes."""
+ADAPTED = 3
+"""Place in a record's key of whether rows have adapters."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class GpuRunner(TorchRunner):
         self._buffers: dict[tuple[int, int], DecodeBuffers] = {}
         self._drawn = torch.zeros(config.max_running, dtype=torch.int64, device=self.device)
         self._places: dict[Running, int] = {}
+        self._adapters: dict[int, Adapter] = {}
+        self._mixed: dict[DecodeBuffers, MixedAdapters] = {}
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
         """As ``Runner.compute``."""
         size = self._recordable(plan, adapters)
-        return super().compute(plan, adapters) if size is None else self._replayed(plan, size)
+        return super().compute(plan, adapters) if size is None else self._replayed(plan, adapters, size)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Launched:
@@ -102,7 +110,9 @@ class GpuRunner(TorchRunner):
     def _recordable(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> tuple[int, int] | None:
         """Rows and pages of the buffers that the step fits into; None for a step that is computed as it comes."""
         config = self.model.config
-        if adapters or self.states is not None or config.experts is not None or not decodes_unseen(self.device):
+        if self.states is not None or config.experts is not None or not decodes_unseen(self.device):
+            return None
+        if adapters and not (len(adapters) <= MOST_ADAPTERS and self._mixes_unseen()):
             return None
         if any(item.count > 1 or item.rows != 1 for item in plan.slices):
             return None
@@ -112,23 +122,52 @@ class GpuRunner(TorchRunner):
         longest = max(item.end for item in plan.slices)
         return rows, pages_of(-(-longest // self._page_size), self._most_pages)
 
-    def _replayed(self, plan: StepPlan, size: tuple[int, int]) -> Logits:
+    def _mixes_unseen(self) -> bool:
+        """Whether adapters are applied by a kernel that finds each row's on the device."""
+        kind: Numerics = "exact" if exact() else "fast"
+        shape = {"width": self.model.config.hidden_size}
+        return select("lora", shape, self.dtype, self.device.type, kind).backend == "triton"
+
+    def _replayed(self, plan: StepPlan, adapters: Mapping[int, Adapter], size: tuple[int, int]) -> Logits:
         buffers = self._buffers.get(size)
         if buffers is None:
             buffers = DecodeBuffers(*size, self._page_size, self._spare, self.device)
             self._buffers[size] = buffers
-        buffers.fill(plan.slices, self._places)
-        values = self.records.run((*size, int(exact())), lambda: self._decode(buffers))
+        self._know(adapters)
+        buffers.fill(plan.slices, self._places, {number: place for place, number in enumerate(self._adapters)})
+        key = (*size, int(exact()), int(bool(adapters)))
+        values = self.records.run(key, lambda: self._decode(buffers, adapted=bool(adapters)))
         rows = tuple(row for item in plan.slices for row in item.logits())
         return Logits(values[: len(rows)], rows)
 
-    def _decode(self, buffers: DecodeBuffers) -> Tensor:
+    def _know(self, adapters: Mapping[int, Adapter]) -> None:
+        """Have these among the adapters that recorded steps choose from; those used last stay, as many as there may be.
+
+        A record holds the places of all of them, so it serves any mixture until one comes that is not among them.
+        """
+        if all(self._adapters.get(number) is adapter for number, adapter in adapters.items()):
+            return
+        others = [(number, one) for number, one in self._adapters.items() if number not in adapters]
+        room = MOST_ADAPTERS - len(adapters)
+        self._adapters = {**dict(others[len(others) - min(room, len(others)) :]), **adapters}
+        self._mixed.clear()
+        self.records.forget(ADAPTED)
+
+    def _decode(self, buffers: DecodeBuffers, *, adapted: bool) -> Tensor:
         """Logits [rows, vocabulary] of what is in the buffers: the recorded part of a step."""
         drawn = self._drawn.index_select(0, buffers.sources.clamp(min=0).long())
         ids = torch.where(buffers.sources < 0, buffers.ids, drawn)
         plan = plan_decode(buffers.table, buffers.contexts, buffers.slots, self._page_size)
-        hidden = self.model(ids, plan.positions, PagedAttention(self.pages, plan))
+        mixed = self._mixed_in(buffers) if adapted else None
+        hidden = self.model(ids, plan.positions, PagedAttention(self.pages, plan), mixed)
         return self.model.logits(hidden)
+
+    def _mixed_in(self, buffers: DecodeBuffers) -> MixedAdapters:
+        """The adapters' tables and the rows' owners, which records keep pointing to."""
+        found = self._mixed.get(buffers)
+        if found is None:
+            found = self._mixed[buffers] = MixedAdapters.at(list(self._adapters.values()), buffers.owners)
+        return found
 
 
 def _is_behind(row: Row) -> bool:

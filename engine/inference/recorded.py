@@ -21,7 +21,7 @@ ROWS = (1, 2, 4, *range(8, 257, 8))
 """Sizes that a step's rows are rounded up to; a step with more is not recorded."""
 
 FEWEST_PAGES = 32
-FIELDS = 4
+FIELDS = 5
 NOWHERE = -1
 
 Function = Callable[[], Tensor]
@@ -55,6 +55,7 @@ class DecodeBuffers:
         sources: [rows], the row of the step before whose drawn token is this row's; -1 for none.
         slots: [rows], where keys and values go: ``page * page_size + offset``.
         contexts: [rows], tokens of each sequence, its new one included.
+        owners: [rows], the adapter of each row, by its place among those of the step; -1 for the base.
         table: [rows, pages], pages in the order of positions.
     """
 
@@ -65,22 +66,24 @@ class DecodeBuffers:
         pinned = device.type == "cuda"
         self._hosts = [torch.zeros(size, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
-        self.ids, self.sources, self.slots, self.contexts = self._device[: FIELDS * rows].view(FIELDS, rows)
+        fields = self._device[: FIELDS * rows].view(FIELDS, rows)
+        self.ids, self.sources, self.slots, self.contexts, self.owners = fields
         self.table = self._device[FIELDS * rows :].view(rows, pages)
 
-    def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int]) -> None:
+    def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int], places: Mapping[int, int]) -> None:
         """Queue the inputs of a step.
 
         Args:
             slices: one token each, at most ``rows`` of them.
             drawn: rows of the step before, of the sequences whose token was promised by it.
+            places: of the adapters, by id.
         """
         host = self._hosts[0]
         self._hosts.reverse()
         flat: npt.NDArray[np.int32] = host.numpy()
-        ids, sources, slots, contexts = flat[: FIELDS * self.rows].reshape(FIELDS, self.rows)
+        ids, sources, slots, contexts, owners = flat[: FIELDS * self.rows].reshape(FIELDS, self.rows)
         table = flat[FIELDS * self.rows :].reshape(self.rows, self.pages)
-        ids[:], sources[:], contexts[:], table[:] = 0, NOWHERE, 1, self._spare
+        ids[:], sources[:], contexts[:], owners[:], table[:] = 0, NOWHERE, 1, NOWHERE, self._spare
         slots[:] = self._spare * self._page_size
         for row, item in enumerate(slices):
             sequence, start = item.sequence, item.start
@@ -89,6 +92,7 @@ class DecodeBuffers:
             else:
                 sources[row] = drawn[sequence]
             contexts[row] = item.end
+            owners[row] = places.get(sequence.adapter_id, NOWHERE)
             page, offset = divmod(start, self._page_size)
             slots[row] = sequence.pages[page] * self._page_size + offset
             table[row, : page + 1] = sequence.pages[: page + 1]
@@ -134,6 +138,10 @@ class Records:
         self._held.clear()
         self.last = None
         self._pool, self._taken = None, 0
+
+    def forget(self, field: int) -> None:
+        """Forget those whose key has something else than 0 in that place; their memory stays in the pool."""
+        self._held = {key: replay for key, replay in self._held.items() if not key[field]}
 
     def _recorded(self, function: Function) -> Function:
         if self._device.type != "cuda":

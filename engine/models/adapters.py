@@ -116,10 +116,26 @@ class MixedAdapters:
         adapters = list(dict.fromkeys(adapter for _, adapter in listed if adapter is not None))
         numbers: dict[Adapter | None, int] = {adapter: number for number, adapter in enumerate(adapters)}
         self._rows = RowOwners([(count, numbers.get(adapter, -1)) for count, adapter in listed], device)
-        self._tables = LoraTables([one.weights for one in adapters], [one.scale for one in adapters], device)
+        self._tables = _tables(adapters, device)
+
+    @classmethod
+    def at(cls, adapters: Sequence[Adapter], index: Tensor) -> MixedAdapters:
+        """Of rows whose adapters stand in ``index``, at the time of each use; where the operator is a GPU's kernel.
+
+        Args:
+            adapters: that a row may use.
+            index: [T] i32, each row's place among them, -1 for the base.
+        """
+        mixed = cls([], index.device)
+        mixed._rows, mixed._tables = RowOwners.at(index), _tables(adapters, index.device)
+        return mixed
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
         assert len(inputs) == self._rows.tokens, "the batch has other rows than the segments"
         table = self._tables.get((layer, target))
         return outputs if table is None else lora(inputs, outputs, table, self._rows)
+
+
+def _tables(adapters: Sequence[Adapter], device: torch.device | str) -> LoraTables:
+    return LoraTables([one.weights for one in adapters], [one.scale for one in adapters], device)

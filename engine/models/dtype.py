@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -54,18 +55,24 @@ def pick_dtype(device: torch.device | str, requested: str = "auto") -> torch.dty
     return DTYPES[requested]
 
 
-def pick_numerics(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> str:
+def pick_numerics(device: torch.device, dtype: torch.dtype, requested: str = "auto", *, recurrent: bool = False) -> str:
     """How a model in full precision computes, ``fast`` or ``exact`` (see ``kernels.numerics``).
 
     ``auto`` is ``exact`` where that costs nothing worth speaking of: on a CPU with compiled kernels for its vectors, in
-    float32, and in bfloat16 unless the processor has instructions for it that outrun float32.
+    float32, and in bfloat16 unless the processor has instructions for it that outrun float32. On a GPU, where
+    it runs in Triton's kernels, its cost has not been measured, and ``auto`` is ``fast``.
+
+    Args:
+        device: where the model is.
+        dtype: of its activations.
+        requested: auto, fast or exact.
+        recurrent: whether the model has recurrent layers.
 
     Raises:
         FwError: ``failed_precondition`` if ``exact`` cannot be had here.
     """
-    reason = status() if device.type == "cpu" else "that needs a CPU"
-    possible = device.type == "cpu" and library() is not None
-    if requested == "exact" and not possible:
+    reason = _why_not_exact(device, recurrent)
+    if requested == "exact" and reason is not None:
         raise FwError(
             "failed_precondition",
             f"numerics 'exact' cannot be had here: {reason}.",
@@ -76,7 +83,19 @@ def pick_numerics(device: torch.device, dtype: torch.dtype, requested: str = "au
     if requested != "auto":
         return requested
     cheap = dtype is torch.float32 or not torch_multiplies_bf16_well()
-    return "exact" if possible and cheap and usable_variants()[0].name != "portable" else "fast"
+    on_cpu = reason is None and device.type == "cpu"
+    return "exact" if on_cpu and cheap and usable_variants()[0].name != "portable" else "fast"
+
+
+def _why_not_exact(device: torch.device, recurrent: bool) -> str | None:
+    """Why a row cannot be given the same bits in any batch there; None if it can."""
+    if device.type == "cpu":
+        return None if library() is not None else status()
+    if device.type != "cuda":
+        return "that needs a CPU or a CUDA GPU"
+    if recurrent:
+        return "that needs a CPU for a model with recurrent layers"
+    return None if find_spec("triton") else "on a GPU that needs Triton: pip install triton"
 
 
 def _has_bfloat16(device: torch.device) -> bool:

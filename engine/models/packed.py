@@ -67,6 +67,7 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
             "invalid_argument", f"Unknown numerics '{numerics}'.", hint="use auto, fast or exact", param="numerics"
         )
     opened = open_model(path)
+    recurrent = opened.config.recurrence is not None
     if dtype in BITS or (dtype == "auto" and device.type == "cpu"):
         kernels = library() if device.type == "cpu" else None
         reason = why_not_packed(opened, BITS.get(dtype))
@@ -82,14 +83,14 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
             reason = f"its hidden size {opened.config.hidden_size} is no multiple of {COLUMNS}"
         elif dtype in BITS_ON_LOAD or (kernels is not None and _packable(opened)):
             compute = torch.float32 if device.type == "cpu" else pick_dtype(device)
-            pick_numerics(device, compute, numerics)  # refused before anything is read
+            pick_numerics(device, compute, numerics, recurrent=recurrent)  # refused before anything is read
             model = load_opened(opened, dtype=compute, device=device, holding=holding)
             model.format = held
             return model
         if dtype != "auto":
             raise _impossible(f"dtype '{dtype}'", reason)
     compute = pick_dtype(device, dtype)
-    pick_numerics(device, compute, numerics)
+    pick_numerics(device, compute, numerics, recurrent=recurrent)
     return load_opened(opened, dtype=compute, device=device)
 
 

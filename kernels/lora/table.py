@@ -85,6 +85,13 @@ class RowOwners:
         self.tokens = start
         self.groups = [(number, _rows(own, device)) for number, own in rows.items()]
 
+    @classmethod
+    def at(cls, index: Tensor) -> RowOwners:
+        """Of rows whose adapters stand in ``index`` [tokens] i32, at the time of each use: for recorded launches."""
+        owners = cls([], index.device)
+        owners.tokens, owners.index = len(index), index
+        return owners
+
     @cached_property
     def index(self) -> Tensor:
         """[tokens] i32: the adapter's number of each row, -1 for none."""

@@ -9,13 +9,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from engine.inference import Engine, EngineConfig, EngineLoop, Request, SamplingParams
 from engine.inference import sampler as sampling_module
-from engine.inference.gpu_runner import GpuRunner
+from engine.inference.gpu_runner import ADAPTED, MOST_ADAPTERS, GpuRunner
 from engine.inference.recorded import NOWHERE, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.sampler import LADDER, draw
 from engine.inference.scheduler import Slice
 from engine.inference.sequence import Sequence
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
-from engine.models import load_model
+from engine.models import load_adapter, load_model
 from engine.text import Renderer
 from kernels.arguments import interpreting
 from kernels.paged_attention import native
@@ -144,7 +144,7 @@ def test_decoding_is_recorded_in_few_sizes_and_prefill_is_not(model, renderer):
     engine = make(model, renderer, "ahead")
     run(engine, traffic(24, 1))
     sizes = set(engine._runner._buffers)
-    assert {(*size, 0) for size in sizes} == set(engine._runner.records._held)
+    assert {(*size, 0, 0) for size in sizes} == set(engine._runner.records._held)
     assert {rows for rows, _ in sizes} <= {1, 2, 4, 8, 16, 24}
     assert {pages for _, pages in sizes} == {32}
 
@@ -306,10 +306,12 @@ def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
     second.pages.extend([5, 3])
     second.append(11)
     second.promised = 1
-    buffers.fill([Slice(first, 2, 1, 1), Slice(second, 4, 1, 1)], {second: 6})
+    second.adapter_id = 5
+    buffers.fill([Slice(first, 2, 1, 1), Slice(second, 4, 1, 1)], {second: 6}, {5: 2})
     assert buffers.ids.tolist() == [9, 0, 0, 0]
     assert buffers.sources.tolist() == [NOWHERE, 6, NOWHERE, NOWHERE]
     assert buffers.contexts.tolist() == [3, 5, 1, 1]
+    assert buffers.owners.tolist() == [NOWHERE, 2, NOWHERE, NOWHERE]
     assert buffers.slots.tolist() == [2 * 4 + 2, 3 * 4, 36, 36]
     assert buffers.table.tolist() == [[2, 9, 9], [5, 3, 9], [9, 9, 9], [9, 9, 9]]
 
@@ -376,7 +378,7 @@ def triton():
 def test_triton_s_kernels_give_the_tokens_of_torch_s_runner(model, renderer, adapters, triton):
     requests = [
         Request("greedy", tuple(range(9)), dataclasses.replace(GREEDY, max_tokens=3)),
-        Request("adapted", tuple(range(3, 8)), dataclasses.replace(GREEDY, max_tokens=2), "a"),
+        Request("adapted", tuple(range(3, 8)), dataclasses.replace(GREEDY, max_tokens=5), "a"),
         Request("drawn", (7, 8), SamplingParams(max_tokens=3, temperature=0.9, top_p=0.9, seed=3, ignore_eos=True)),
     ]
     results = []
@@ -386,6 +388,23 @@ def test_triton_s_kernels_give_the_tokens_of_torch_s_runner(model, renderer, ada
             engine.load_adapter("a", adapters["a"])
             results.append(said(run(engine, requests)))
     assert results[0] == results[1]
+    assert any(key[ADAPTED] for key in engine._runner.records._held)
+
+
+def test_adapters_that_recorded_steps_choose_from_are_few_and_the_last_used(model, adapters):
+    runner = GpuRunner(model, EngineConfig(page_size=4))
+    loaded = load_adapter(adapters["a"], model.config, torch.float32)
+    copies = {number: dataclasses.replace(loaded) for number in range(1, MOST_ADAPTERS + 3)}
+    runner._know({1: copies[1]})
+    runner.records.run((1, 32, 0, 1), lambda: torch.zeros(1))
+    runner.records.run((1, 32, 0, 0), lambda: torch.zeros(1))
+    runner._know({1: copies[1]})
+    assert len(runner.records) == 2
+    runner._know({2: copies[2], 3: copies[3]})
+    assert list(runner.records._held) == [(1, 32, 0, 0)]
+    assert list(runner._adapters) == [1, 2, 3]
+    runner._know({number: copies[number] for number in range(4, MOST_ADAPTERS + 3)})
+    assert list(runner._adapters) == [3, *range(4, MOST_ADAPTERS + 3)]
 
 
 def test_exact_rows_have_the_same_bits_in_any_batch(model, renderer, triton):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.models import pick_device, pick_dtype
+from engine.models import pick_device, pick_dtype, pick_numerics
 from fw_sdk.types import FwError
 
 
@@ -30,3 +30,16 @@ def test_wrong_names():
         with pytest.raises(FwError) as caught:
             pick_device("cuda")
         assert caught.value.code == "failed_precondition"
+
+
+def test_exact_on_a_gpu_needs_triton_and_no_recurrent_layers(monkeypatch):
+    gpu, bf16 = torch.device("cuda"), torch.bfloat16
+    assert pick_numerics(gpu, bf16) == "fast"
+    monkeypatch.setattr("engine.models.dtype.find_spec", lambda name: object())
+    assert pick_numerics(gpu, bf16, "exact") == "exact"
+    with pytest.raises(FwError, match="recurrent layers"):
+        pick_numerics(gpu, bf16, "exact", recurrent=True)
+    monkeypatch.setattr("engine.models.dtype.find_spec", lambda name: None)
+    with pytest.raises(FwError, match="needs Triton"):
+        pick_numerics(gpu, bf16, "exact")
+    assert pick_numerics(gpu, bf16) == "fast"
