@@ -49,10 +49,11 @@ def _launch(
     inputs: Tensor, outputs: Tensor, table: LoraTable, owners: Tensor, entries: Tensor, factors: Tensor
 ) -> None:
     (tokens, width), projections, adapters = inputs.shape, len(table.widths), len(table.scales)
-    ranks = max(16, 1 << (table.max_rank - 1).bit_length())
     facts = {"tokens": 0 if exact() else tokens, "bytes": inputs.element_size()}
     down = dict(tuned("lora", "lora_shrink", **facts))
     up = dict(tuned("lora", "lora_expand", **facts))
+    # Exact: tiles as wide as if the largest rank were in the batch, so that others' ranks choose nothing.
+    ranks = max(down["BLOCK_R"] if exact() else 16, 1 << (table.max_rank - 1).bit_length())
     down["BLOCK_R"], up["BLOCK_R"] = min(down["BLOCK_R"], ranks), min(up["BLOCK_R"], ranks)
     split = down.pop("SPLIT")
     parts = -(-width // split)

@@ -40,6 +40,22 @@ def test_a_row_has_the_same_bits_in_any_batch(device):
             assert torch.equal(part, whole[rows])
 
 
+def test_the_ranks_of_others_choose_nothing_under_exact_numerics(device):
+    """The same row, adapter and weights, alone and beside an adapter of a far larger rank."""
+    maker = Maker(device)
+    own, other = ((maker.normal(rank, 64), maker.normal(32, rank)) for rank in (8, 100))
+    inputs, outputs = maker.normal(3, 64), maker.normal(3, 32)
+    found = []
+    for slices in (((own,),), ((own, other),)):
+        owners = torch.tensor([0, -1, len(slices[0]) - 1], dtype=torch.int32, device=device)
+        written = outputs.clone()
+        with numerics("exact"):
+            launch.lora_(inputs, written, table_of(slices, [0.5] * len(slices[0]), [32], device), owners)
+        found.append(written)
+    assert torch.equal(found[0][:2], found[1][:2])
+    assert not torch.equal(found[0][2], found[1][2])
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_the_operator_takes_segments_and_many_projections_at_once(backend, device):
     maker = Maker(device)
