@@ -10,11 +10,10 @@ from engine.models.blocks import attend
 from engine.models.causal_lm import CausalLM, Pass
 from engine.models.layer import Layer, Slot, Slots, attention_slots, norm, projection
 from engine.models.mixture import mixture
-from kernels.pointwise import sigmoid
+from kernels.grouped_moe import GatedUnit
 from kernels.softmax import softmax
 
-SHARPNESS = 1.702
-LIMIT = 7.0
+LIMITED_GATE = GatedUnit(sharpness=1.702, limit=7.0, offset=1.0)
 
 
 class GptOss(CausalLM):
@@ -46,13 +45,7 @@ class GptOss(CausalLM):
         assert experts is not None
         scores, chosen = layer.project("router", inputs).topk(experts.chosen)
         weights = softmax(scores.float()).to(inputs.dtype)
-        return hidden + mixture(layer, inputs, chosen, weights, _limited_gate)
-
-
-def _limited_gate(gate: Tensor, up: Tensor) -> Tensor:
-    """gate, up: [rows, ffn] -> [rows, ffn]: the gate is clamped from above, the other half on both sides."""
-    gate, up = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)
-    return gate * sigmoid(gate * SHARPNESS) * (up + 1)
+        return hidden + mixture(layer, inputs, chosen, weights, LIMITED_GATE)
 
 
 def _apart(rows: Tensor) -> Tensor:

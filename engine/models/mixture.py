@@ -1,19 +1,14 @@
-"""A mixture of experts: every token goes through its own few, one product per expert and projection."""
+"""A mixture of experts: every token goes through its own few."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
 from engine.models.layer import Layer
-from kernels.swiglu import swiglu
-
-Halves = Callable[[Tensor, Tensor], Tensor]
+from kernels.grouped_moe import SWIGLU, GatedUnit, by_expert, grouped_moe
 
 
-def mixture(layer: Layer, inputs: Tensor, chosen: Tensor, weights: Tensor, activation: Halves = swiglu) -> Tensor:
+def mixture(layer: Layer, inputs: Tensor, chosen: Tensor, weights: Tensor, unit: GatedUnit = SWIGLU) -> Tensor:
     """The weighted sum of each token's experts.
 
     A token's result depends on its own row alone, wherever a product's rows do: its experts are added in the order in
@@ -24,23 +19,18 @@ def mixture(layer: Layer, inputs: Tensor, chosen: Tensor, weights: Tensor, activ
         inputs: [T, hidden], normed.
         chosen: [T, K] i64, each token's experts.
         weights: [T, K], their shares.
-        activation: of the two halves [rows, ffn].
+        unit: between an expert's products.
 
     Returns:
         [T, hidden].
     """
-    each = chosen.shape[1]
-    order = chosen.flatten().argsort(stable=True)
-    sorted_inputs = inputs.index_select(0, order // each)
-    counts = chosen.flatten().bincount(minlength=layer.experts_down.shape[0]).tolist()
-    outputs = []
-    for expert, rows in enumerate(sorted_inputs.split(counts)):
-        if len(rows):
+    gate_up, down = layer.experts_gate_up, layer.experts_down
+    if ("experts_gate_up", 0) in layer.packed or ("experts_down", 0) in layer.packed:
+        # Experts in few bits are products of their own, one per expert and projection.
+        def one(expert: int, rows: Tensor) -> Tensor:
             gate, up = layer.project("experts_gate_up", rows, expert).chunk(2, 1)
-            outputs.append(layer.project("experts_down", activation(gate, up), expert))
-    places = order.argsort().view(-1, each)
-    found = torch.cat(outputs)
-    total = found.index_select(0, places[:, 0]) * weights[:, :1]
-    for rank in range(1, each):
-        total = total + found.index_select(0, places[:, rank]) * weights[:, rank : rank + 1]
-    return total
+            return layer.project("experts_down", unit(gate, up), expert)
+
+        return by_expert(inputs, chosen, weights, len(down), one)
+    first, second = (getattr(layer, f"{name}_bias", None) for name in ("experts_gate_up", "experts_down"))
+    return grouped_moe(inputs, gate_up, down, chosen, weights, first, second, unit)

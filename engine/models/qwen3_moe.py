@@ -9,7 +9,7 @@ from engine.models.causal_lm import Pass
 from engine.models.layer import Layer, Slot, Slots, attention_slots, head_norm_slots, norm
 from engine.models.mixture import mixture
 from engine.models.qwen3 import Qwen3
-from kernels.softmax import softmax
+from kernels.grouped_moe import route
 
 
 class Qwen3Moe(Qwen3):
@@ -51,8 +51,5 @@ def likeliest(layer: Layer, inputs: Tensor, config: ModelConfig) -> Tensor:
     """The mixture of the experts that a softmax over all finds likeliest: inputs [T, hidden], normed -> [T, hidden]."""
     experts = config.experts
     assert experts is not None
-    shares = softmax(layer.project("router", inputs).float())
-    weights, chosen = shares.topk(experts.chosen)
-    if experts.normalised:
-        weights = weights / weights.sum(-1, keepdim=True)
+    weights, chosen = route(layer.project("router", inputs).float(), experts.chosen, experts.normalised)
     return mixture(layer, inputs, chosen, weights.to(inputs.dtype))
