@@ -153,7 +153,7 @@ class CausalLM(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, hidden_size] -> [N, vocab] float32."""
         if "head" in self.packed:
-            return self.packed["head"](hidden.float())
+            return self.packed["head"](hidden, wide=True)
         return linear(hidden, self.head, wide=True)
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:

@@ -1,76 +1,71 @@
-"""A frozen matrix that is held in 8 or 4 bits and turned into floats at each use: any device, any torch.
+"""A frozen matrix that is held in 8 or 4 bits: any device, any torch.
 
-It saves memory, not time. Where the compiled kernels run, ``PackedLinear`` multiplies the packed weights themselves.
+On a GPU it is multiplied as it is held. On a CPU it becomes floats at each use, which saves memory and no time; where
+the compiled kernels run, ``PackedLinear`` multiplies the packed weights themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.linear import linear
+from kernels.block_matmul import Rows
+from kernels.quantized_linear import HeldMatrix, from_gguf, quantize_int4, quantize_int8, quantized_linear
 
 GROUP = 32
 """Columns that share a scale."""
+GGUF_KINDS = {2: "q4_0", 3: "q4_1", 8: "q8_0"}
+"""By ``ggml_type``: what is held as a file has it."""
 
 
 class FewBitsLinear:
     """``x @ W.T + bias``; differentiable in x.
 
-    Eight bits are signed around zero with a scale per group; four bits are 0 to 15 with a scale and a minimum.
-
     Args:
-        weight: [out, in], ``in`` a multiple of 32, in any float format.
-        bits: 8 or 4.
+        matrix: W [out, in].
         bias: [out] or None.
     """
 
-    def __init__(self, weight: Tensor, bits: int, bias: Tensor | None = None) -> None:
-        self._bias = bias
-        groups = weight.float().unflatten(-1, (-1, GROUP))
-        self._minimum: Tensor | None = None
-        if bits == 8:
-            self._scale = (groups.abs().amax(-1, keepdim=True) / 127).half()
-            self._values = _nearest(groups, self._scale).clamp_(-127, 127).to(torch.int8)
-        else:
-            low = groups.amin(-1, keepdim=True).half()
-            self._scale = ((groups.amax(-1, keepdim=True) - low.float()) / 15).half()
-            numbers = _nearest(groups - low.float(), self._scale).clamp_(0, 15).to(torch.uint8)
-            self._values = numbers[..., : GROUP // 2] | numbers[..., GROUP // 2 :] << 4
-            self._minimum = low
+    def __init__(self, matrix: HeldMatrix, bias: Tensor | None = None) -> None:
+        self._matrix, self._bias = matrix, bias
+
+    @classmethod
+    def rounded(cls, weight: Tensor, bits: int, bias: Tensor | None = None) -> FewBitsLinear:
+        """Nearest to a matrix: eight bits are signed around zero, four have a scale and a minimum, per group.
+
+        Args:
+            weight: [out, in], ``in`` a multiple of 32, in any float format.
+            bits: 8 or 4.
+            bias: [out] or None.
+        """
+        matrix = quantize_int8(weight, GROUP) if bits == 8 else quantize_int4(weight, GROUP, minima=True)
+        return cls(matrix, bias)
+
+    @classmethod
+    def stored(cls, parts: Sequence[Rows], bias: Tensor | None = None) -> FewBitsLinear:
+        """parts: of one of ``GGUF_KINDS``, one below the other, as the file has them; bias: [out] or None."""
+        rows = [part.data if part.order is None else part.data[part.order] for part in parts]
+        return cls(from_gguf(torch.from_numpy(np.concatenate(rows)), GGUF_KINDS[parts[0].kind]), bias)
 
     @property
     def nbytes(self) -> int:
         """Memory of the weights."""
-        held = (self._values, self._scale, self._minimum)
-        return sum(int(tensor.nbytes) for tensor in held if tensor is not None)
+        return self._matrix.nbytes
 
     def to(self, device: torch.device) -> FewBitsLinear:
-        """Itself, moved."""
-        self._values, self._scale = self._values.to(device), self._scale.to(device)
-        self._minimum = None if self._minimum is None else self._minimum.to(device)
+        """Itself, moved: a tied embedding and head stay one."""
+        self._matrix = self._matrix.to(device)
         self._bias = None if self._bias is None else self._bias.to(device)
         return self
 
     def rows(self, numbers: Tensor) -> Tensor:
         """numbers: [N] i64 -> those rows, [N, in] float32."""
-        minimum = None if self._minimum is None else self._minimum[numbers]
-        return _whole(self._values[numbers], self._scale[numbers], minimum, torch.float32)
+        return self._matrix.rows(numbers).dense()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [T, in] -> [T, out] in x's dtype."""
-        weight = _whole(self._values, self._scale, self._minimum, x.dtype)
-        return linear(x, weight, None if self._bias is None else self._bias.to(x.dtype))
-
-
-def _nearest(numbers: Tensor, scale: Tensor) -> Tensor:
-    """Multiples of ``scale``, as stored, nearest to the numbers."""
-    return (numbers / scale.float().clamp_min(1e-30)).round_()
-
-
-def _whole(values: Tensor, scale: Tensor, minimum: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[rows, groups, 32 or 16 bytes] -> [rows, columns]."""
-    if minimum is None:
-        return (values.to(dtype) * scale.to(dtype)).flatten(-2)
-    numbers = torch.cat([values & 15, values >> 4], -1).to(dtype)
-    return (minimum.to(dtype) + numbers * scale.to(dtype)).flatten(-2)
+    def __call__(self, x: Tensor, *, wide: bool = False) -> Tensor:
+        """x: [T, in] -> [T, out] in x's dtype, or in float32 if ``wide``."""
+        bias = None if self._bias is None else self._bias.to(x.dtype)
+        return quantized_linear(x, self._matrix, bias, wide=wide)

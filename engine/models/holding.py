@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
-from engine.models.few_bits import FewBitsLinear
+from engine.models.few_bits import GGUF_KINDS, FewBitsLinear
 from engine.models.layer import Product, Slot
 from engine.models.weights import Weights
 from kernels.block_matmul import FLOAT, GGUF_FORMATS, Arena, Matrix, PackedLinear, Rows
@@ -26,7 +27,7 @@ class Holding:
 
     Attributes:
         bits: 8 or 4; None leaves what a GGUF file has in 4 to 8 bits as it is, and everything else in floats.
-        library: compiled kernels, which multiply what is packed; None turns weights into floats at each use.
+        library: compiled kernels, which multiply what is packed on a CPU; without them, and on a GPU, None.
         fast: activations have 8 bits instead of 15 where that costs little.
         trained: gradients go through; embedding and head stay in floats.
     """
@@ -54,12 +55,12 @@ class Holding:
             bias: [out] or None.
             stored: the same rows as the file has them, if they can be packed like that.
         """
+        bits = 8 if name in ENDS else self.bits or 8
         if self.library is None:
-            return FewBitsLinear(weight, self.bits or 8, bias)
+            return FewBitsLinear.stored(stored, bias) if stored else FewBitsLinear.rounded(weight, bits, bias)
         columns, wide = weight.shape[1], not self.fast or name in ("qkv", *ENDS)
         parts = stored or [Rows(np.ascontiguousarray(weight.numpy()), FLOAT)]
         added = None if bias is None else bias.float().numpy()
-        bits = 8 if name in ENDS else self.bits or 8
         forward = Matrix.pack(self.library, parts, columns, bits=bits, bias=added, wide=wide, arena=self.arena)
         if not self.trained:
             return PackedLinear(self.library, forward)
@@ -73,6 +74,17 @@ class Holding:
 
     def stored(self, weights: Weights, names: list[str], columns: int) -> list[Rows] | None:
         """The matrices of these names as the file has them, if it has all of them in formats that can be packed."""
-        if self.library is None or any(weights.kind(name) not in GGUF_FORMATS for name in names):
+        kinds = {weights.kind(name) for name in names}
+        if not packable(kinds, self.library):
             return None
         return [weights.rows(name, columns) for name in names]
+
+
+def packable(kinds: Set[int | None], library: Library | None) -> bool:
+    """Whether matrices of these ``ggml_type`` numbers, stacked in one, are multiplied as a file has them.
+
+    On a GPU and without compiled kernels they must be of one kind.
+    """
+    if library is not None:
+        return kinds <= GGUF_FORMATS.keys()
+    return len(kinds) == 1 and kinds <= GGUF_KINDS.keys()

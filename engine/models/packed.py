@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.catalog import ModelConfig, OpenModel, open_model
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_dtype, pick_numerics
-from engine.models.holding import COLUMNS, Holding
+from engine.models.holding import COLUMNS, Holding, packable
 from engine.models.layer import Slots
 from engine.models.loading import load_opened
 from engine.models.registry import model_class
@@ -72,7 +72,7 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
         kernels = library() if device.type == "cpu" else None
         reason = why_not_packed(opened, BITS.get(dtype))
         if kernels is None and reason is None:
-            reason = status() if device.type == "cpu" else "that needs a CPU"
+            reason = status() if device.type == "cpu" else "that needs a CPU, or a file in q4_0, q4_1 or q8_0"
         held = _format(opened) if dtype in ("auto", "stored") else dtype
         if reason is None and kernels is not None:
             chosen = "exact" if numerics == "auto" else numerics
@@ -81,7 +81,7 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
         holding = Holding(BITS.get(dtype), kernels, fast=numerics == "fast")
         if opened.config.hidden_size % COLUMNS:
             reason = f"its hidden size {opened.config.hidden_size} is no multiple of {COLUMNS}"
-        elif dtype in BITS_ON_LOAD or (kernels is not None and _packable(opened)):
+        elif dtype in BITS_ON_LOAD or (_packable(opened, kernels) and (kernels or device.type != "cpu")):
             compute = torch.float32 if device.type == "cpu" else pick_dtype(device)
             pick_numerics(device, compute, numerics, recurrent=recurrent)  # refused before anything is read
             model = load_opened(opened, dtype=compute, device=device, holding=holding)
@@ -113,15 +113,14 @@ def load_for_training(path: Path, *, dtype: torch.dtype, device: torch.device) -
             param="path",
         )
     kernels = library() if device.type == "cpu" and dtype is torch.bfloat16 and outruns_bf16() else None
-    packable = kernels is not None and _packable(opened)
-    holding = Holding(None, kernels, trained=True) if packable else None
+    holding = Holding(None, kernels, trained=True) if kernels and _packable(opened, kernels) else None
     return load_opened(opened, dtype=dtype, device=device, holding=holding)
 
 
-def _packable(opened: OpenModel) -> bool:
-    """Whether a GGUF file has matrices in formats that can be packed as they are."""
+def _packable(opened: OpenModel, kernels: Library | None) -> bool:
+    """Whether a GGUF file has matrices that are multiplied as they are."""
     tensors = opened.gguf.tensors.values() if opened.gguf else ()
-    return any(len(item.shape) > 1 and item.type in GGUF_FORMATS for item in tensors)
+    return any(len(item.shape) > 1 and packable({item.type}, kernels) for item in tensors)
 
 
 def _impossible(asked: str, reason: str | None) -> FwError:

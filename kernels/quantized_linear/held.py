@@ -114,7 +114,9 @@ class HeldMatrix:
 
     def _per_group(self, words: Tensor, dtype: torch.dtype) -> Tensor:
         stored = torch.float8_e4m3fn if self.kind == "e2m1" else torch.float16
-        return words.t().contiguous().view(stored).to(dtype)[:, :, None]
+        # Flat first: a single block's column counts as contiguous whatever its stride, and cannot be viewed.
+        scales: Tensor = words.t().flatten().view(stored).unflatten(0, (self.outputs, -1))
+        return scales.to(dtype)[:, :, None]
 
 
 def pack_int8(numbers: Tensor, scales: Tensor, group: int) -> HeldMatrix:

@@ -87,7 +87,8 @@ def test_logits_are_those_of_the_held_numbers(folder, dtype, kernels, monkeypatc
     torch.testing.assert_close(found, same, atol=0.02 * float(plain.std()) if kernels else 1e-3, rtol=0)
     likeness = torch.nn.functional.cosine_similarity(found, plain, -1).mean()
     assert likeness > (0.99 if dtype == "int8" else 0.7)
-    assert model.weight_bytes < full.weight_bytes * (0.5 if dtype == "int8" else 0.4)
+    # Without compiled kernels the 64 columns are filled up to 128.
+    assert model.weight_bytes < full.weight_bytes * (0.7 if not kernels else 0.5 if dtype == "int8" else 0.4)
 
 
 def test_held_weights_move_to_another_device(tmp_path):

@@ -30,14 +30,14 @@ def test_integers_come_back_as_they_were_packed(outputs, groups, group, seed):
     def scaled(numbers):
         return numbers.double().unflatten(1, (-1, group)) * scales.double()[..., None]
 
-    low = minima.double()[..., None]
+    low, picked = minima.double()[..., None], torch.arange(outputs - 1, -1, -1)
     for matrix, expected in (
         (held.pack_int8(bytes_, scales, group), scaled(bytes_)),
         (held.pack_int4(nibbles, scales, group), scaled(nibbles.int() - 8)),
         (held.pack_int4(nibbles, scales, group, minima), scaled(nibbles) + low),
     ):
         assert torch.equal(matrix.dense(torch.float64), expected.flatten(1))
-    picked = torch.arange(outputs - 1, -1, -1)
+        assert torch.equal(matrix.rows(picked).dense(torch.float64), expected.flatten(1)[picked])
     whole = held.pack_int8(bytes_, torch.rand(outputs), 0)
     assert torch.equal(whole.rows(picked).dense(), whole.dense()[picked])
 
