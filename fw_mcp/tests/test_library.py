@@ -67,7 +67,7 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("stop sequences", "inference"),
         ("what does not_worse mean", "deployments"),
         ("how many held-out rows do I need", "datasets evaluation troubleshooting"),
-        ("run on a GPU", "models quickstart"),
+        ("run on a GPU", "serving models"),
         ("quantise a model to int4", "models"),
         ("pull a model from hugging face", "models"),
         ("gated private model needs a token", "models"),
