@@ -136,6 +136,7 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
     from engine.inference.engine import Engine
     from engine.inference.loop import EngineLoop
     from engine.inference.request import Request, SamplingParams
+    from engine.inference.runners import usual_running
     from engine.serving.app import create_app
     from engine.serving.served import Served
 
@@ -143,6 +144,7 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
     config = EngineConfig(
         kv_bytes=_size(options.kv_gib),
         state_bytes=_size(options.state_gib),
+        max_running=usual_running(options.device),
         speculation=options.speculation,
         draft_tokens=options.draft_tokens,
     )

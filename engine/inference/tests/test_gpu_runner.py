@@ -10,7 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from engine.inference import Engine, EngineConfig, EngineLoop, Request, SamplingParams
 from engine.inference import sampler as sampling_module
 from engine.inference.gpu_runner import ADAPTED, MOST_ADAPTERS, GpuRunner
-from engine.inference.recorded import NOWHERE, DecodeBuffers, Records, pages_of, rows_of
+from engine.inference.recorded import NOWHERE, ROWS, DecodeBuffers, Records, pages_of, rows_of
+from engine.inference.runners import usual_running
 from engine.inference.sampler import LADDER, draw
 from engine.inference.scheduler import Slice
 from engine.inference.sequence import Sequence
@@ -419,3 +420,34 @@ def test_exact_rows_have_the_same_bits_in_any_batch(model, renderer, triton):
     assert len(found[0]) == 3
     assert found[0] == found[1]
     assert len(engine._runner.records) > 0
+
+
+def test_a_gpu_runs_more_requests_at_once():
+    assert usual_running("cpu") == EngineConfig.max_running == 64
+    if torch.cuda.is_available():
+        assert usual_running("auto") == ROWS[-1] == 256
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("numerics", ["fast", "exact"])
+def test_on_a_gpu_no_launch_waits_for_it_and_the_tokens_are_the_cpu_s(path, renderer, adapters, numerics):
+    requests = [
+        Request(f"r{i}", prompt, GREEDY, (None, "a")[i % 2]) for i, prompt in enumerate([(1, 2, 3), (9, 8)] * 3)
+    ]
+    results = []
+    for device in ("cpu", "cuda"):
+        model = load_model(path, dtype=torch.float32, device=device)
+        engine = Engine(model, renderer, EngineConfig(page_size=16), numerics=numerics)
+        engine.load_adapter("a", adapters["a"])
+        results.append(said(run(engine, requests)))
+    assert results[0] == results[1]
+    for request in requests:
+        engine.add(request)
+    for _ in range(4):  # everything is decoding, and its sizes are recorded
+        engine.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            assert len(engine.step()) == len(requests)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
