@@ -6,6 +6,7 @@ that nothing but the buffers' contents changes from step to step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from engine.inference.scheduler import Slice
 from engine.inference.sequence import Sequence as Running
+
+log = logging.getLogger(__name__)
 
 ROWS = (1, 2, 4, *range(8, 257, 8))
 """Sizes that a step's rows are rounded up to; a step with more is not recorded."""
@@ -148,6 +151,14 @@ class Records:
             return function
         function()  # compiles and allocates what must not happen inside a graph
         torch.cuda.synchronize(self._device)
+        try:
+            return self._graph_of(function)
+        except RuntimeError as error:
+            torch.cuda.synchronize(self._device)
+            log.warning("a step cannot be recorded and runs as it is: %s", error)
+            return function
+
+    def _graph_of(self, function: Function) -> Function:
         before = torch.cuda.mem_get_info(self._device)[0]
         graph = torch.cuda.CUDAGraph()
         # Other threads read adapters meanwhile: what they allocate is no business of the graph.
