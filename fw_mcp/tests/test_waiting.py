@@ -46,27 +46,27 @@ def test_waiting_shows_progress_at_once_and_then_every_few_seconds(
             async def note(done: float, total: float | None, message: str | None) -> None:
                 seen.append((time.monotonic() - began, done))
 
-            arguments = {"job_id": lasting, "timeout_s": 5}
+            arguments = {"job_id": lasting, "timeout_s": 3}
             result = await client.call_tool("job_wait", arguments, progress_callback=note)
-            assert 4.5 < time.monotonic() - began < 15
+            assert 2.8 < time.monotonic() - began < 15
             return result.structured_content
 
     fields = asyncio.run(main())
-    assert fields["state"] in ("pending", "running") and fields["waited_s"] == 5.0
+    assert fields["state"] in ("pending", "running") and fields["waited_s"] == 3.0
     assert fields["next"] == f"job_wait(job_id='{lasting}')"
     assert seen[0][0] < 2 and len(seen) >= 2
     assert all(later[0] - earlier[0] < 4 and later[1] > earlier[1] for earlier, later in pairwise(seen))
 
 
 @pytest.mark.parametrize(
-    ("patient", "shows_progress", "waits"), [(False, False, 1), (False, True, 3), (True, False, 3), (True, True, 3)]
+    ("patient", "shows_progress", "waits"), [(False, False, 0.5), (False, True, 1.5), (True, False, 1.5)]
 )
 def test_a_wait_is_short_where_silence_would_end_the_call(
-    patient: bool, shows_progress: bool, waits: int, daemon: Daemon, lasting: str, monkeypatch: pytest.MonkeyPatch
+    patient: bool, shows_progress: bool, waits: float, daemon: Daemon, lasting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One second for 50 and three for 600: the rule is the same."""
-    monkeypatch.setattr(bounds, "SHORT_WAIT_S", 1.0)
-    monkeypatch.setattr(bounds, "LONG_WAIT_S", 3.0)
+    """Half a second for 50 s and one and a half for 600 s: the rule is the same."""
+    monkeypatch.setattr(bounds, "SHORT_WAIT_S", 0.5)
+    monkeypatch.setattr(bounds, "LONG_WAIT_S", 1.5)
 
     async def connect() -> AsyncClient:
         return AsyncClient(daemon.url, daemon.home.token())

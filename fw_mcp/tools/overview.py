@@ -19,6 +19,7 @@ from fw_sdk.client import AsyncClient
 from fw_sdk.types import (
     Comparison,
     Dataset,
+    DatasetState,
     Deployment,
     Evaluator,
     Job,
@@ -124,8 +125,10 @@ def _model(model: Model, full: bool) -> dict[str, Any]:
 
 
 def _dataset(dataset: Dataset, full: bool) -> dict[str, Any]:
-    brief = {"id": dataset.id, "rows": int(dataset.example_count), "tokens": int(dataset.estimated_token_count or 0)}
-    more = {"state": dataset.state.value, "heldout_fraction": dataset.heldout_fraction, "digest": dataset.digest}
+    waiting = dataset.state.value if dataset.state is not DatasetState.READY else None
+    tokens = int(dataset.estimated_token_count or 0)
+    brief = {"id": dataset.id, "rows": int(dataset.example_count), "tokens": tokens, "state": waiting}
+    more = {"heldout_fraction": dataset.heldout_fraction, "digest": dataset.digest}
     return {**brief, **more} if full else brief
 
 
