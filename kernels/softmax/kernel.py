@@ -51,8 +51,8 @@ def _joined(partials, row, splits, size, SPREAD: tl.constexpr, SPLITS: tl.conste
     sums = tl.load(place + size, mask=split < splits, other=0.0)
     most = tl.max(largest, axis=0)
     most = tl.where(tl.abs(most) == float("inf"), 0.0, most)
-    distance = tl.where(tl.abs(largest) == float("inf"), 0.0, largest) - most
-    # A split whose values are all minus infinity holds a sum of 0 beside the distance of 0 from `most`.
+    distance = largest - most
+    # A split whose values are all minus infinity has the sum 0 and stays out.
     scale = tl.exp(tl.where(sums > 0.0, distance, 0.0))
     weighted = 0.0
     if SPREAD:
