@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from tests.tokens import count_tokens
 
 LISTS = ("tools", "instructions", "resources", "prompts")
 """What a client shows once, at the start: recorded, but not part of the traffic of a task."""
+PICTURE = re.compile(r"\n?^\[image/.*\]$", re.MULTILINE)
+"""The line that stands in a text for a picture. It is not counted: what a picture costs depends on the model."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ async def exchange(
     except MCPError as error:
         text, is_error = f"{error.error.code}: {error.error.message}", True
     asked = json.dumps(arguments, ensure_ascii=False) if arguments else ""
-    tokens = count_tokens(asked) + count_tokens(text)
+    tokens = count_tokens(asked) + count_tokens(PICTURE.sub("", text))
     return Exchange(at, method, name, arguments, text, is_error, round(time.monotonic() - began, 3), tokens)
 
 
