@@ -9,6 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from engine.inference import Engine, EngineConfig, EngineLoop, Request, SamplingParams
 from engine.inference import sampler as sampling_module
+from engine.inference.exactness.check import check
+from engine.inference.exactness.tiny import tiny_model as random_model
 from engine.inference.gpu_runner import ADAPTED, MOST_ADAPTERS, GpuRunner
 from engine.inference.recorded import NOWHERE, ROWS, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.runners import usual_running
@@ -19,6 +21,7 @@ from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_adapter, load_model
 from engine.text import Renderer
 from kernels.arguments import interpreting
+from kernels.native import library
 from kernels.paged_attention import native
 from kernels.registry import preferring
 
@@ -239,6 +242,17 @@ def test_requests_may_leave_at_any_step(model, renderer):
     whole = said(run(make(model, renderer, "torch"), requests))
     assert found
     assert all(whole[key] == answer for key, answer in found.items())
+
+
+@pytest.mark.skipif(library() is None, reason="exact numerics on a CPU need compiled kernels")
+@pytest.mark.parametrize("kind", ["tiny-dense", "tiny-windows"])
+def test_random_traffic_launched_ahead_has_the_bits_of_a_plain_forward(kind, monkeypatch):
+    """Requests come, leave, are preempted, cut and found in the cache, with adapters: no log-probability differs."""
+    monkeypatch.setattr("engine.inference.engine.runner_for", lambda model, config, batched: GpuRunner(model, config))
+    report = check(random_model(kind, torch.float32), kind, 800, seed=4)
+    assert report.different == 0
+    assert report.happened.preemptions > 0
+    assert report.happened.adapted > 0
 
 
 def test_a_broken_model_fails_its_requests_and_leaves_the_cache_clean(path, renderer):
