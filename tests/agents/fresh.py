@@ -44,7 +44,8 @@ class Record:
         waits: calls of ``job_wait``.
         tokens: of arguments and results together, without what a client lists at the start.
         seconds: from the first exchange to the end of the last.
-        errors: ``{call, said, recovered_in}``; the last is how many exchanges later the same call succeeded, or null.
+        errors: ``{call, said, next, recovered_in}``; the last is how many exchanges later the same call succeeded, or
+            null.
         steps: what was called, in order; ``job_wait x3`` for three in a row.
     """
 
@@ -94,8 +95,9 @@ def _error(done: Sequence[Exchange], number: int, session: Session) -> dict[str,
         for after, item in enumerate(done[number + 1 :], 1)
         if (item.method, item.name) == (failed.method, failed.name) and not item.is_error
     )
-    said = masked(" ".join(failed.text.split()), session)[:MAX_SAID_CHARS]
-    return {"call": failed.name, "said": said, "recovered_in": next(later, None)}
+    said, _, rest = failed.text.partition("\nnext: ")
+    shown = [masked(" ".join(part.split()), session)[:MAX_SAID_CHARS] for part in (said, rest.partition("\n")[0])]
+    return {"call": failed.name, "said": shown[0], "next": shown[1], "recovered_in": next(later, None)}
 
 
 def _seconds(done: Sequence[Exchange]) -> float:
@@ -147,6 +149,7 @@ def main() -> None:
     one.add_argument("--task", type=Path, required=True, help="file with what the agent was told")
     one.add_argument("--outcome", choices=OUTCOMES, required=True)
     one.add_argument("--note", required=True)
+    one.add_argument("--write", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     one.add_argument("--slug", default="", help="a few words for the table; default: the task's first")
     given = parser.parse_args()
     if given.command == "add":

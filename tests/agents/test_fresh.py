@@ -11,6 +11,7 @@ from tests.agents.exchange import Exchange
 from tests.agents.page import table_under
 from tests.agents.session import Session
 
+LOST = "There is no file '/data/w/x' in /data/w; see /data/h/logs and /tmp/elsewhere.txt"
 SESSION = Session("/data/s", "/data/h", "/data/w", 1, "/data/socket")
 
 
@@ -27,7 +28,7 @@ def test_records_are_well_formed() -> None:
         assert record.calls + record.waits > 0 and record.tokens > 0
         whole = json.dumps(asdict(record), ensure_ascii=False)
         assert len(whole) < 16_000 and not fresh.PATH.search(whole), record.id
-        assert all(set(error) == {"call", "said", "recovered_in"} for error in record.errors)
+        assert all(set(error) == {"call", "said", "next", "recovered_in"} for error in record.errors)
 
 
 def test_the_page_shows_the_records() -> None:
@@ -37,9 +38,7 @@ def test_the_page_shows_the_records() -> None:
 def test_a_trace_is_condensed() -> None:
     trace = [
         exchange("", method="tools"),
-        exchange(
-            "dataset", error="There is no file '/data/w/x' in /data/w; see /data/h/logs and /tmp/elsewhere.txt", at=5
-        ),
+        exchange("dataset", error=f"{LOST}\nnext: overview() in /data/w\n{{}}", at=5),
         exchange("overview", at=10),
         exchange("dataset", at=20),
         exchange("job_wait", at=30),
@@ -51,7 +50,8 @@ def test_a_trace_is_condensed() -> None:
     assert record.steps == ["dataset", "overview", "dataset", "job_wait x2", "generate"]
     assert [error["recovered_in"] for error in record.errors] == [2, None]
     said = "There is no file '<workspace>/x' in <workspace>; see <home>/logs and <path>"
-    assert record.errors[0]["said"] == said and record.task == "do <workspace>/y"
+    assert (record.errors[0]["said"], record.errors[0]["next"]) == (said, "overview() in <workspace>")
+    assert record.errors[1]["next"] == "" and record.task == "do <workspace>/y"
     assert len(record.note) == fresh.MAX_NOTE_CHARS
     assert "| success | 4 | 2 | 60 | 2: 2, never | 1 |" in fresh.table([record])
 
