@@ -7,11 +7,25 @@ from torch import Tensor
 
 from kernels.linear import linear
 from kernels.quantized_linear.held import LARGEST_E4M3, HeldMatrix
+from kernels.registry import chosen
 
 
 def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
     """x: [rows, columns], bias: [outputs] of its dtype -> [rows, outputs] in it, or in float32 if ``wide``."""
-    return linear(x, weight.dense(x.dtype), bias, wide=wide)
+    return linear(x, floats(weight, x.dtype), bias, wide=wide)
+
+
+def floats(weight: HeldMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix [outputs, columns] in floats, by whichever implementation fits."""
+    if weight.kind == "e4m3":
+        return weight.dense(dtype)
+    matrix: Tensor = chosen("held_floats", weight.values)(weight.values, weight, dtype)
+    return matrix
+
+
+def held_floats(values: Tensor, weight: HeldMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix [outputs, columns] in floats; ``values`` are its own."""
+    return weight.dense(dtype)
 
 
 def scaled_linear(

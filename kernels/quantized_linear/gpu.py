@@ -53,6 +53,37 @@ def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, 
     return out.added(partials)
 
 
+def held_floats(values: Tensor, weight: HeldMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix in floats, rounded once.
+
+    Args:
+        values: those of the matrix, by whose device and dtype the implementation is chosen.
+        weight: of int8, int4 or e2m1.
+        dtype: of the result: bf16, f16 or f32.
+
+    Returns:
+        [outputs, columns].
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    _require_words(weight, values)
+    outputs, columns, chunk = weight.outputs, weight.columns, CHUNK[weight.kind]
+    out = torch.empty((outputs, columns), dtype=dtype, device=values.device)
+    if not outputs:
+        return out
+    config = tuned(OPERATOR, "held_floats", outputs=outputs)
+    scales = values if weight.scales is None else weight.scales
+    of_rows = values if weight.row_scales is None else weight.row_scales
+    kernel.held_floats[(-(-outputs // config["BLOCK_N"]), values.shape[0])](
+        values, scales, scales if weight.minima is None else weight.minima, of_rows, out, outputs, columns,
+        int(weight.row_scales is not None and len(weight.row_scales) > 1), KIND=weight.kind, CHUNK=chunk,
+        PER_SCALE=weight.group // chunk, SCALE_BITS=8 if weight.kind == "e2m1" else 16,
+        HAS_MINIMA=weight.minima is not None, HAS_ROW_SCALES=weight.row_scales is not None, **config,
+    )  # fmt: skip
+    return out
+
+
 def scaled_linear(
     x: Tensor,
     x_scales: Tensor,

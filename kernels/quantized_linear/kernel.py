@@ -124,6 +124,38 @@ def few_bits_linear(
 
 
 @triton.jit
+def held_floats(
+    values, scales, minima, row_scales, out, outputs, columns, row_scales_stride,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, PER_SCALE: tl.constexpr, SCALE_BITS: tl.constexpr,
+    HAS_MINIMA: tl.constexpr, HAS_ROW_SCALES: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(1).to(tl.int64)
+    output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    held, chunk = tl.minimum(output, outputs - 1), tl.arange(0, CHUNK)
+    width: tl.constexpr = 2 * CHUNK if KIND == "int8" else CHUNK
+    at = block * outputs + held
+    if PER_SCALE:
+        word = tl.load(scales + at)
+    if HAS_MINIMA:
+        low = tl.load(minima + at)
+    for j in tl.static_range(4):
+        if j == 0 or (KIND == "int8" and j == 2):
+            words = tl.load(values + at[:, None] * width + j // 2 * CHUNK + chunk[None, :])
+        numbers = _floats(words, j, KIND, HAS_MINIMA).to(tl.float32)
+        if PER_SCALE:
+            numbers *= _scale(word, j // PER_SCALE, SCALE_BITS)
+        if HAS_MINIMA:
+            numbers += _scale(low, j // PER_SCALE, SCALE_BITS)
+        if HAS_ROW_SCALES:
+            numbers *= tl.load(row_scales + held * row_scales_stride)[:, None]
+        column = (block * 4 + j) * CHUNK + chunk
+        stored = (output < outputs)[:, None] & (column < columns)[None, :]
+        tl.store(
+            out + output[:, None].to(tl.int64) * columns + column[None, :], numbers.to(out.dtype.element_ty), stored
+        )
+
+
+@triton.jit
 def _finished(total, scale, bias_at, HAS_BIAS: tl.constexpr):
     """``total * scale + bias``, with one rounding wherever it is computed."""
     if HAS_BIAS:

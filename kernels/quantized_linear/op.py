@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.numerics import exact, refuse_gradients
+from kernels.quantized_linear.cpu import floats
 from kernels.quantized_linear.held import HeldMatrix
 from kernels.registry import chosen
 
@@ -54,4 +55,4 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = gradients[0].to(ctx.dtype)
-        return gradient @ ctx.weight.dense(ctx.dtype), None, None, None
+        return gradient @ floats(ctx.weight, ctx.dtype), None, None, None

@@ -14,6 +14,11 @@ def quantized_linear_reference(x: Tensor, weight: HeldMatrix, bias: Tensor | Non
     return product if bias is None else product + bias.double()
 
 
+def held_floats_reference(values: Tensor, weight: HeldMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix [outputs, columns] in float64; ``values`` are its own."""
+    return weight.dense(torch.float64)
+
+
 def scaled_linear_reference(x: Tensor, x_scales: Tensor, weight: HeldMatrix, bias: Tensor | None = None) -> Tensor:
     """x: e4m3 [rows, columns], x_scales: [rows] -> [rows, outputs] float64."""
     return quantized_linear_reference(x.double() * x_scales.double()[:, None], weight, bias)

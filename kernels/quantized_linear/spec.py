@@ -16,6 +16,7 @@ from kernels.quantized_linear.held import (
     quantize_nvfp4,
 )
 from kernels.quantized_linear.reference import (
+    held_floats_reference,
     quantize_rows_reference,
     quantized_linear_reference,
     scaled_linear_reference,
@@ -71,6 +72,15 @@ def _rows(rows: int, columns: int, dtype: torch.dtype = BF16) -> Case:
     work = Work(rows * columns * 3 + rows * 4)
     name = f"{rows}x{columns}-{str(dtype).removeprefix('torch.')}"
     return Case(name, lambda maker: {"x": maker.normal(rows, columns, dtype=dtype)}, work)
+
+
+def _floats(kind: str, outputs: int, columns: int, dtype: torch.dtype = BF16) -> Case:
+    def make(maker: Maker) -> Arguments:
+        weight = HOLD[kind](maker.normal(outputs, columns, dtype=F32))
+        return {"values": weight.values, "weight": weight, "dtype": dtype}
+
+    work = Work(int(outputs * columns * (BITS.get(kind, 0) / 8 + 2)))
+    return Case(f"{kind}-{outputs}x{columns}-{str(dtype).removeprefix('torch.')}", make, work)
 
 
 def _torch_scaled(x: Tensor, x_scales: Tensor, weight: HeldMatrix, bias: Tensor | None) -> Tensor:
@@ -135,6 +145,20 @@ SPECS = (
         peers={"_scaled_mm": _torch_scaled},
     ),
     Spec(
+        name="held_floats",
+        operator="quantized_linear",
+        summary="a weight in int8, int4 or NVFP4, in floats",
+        gpu="kernels.quantized_linear.gpu:held_floats",
+        reference=held_floats_reference,
+        plain=cpu.held_floats,
+        cases=(
+            *(_floats(kind, 70, 160) for kind in ("int8", "int8g32", "int4g32min", "nvfp4")),
+            _floats("int4g64", 1, 192, F32),
+        ),
+        shapes=tuple(_floats(kind, 28672, 4096) for kind in ("int4g128", "int8", "nvfp4")),
+        gates=(Gate("held_floats"),),
+    ),
+    Spec(
         name="quantize_rows",
         operator="quantized_linear",
         summary="rows in fp8, a scale for each",
@@ -162,8 +186,12 @@ IMPLEMENTATIONS = {
         Implementation("triton", SPECS[1].gpu, CUDA, numerics=BOTH),
         Implementation("torch", "kernels.quantized_linear.cpu:scaled_linear", numerics=BOTH),
     ),
+    "held_floats": (
+        Implementation("triton", SPECS[2].gpu, CUDA, numerics=BOTH),
+        Implementation("torch", "kernels.quantized_linear.cpu:held_floats", numerics=BOTH),
+    ),
     "quantize_rows": (
-        Implementation("triton", SPECS[2].gpu, CUDA, FLOATS, BOTH),
+        Implementation("triton", SPECS[3].gpu, CUDA, FLOATS, BOTH),
         Implementation("torch", "kernels.quantized_linear.cpu:quantize_rows", numerics=BOTH),
     ),
 }
