@@ -30,7 +30,8 @@ UNTRUSTED_DETAILS = frozenset({"message", "log_tail", "logTail", "output", "erro
 T = TypeVar("T")
 
 NEXT_CALL: dict[str, str] = {
-    "dataset_invalid": "correct the named lines in the file, then call dataset(path=...) again; it lists every line",
+    "dataset_invalid": 'correct the named lines in the file, each {"messages": [..., {"role": "assistant", "content": '
+    '"..."}]}, then call dataset(path=...) again; it lists every line',
     "evaluator_invalid": "docs_search(query='evaluator file') shows the function an evaluator needs",
     "evaluator_failed": "correct the evaluator so that it returns a finite number for every row, then call again",
     "model_unsupported": "overview() lists the models and starters that work here",
