@@ -12,10 +12,12 @@ from engine.inference import sampler as sampling_module
 from engine.inference.exactness.check import check
 from engine.inference.exactness.tiny import tiny_model as random_model
 from engine.inference.gpu_runner import ADAPTED, MOST_ADAPTERS, GpuRunner
+from engine.inference.pages import PagePool
+from engine.inference.prefix import PrefixIndex
 from engine.inference.recorded import NOWHERE, ROWS, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.runners import usual_running
 from engine.inference.sampler import LADDER, draw
-from engine.inference.scheduler import Slice
+from engine.inference.scheduler import Scheduler, Slice
 from engine.inference.sequence import Sequence
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_adapter, load_model
@@ -329,6 +331,18 @@ def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
     assert buffers.owners.tolist() == [NOWHERE, 2, NOWHERE, NOWHERE]
     assert buffers.slots.tolist() == [2 * 4 + 2, 3 * 4, 36, 36]
     assert buffers.table.tolist() == [[2, 9, 9], [5, 3, 9], [9, 9, 9], [9, 9, 9]]
+
+
+def test_a_chunk_that_ends_before_a_promised_token_draws_nothing():
+    sequence = Sequence(Request("it", tuple(range(8)), GREEDY), arrival=0, limit=28)
+    sequence.promised = 1
+    scheduler = Scheduler(PrefixIndex(PagePool(20), 4), max_running=2, max_batched_tokens=8)
+    scheduler.add(sequence)
+    plan = scheduler.schedule()
+    assert [(item.count, item.rows) for item in plan.slices] == [(8, 0)]
+    scheduler.advance(plan)
+    assert [(item.start, item.logits()[0].position) for item in scheduler.schedule().slices] == [(8, 9)]
+    assert len(sequence.pages) == 3
 
 
 def test_sizes_are_rounded_up():
