@@ -23,6 +23,7 @@ Shape = Mapping[str, int]
 #: Folders that have a ``spec.py`` with ``SPECS`` and ``IMPLEMENTATIONS``.
 OPERATORS = (
     "adamw",
+    "causal_attention",
     "grouped_moe",
     "linear",
     "linear_cross_entropy",

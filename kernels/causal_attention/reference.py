@@ -35,3 +35,20 @@ def causal_attention_reference(
     sinks = scores.new_full((query.shape[1],), -torch.inf) if spec.sinks is None else spec.sinks.double()
     weights = torch.cat((scores, sinks[:, None, None].expand(-1, len(order), 1)), -1).softmax(-1)[..., :-1]
     return torch.einsum("hqk,khd->qhd", weights, value)
+
+
+def causal_attention_backward_reference(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    totals: Tensor,
+    segment_lengths: Sequence[int],
+    spec: AttentionSpec | None = None,
+) -> tuple[Tensor, ...]:
+    """The gradients of query, key and value by autograd in float64; what the forward pass kept is not looked at."""
+    exact = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
+    with torch.enable_grad():
+        result = causal_attention_reference(exact[0], exact[1], exact[2], segment_lengths, 0, spec)
+        return torch.autograd.grad(result, exact, gradient.double())

@@ -63,7 +63,7 @@ def paged_decode(
     if not query.shape[0] or not sequences:
         return out
     group = heads // kv_heads
-    config = _tuned("paged_decode", width, pages, group)
+    config = attend_config("paged_decode", width, pages, group)
     splits = -(-max_pages * page_size // config["SPLIT"])
     sums = torch.empty((sequences, splits, heads, width), dtype=torch.float32, device=query.device)
     levels = torch.empty((sequences, splits, heads, 2), dtype=torch.float32, device=query.device)
@@ -73,13 +73,13 @@ def paged_decode(
             query, pages[0], pages[1], table, contexts, starts, query if scales is None else scales[0], sums, levels,
             max_pages, heads, splits, query.stride(0), query.stride(1), pages.stride(1), pages.stride(1),
             width, width, scale, window or 0,
-            **shared, PAGE_SIZE=page_size, BLOCK_D=_block(width), PRECISION=_precision(query), **config,
+            **shared, PAGE_SIZE=page_size, BLOCK_D=block(width), PRECISION=precision(query), **config,
         )  # fmt: skip
     merging = tuned("paged_attention", "merge_splits", width=width)
     merge_splits_kernel[(-(-heads // merging["HEADS"]), sequences)](
         sums, levels, contexts, starts, query if sinks is None else sinks, query if scales is None else scales[1], out,
         heads, splits, out.stride(0), window or 0,
-        HAS_SINKS=sinks is not None, **shared, SPLIT=config["SPLIT"], BLOCK_D=_block(width), **merging,
+        HAS_SINKS=sinks is not None, **shared, SPLIT=config["SPLIT"], BLOCK_D=block(width), **merging,
     )  # fmt: skip
     return out
 
@@ -126,7 +126,7 @@ def paged_prefill(
     kv_heads = pages.shape[1]
     totals = torch.empty((tokens, heads), dtype=torch.float32, device=query.device) if logsumexp else None
     if tokens and sequences:
-        config = _tuned("attend", width, pages, heads // kv_heads)
+        config = attend_config("attend", width, pages, heads // kv_heads)
         tiles = tokens // (config["BLOCK_M"] // (heads // kv_heads)) + sequences
         attend_kernel[(tiles, kv_heads)](
             query, pages[0], pages[1], table, contexts, starts, query if sinks is None else sinks,
@@ -136,8 +136,8 @@ def paged_prefill(
             width, width, out.stride(0), scale, window or 0,
             HAS_SINKS=sinks is not None, HAS_WINDOW=window is not None, HAS_SCALES=scales is not None,
             HAS_LOGSUMEXP=totals is not None, SKIP_SINGLE=skip_single, PAGED=True, PAGE_SIZE=pages.shape[3],
-            GROUP=heads // kv_heads, WIDTH=width, BLOCK_S=_block(sequences), BLOCK_D=_block(width),
-            PRECISION=_precision(query), **config,
+            GROUP=heads // kv_heads, WIDTH=width, BLOCK_S=block(sequences), BLOCK_D=block(width),
+            PRECISION=precision(query), **config,
         )  # fmt: skip
     return out if totals is None else (out, totals)
 
@@ -165,7 +165,7 @@ def write_pages(key: Tensor, value: Tensor, pages: Tensor, slots: Tensor, scales
         write_pages_kernel[(tokens,)](
             key, value, pages[0], pages[1], slots, key if scales is None else scales, kv_heads,
             key.stride(0), key.stride(1), value.stride(0), value.stride(1), pages.stride(1),
-            HAS_SCALES=scales is not None, WIDTH=width, HEADS=1 << (kv_heads - 1).bit_length(), BLOCK_D=_block(width),
+            HAS_SCALES=scales is not None, WIDTH=width, HEADS=1 << (kv_heads - 1).bit_length(), BLOCK_D=block(width),
             **tuned("paged_attention", "write_pages"),
         )  # fmt: skip
 
@@ -216,17 +216,18 @@ def _require_scales(beside: Tensor, scales: Tensor | None, kv_heads: int) -> Non
         require("scales", scales, dtypes=(torch.float32,), shape=(2, kv_heads), beside=beside, contiguous=True)
 
 
-def _tuned(kernel: str, width: int, pages: Tensor, group: int) -> Config:
-    """The kernel's configuration; a group that is larger than its tile gets one that holds it."""
-    kind, bits = "exact" if exact() else "fast", 8 * pages.dtype.itemsize
+def attend_config(kernel: str, width: int, keys: Tensor, group: int) -> Config:
+    """The configuration of ``kernel`` for such keys; a group that is larger than its tile gets one that holds it."""
+    kind, bits = "exact" if exact() else "fast", 8 * keys.dtype.itemsize
     config = tuned("paged_attention", kernel, width=width, bits=bits, numerics=kind)
-    return {**config, "BLOCK_M": max(config["BLOCK_M"], _block(group))}
+    return {**config, "BLOCK_M": max(config["BLOCK_M"], block(group))}
 
 
-def _block(extent: int) -> int:
+def block(extent: int) -> int:
     """The power of two, from 16 on, that holds ``extent``."""
     return 1 << max(4, (extent - 1).bit_length())
 
 
-def _precision(query: Tensor) -> str:
+def precision(query: Tensor) -> str:
+    """How products of such tensors round their factors: those of float32 not at all."""
     return "ieee" if query.dtype is torch.float32 else "tf32"

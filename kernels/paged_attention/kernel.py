@@ -18,24 +18,25 @@ def sweep(
 
     Keys before ``first`` or from ``behind`` on are not read; a row sees those in [seen_from, seen_to).
     """
-    column = tl.arange(0, BLOCK_D)
+    step, column = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     for start in tl.range(low, high, BLOCK_N):
-        place = start + tl.arange(0, BLOCK_N)
+        place = start + step
         inside = (place >= first) & (place < behind)
         if PAGED:
             page = tl.load(table + place // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
             slot = page * PAGE_SIZE + place % PAGE_SIZE
+            at = (slot * key_stride)[:, None] + column[None, :]
+            key_at, value_at = keys + at, values + at
         else:
-            slot = table + place
-        at = (slot * key_stride)[:, None] + column[None, :]
-        value_at = at if PAGED else (slot * value_stride)[:, None] + column[None, :]
+            key_at = keys + ((table + place) * key_stride)[:, None] + column[None, :]
+            value_at = values + ((table + place) * value_stride)[:, None] + column[None, :]
         if MASKED or BLOCK_D != WIDTH:
             held = inside[:, None] & (column < WIDTH)[None, :]
-            key = tl.load(keys + at, mask=held, other=0.0)
-            value = tl.load(values + value_at, mask=held, other=0.0)
+            key = tl.load(key_at, mask=held, other=0.0)
+            value = tl.load(value_at, mask=held, other=0.0)
         else:
-            key = tl.load(keys + at)
-            value = tl.load(values + value_at)
+            key = tl.load(key_at)
+            value = tl.load(value_at)
         scores = tl.dot(asked, tl.trans(key.to(asked.dtype)), input_precision=PRECISION, out_dtype=tl.float32)
         if MASKED:
             seen = (place[None, :] >= seen_from[:, None]) & (place[None, :] < seen_to[:, None])
@@ -159,6 +160,17 @@ def merge_splits(
 
 
 @triton.jit
+def tile_of(starts, sequences, tile, TOKENS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The sequence whose tokens a tile of ``TOKENS`` has, its first row, its rows, and the tile's first token in it."""
+    number = tl.arange(0, BLOCK_S)
+    begins = tl.load(starts + number, mask=number < sequences, other=0)
+    sequence = tl.sum(((begins // TOKENS + number <= tile) & (number < sequences)).to(tl.int32), 0) - 1
+    begin = tl.load(starts + sequence)
+    length = tl.load(starts + sequence + 1) - begin
+    return sequence, begin, length, (tile - begin // TOKENS - sequence) * TOKENS
+
+
+@triton.jit
 def attend(
     query, keys, values, table, contexts, starts, sinks, key_scales, value_scales, out, logsumexp,
     sequences, max_pages, heads, query_stride, query_head_stride, key_head_stride, value_head_stride,
@@ -175,12 +187,7 @@ def attend(
     TOKENS: tl.constexpr = BLOCK_M // GROUP
     # The last tiles see the most keys: they begin first.
     tile, kv_head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
-    number = tl.arange(0, BLOCK_S)
-    begins = tl.load(starts + number, mask=number < sequences, other=0)
-    sequence = tl.sum(((begins // TOKENS + number <= tile) & (number < sequences)).to(tl.int32), 0) - 1
-    begin = tl.load(starts + sequence)
-    length = tl.load(starts + sequence + 1) - begin
-    token = (tile - begin // TOKENS - sequence) * TOKENS
+    sequence, begin, length, token = tile_of(starts, sequences, tile, TOKENS, BLOCK_S)
     if (token >= length) | ((length == 1) & SKIP_SINGLE):
         return
     context = tl.load(contexts + sequence) if PAGED else length
