@@ -94,7 +94,7 @@ def head_logit_gradient(
     share = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     largest = tl.load(maxima + (token // TILE).to(tl.int64) * rows + row, mask=inside, other=0.0)
     share *= tl.exp(largest - normaliser)
-    # From the logit itself: a confident token's share minus one would keep no digit of the rounded share.
+    # The target's from its logit itself, which was not rounded to the working dtype.
     gradient = tl.where(token == target, tl.exp(own - normaliser) - 1.0, share) * factor
     gradient = tl.where(factor == 0.0, 0.0, gradient)
     tl.store(place, gradient.to(exponentials.dtype.element_ty), mask=inside)

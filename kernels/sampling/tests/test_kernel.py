@@ -12,7 +12,7 @@ from kernels.arguments import ArgumentError
 from kernels.registry import preferring
 from kernels.sampling import cpu, sample
 from kernels.sampling import gpu as launch
-from kernels.sampling.reference import draw_sorted, uniform
+from kernels.sampling.reference import draw_sorted, sample_reference, uniform
 from kernels.sampling.spec import problem
 from kernels.spec import Maker
 from kernels.testing.check import check, problems
@@ -83,6 +83,17 @@ def test_every_draw_follows_the_sorted_rule(rows, width, scale, ties, forbidden,
     assert not closed.gather(1, tokens.unsqueeze(1)).any()
     torch.testing.assert_close(logprobs, logits.masked_fill(closed, -torch.inf).log_softmax(-1)[range(4), tokens])
     assert (shaped <= 1e-6).all()
+
+
+def test_equals_are_taken_in_the_order_of_their_ids(device):
+    """Logits of few values, so that the number drawn and the cuts fall among equals."""
+    arguments = problem(8, 40, scale=1.5).make(Maker(device))
+    arguments["logits"] = arguments["logits"].round()
+    arguments["temperatures"] += 0.5
+    arguments["top_ks"] = torch.full_like(arguments["top_ks"], 17)
+    ours, theirs = launch.sample(**arguments), sample_reference(**arguments)
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[2].double(), theirs[2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
