@@ -11,9 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # Triton reads this when a kernel is defined: without a GPU kernels run in its interpreter.
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
+
+# A busy machine makes a test slow, not wrong; pytest's timeout ends what hangs.
+settings.register_profile("fw", deadline=None)
+settings.load_profile("fw")
 
 CHATML = (
     "{% for message in messages %}"

@@ -43,9 +43,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Answer:
-    """One completion: its text, why it ended, what it cost in tokens, and who gave it."""
+    """One completion: its text and calls, why it ended, what it cost in tokens, and who gave it."""
 
     text: str
+    calls: list[dict[str, Any]]
     finish_reason: str | None
     prompt_tokens: int
     generated_tokens: int
@@ -78,9 +79,11 @@ class ServedModel:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, messages: list[dict[str, Any]], inference: InferenceParameters, seed: int) -> Answer:
-        """One chat completion; raises ``FwError`` with the server's code and message."""
-        body = {
+    async def ask(
+        self, messages: list[dict[str, Any]], inference: InferenceParameters, seed: int, tools: Any = None
+    ) -> Answer:
+        """One chat completion, with ``tools`` offered; raises ``FwError`` with the server's code and message."""
+        body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
             "max_tokens": inference.max_tokens,
@@ -88,6 +91,8 @@ class ServedModel:
             "top_p": inference.top_p,
             "seed": seed,
         }
+        if tools:
+            body["tools"] = tools
         give_up, delay_s = time.monotonic() + self._patience_s, FIRST_DELAY_S
         while True:
             try:
@@ -114,6 +119,7 @@ def _read_answer(response: httpx.Response) -> Answer:
         choice, usage = body["choices"][0], body.get("usage") or {}
         return Answer(
             text=(choice["message"].get("content") or "").encode("utf-8", "replace").decode(),
+            calls=[_call(call) for call in choice["message"].get("tool_calls") or ()],
             finish_reason=choice.get("finish_reason"),
             prompt_tokens=int(usage.get("prompt_tokens", 0)),
             generated_tokens=int(usage.get("completion_tokens", 0)),
@@ -126,6 +132,12 @@ def _read_answer(response: httpx.Response) -> Answer:
             not_done="The evaluation has no result.",
             hint="check that the base URL is an OpenAI-compatible server",
         ) from None
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as rows write it, without the id that the server made up."""
+    function = call["function"]
+    return {"type": "function", "function": {"name": function["name"], "arguments": function["arguments"]}}
 
 
 def _read_error(response: httpx.Response) -> FwError:

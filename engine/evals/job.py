@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from engine.evals.asking import Answer, Identity, ServedModel
 from engine.evals.evaluators import EvaluatorProcess, Scored
@@ -203,7 +205,7 @@ class Evaluation:
         """Ask and score one row, and keep the score."""
         row, seed = self._rows[index], row_seed(self._spec.inference.seed, self._rows[index].line)
         try:
-            answer = await model.ask(build_prompt(row, self._examples), self._spec.inference, seed)
+            answer = await model.ask(build_prompt(row, self._examples), self._spec.inference, seed, row.tools)
         except FwError as error:
             if error.code != "context_length_exceeded":
                 raise
@@ -218,15 +220,17 @@ class Evaluation:
         self._keep(index, row, answer, scored)
 
     def _score(self, row: Row, answer: Answer) -> Scored:
-        messages = [*row.prompt, {"role": "assistant", "content": answer.text}]
-        return self._evaluator.score(messages, row.ground_truth, row.data)
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+        if answer.calls:
+            message["tool_calls"] = answer.calls
+        return self._evaluator.score([*row.prompt, message], row.ground_truth, row.data)
 
     def _keep(self, index: int, row: Row, answer: Answer, scored: Scored) -> None:
         score = RowScore(
             index=index,
             line=row.line,
             score=scored.score,
-            output=answer.text,
+            output="\n".join(filter(None, (answer.text, *map(json.dumps, answer.calls)))),
             error=scored.error,
             finish_reason=answer.finish_reason,
             details=scored.details,

@@ -36,11 +36,11 @@ class Row:
 
     @property
     def ground_truth(self) -> Any:
-        """The row's ``ground_truth``, or else its own last assistant message's content."""
+        """The row's ``ground_truth``, or else its own last assistant message's content, or the calls it makes."""
         if "ground_truth" in self.data:
             return self.data["ground_truth"]
         last = self.messages[-1] if self.messages else {}
-        return last.get("content") if last.get("role") == "assistant" else None
+        return last.get("content") or last.get("tool_calls") if last.get("role") == "assistant" else None
 
 
 def canonical(value: Any) -> bytes:

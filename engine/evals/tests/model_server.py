@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ModelServer:
-    """Answers each question with ``answer(messages)``; counts what it is asked.
+    """Answers each question with ``answer(messages)``, a text or a whole message; counts what it is asked.
 
     ``failures`` are (status, body) pairs that are given before any answer; ``digest`` may change between requests.
     """
@@ -67,7 +67,7 @@ class ModelServer:
         answered = self.answer(body["messages"])
         if isinstance(answered, tuple):
             return answered
-        message = {"role": "assistant", "content": answered}
+        message = answered if isinstance(answered, dict) else {"role": "assistant", "content": answered}
         usage = {"prompt_tokens": 7, "completion_tokens": 3}
         return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
 

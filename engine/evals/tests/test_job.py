@@ -90,6 +90,27 @@ def stored(context):
     return [RowScore.model_validate_json(line) for line in lines]
 
 
+def test_a_row_s_tools_are_offered_and_calls_are_scored(make, server):
+    tools = [{"type": "function", "function": {"name": "double", "parameters": {"type": "object"}}}]
+    call = {"type": "function", "function": {"name": "double", "arguments": '{"n": 3}'}}
+    server.answer = lambda messages: {"role": "assistant", "content": None, "tool_calls": [{"id": "call-1", **call}]}
+    wanted = {"messages": [{"role": "user", "content": "3"}, {"role": "assistant", "content": None}], "tools": tools}
+    wanted["messages"][1]["tool_calls"] = [call]
+    plain = {"messages": [{"role": "user", "content": "4"}, {"role": "assistant", "content": "8"}]}
+    evaluator = """
+def evaluate(messages, ground_truth=None, **row):
+    assert messages[-1]["content"] is not None or "tool_calls" in messages[-1]
+    return messages[-1].get("tool_calls") == ground_truth
+"""
+    context = make(evaluator=evaluator, rows=[wanted, plain])
+    assert job.run(context).summary.mean == 0.5
+    assert [request.get("tools") for request in sorted(server.requests, key=lambda body: "tools" not in body)] == [
+        tools,
+        None,
+    ]
+    assert json.loads(stored(context)[0].output) == call
+
+
 def test_every_row_is_asked_scored_and_kept(make, server, monkeypatch):
     monkeypatch.setenv("FW_API_KEY", "fw_token")
     server.delay_s = 0.05
