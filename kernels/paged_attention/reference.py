@@ -24,9 +24,11 @@ def paged_attention_reference(
     spec = AttentionSpec(width**-0.5) if spec is None else spec
     out, row = [], 0
     for length, context, table in zip(query_lengths, context_lengths, page_tables, strict=True):
+        begin = spec.first_seen(context - length)
+        slots = [table[place // page_size] * page_size + place % page_size for place in range(begin, context)]
+        seen = pages.flatten(2, 3)[:, :, slots].double()
         for position in range(context - length, context):
-            where = [(table[p // page_size], p % page_size) for p in range(spec.first_seen(position), position + 1)]
-            held = torch.stack([pages[:, :, page, offset] for page, offset in where], 2).double()
+            held = seen[:, :, spec.first_seen(position) - begin : position + 1 - begin]
             key, value = held.repeat_interleave(heads // kv_heads, 1)
             scores = torch.einsum("hkd,hd->hk", key, query[row].double()) * spec.scale
             sinks = scores.new_full((heads, 1), -torch.inf) if spec.sinks is None else spec.sinks.double()[:, None]
