@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.control.token_lengths import LengthCounter, TokenLengths
-from engine.jobs.rows import Row, canonical, is_heldout
+from engine.evals.overlap import question_key
+from engine.jobs.rows import Row, answer_key, canonical, is_heldout
 from fw_sdk.types import DatasetReport, RowProblem
 
 MAX_PROBLEMS = 100
@@ -86,6 +87,7 @@ class _Checker:
     def __init__(self, report: DatasetReport, rule: SplitRule, lengths: LengthCounter | None) -> None:
         self._report, self._rule, self._lengths = report, rule, lengths
         self._seen: dict[bytes, int] = {}
+        self._answers: dict[str, tuple[int, str]] = {}
 
     def problem(self, line: int, code: str, message: str, severity: str = "error") -> None:
         """Note a problem; errors come before warnings when there are too many."""
@@ -122,10 +124,20 @@ class _Checker:
         if first != row.line:
             report.duplicate_rows += 1
             self.problem(row.line, "duplicate", f"the same row as line {first}", "warning")
+        self._compare_answers(row)
         if is_heldout(row, self._rule.heldout_fraction, self._rule.seed):
             report.heldout_rows += 1
         else:
             report.train_rows += 1
+
+    def _compare_answers(self, row: Row) -> None:
+        """Warn of a row that asks what an earlier one asks, under the same system message, and wants another answer."""
+        answer = answer_key(row)
+        first, wanted = self._answers.setdefault(question_key(row, system=True), (row.line, answer))
+        if answer != wanted:
+            self.problem(
+                row.line, "conflicting_answers", f"the same prompt as line {first}, with another answer", "warning"
+            )
 
     def _check_length(self, row: Row) -> None:
         if self._lengths is None:
@@ -204,6 +216,8 @@ def _check_message(index: int, message: Any) -> None:
     if text is None and not calls:
         missing = message.get("content") is None
         raise RowError("no_content", f"{where} ({role}) has {'no content' if missing else 'content that is no text'}")
+    if role == "user" and not (text or "").strip():
+        raise RowError("no_content", f"{where} (user) is empty")
     if role == "assistant" and not calls and not (text or "").strip():
         raise RowError("empty_completion", f"{where}: the assistant's answer is empty")
 

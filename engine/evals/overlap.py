@@ -21,14 +21,14 @@ def overlap(rows: Sequence[Row], other: Sequence[Row]) -> Overlap:
     return Overlap(rows=len(rows), other_rows=len(other), shared=len(pairs), examples=pairs[:MAX_EXAMPLES])
 
 
-def question_key(row: Row) -> str:
-    """Digest of a row's prompt without system messages, letter case and spacing."""
+def question_key(row: Row, *, system: bool = False) -> str:
+    """Digest of a row's prompt without letter case and spacing; with ``system`` of its system message and tools too."""
     turns = [
         {**message, "content": _folded(message.get("content"))}
         for message in row.prompt
-        if message.get("role") != "system"
+        if system or message.get("role") != "system"
     ]
-    return hashlib.sha256(canonical(turns)).hexdigest()
+    return hashlib.sha256(canonical([turns, row.tools] if system else turns)).hexdigest()
 
 
 def _folded(content: Any) -> Any:

@@ -53,6 +53,13 @@ def prompt_key(row: Row) -> str:
     return hashlib.sha256(canonical(row.prompt)).hexdigest()
 
 
+def answer_key(row: Row) -> str:
+    """Digest of what a row wants for an answer: its ground truth, and the calls of a last message that makes some."""
+    last = row.messages[-1]
+    calls = last.get("tool_calls") if "ground_truth" not in row.data and last.get("role") == "assistant" else None
+    return hashlib.sha256(canonical([row.ground_truth, calls])).hexdigest()
+
+
 def is_heldout(row: Row, fraction: float, seed: int) -> bool:
     """Which side of the split a row is on: decided by its prompt alone, so duplicates never straddle it."""
     digest = hashlib.sha256(f"{seed}:{prompt_key(row)}".encode()).digest()

@@ -16,6 +16,7 @@ from fw_sdk.types import Split
 
 RULE = SplitRule(0.1, 0)
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
 GOOD = json.dumps({"messages": [USER, ANSWER]}).encode()
 
 
@@ -39,6 +40,9 @@ BAD = [
     (row({"role": "user"}, ANSWER), "no_content", "message 1"),
     (row({"role": "user", "content": 5}, ANSWER), "no_content", "no text"),
     (row({"role": "user", "content": [{"type": "image_url"}]}, ANSWER), "no_content", "message 1"),
+    (row({"role": "user", "content": " \n"}, ANSWER), "no_content", "message 1 (user) is empty"),
+    (row({"role": "user", "content": [{"type": "text", "text": ""}]}, ANSWER), "no_content", "(user) is empty"),
+    (row(USER, ANSWER, {"role": "user", "content": ""}, ANSWER), "no_content", "message 3"),
     (row(USER, {"role": "assistant", "content": " \n"}), "empty_completion", "message 2"),
     (row(USER), "role_order", "last message"),
     (row(USER, ANSWER, USER), "role_order", "last message"),
@@ -67,9 +71,10 @@ def test_each_bad_row_is_named_by_its_line_and_code(tmp_path, line, code, words)
     [
         GOOD,
         row({"role": "system", "content": ""}, USER, ANSWER),
+        row(USER, {**CALLING, "content": ""}, {"role": "tool", "content": ""}, ANSWER),
         row(USER, ANSWER, USER, ANSWER, ground_truth={"any": 1}, extra=[None]),
         row({"role": "user", "content": [{"type": "text", "text": "hi"}]}, ANSWER),
-        row(USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, USER, ANSWER),
+        row(USER, CALLING, USER, ANSWER),
         GOOD + b"\r",
         '{"messages": [{"role": "user", "content": "\u2028 日本"}, {"role": "assistant", "content": "é"}]}'.encode(),
     ],
@@ -85,13 +90,34 @@ def test_good_rows_have_no_problem_and_readers_find_the_same_row(tmp_path, line)
 
 def test_rows_without_answer_but_with_ground_truth_and_duplicates_are_warnings(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\n".join([GOOD, row(USER, ground_truth="x"), GOOD]))
+    path.write_bytes(b"\n".join([GOOD, row({**USER, "content": "ho"}, ground_truth="x"), GOOD]))
     report = validate_file(path, RULE).report
     assert [(p.line, p.code, p.severity) for p in report.problems] == [
         (2, "no_answer", "warning"),
         (3, "duplicate", "warning"),
     ]
     assert report.ok and report.duplicate_rows == 1 and "line 1" in report.problems[1].message
+
+
+def test_rows_that_ask_the_same_and_want_another_answer_are_warned_of(tmp_path):
+    other = {"role": "assistant", "content": "no"}
+    lines = [
+        GOOD,
+        row({"role": "user", "content": " HI\n"}, other),  # line 2: the same but for case and spacing
+        row({"role": "system", "content": "Disagree."}, USER, other),
+        row(USER, ANSWER, ground_truth="yo", source="elsewhere"),
+        row(USER, CALLING),  # line 5
+        row(USER, other, tools=[{"name": "f"}]),
+        row(USER, {**ANSWER, "content": "yo, because"}, ground_truth="yo"),
+        row(USER, other, ground_truth="no"),  # line 8
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = validate_file(path, RULE).report
+    assert [(p.line, p.code, p.severity) for p in report.problems] == [
+        (line, "conflicting_answers", "warning") for line in (2, 5, 8)
+    ]
+    assert report.ok and report.valid_rows == 8 and "same prompt as line 1" in report.problems[0].message
 
 
 def test_a_byte_order_mark_an_empty_file_and_an_endless_line_are_refused(tmp_path):
