@@ -22,7 +22,7 @@ CONTROL = f"/v1/accounts/{ACCOUNT}"
 
 @dataclass(frozen=True)
 class Upload:
-    """A file for a multipart field ``file``; a path is opened anew for every attempt."""
+    """A file for a multipart field, ``file`` unless a call names another; a path is opened anew for every attempt."""
 
     filename: str
     source: Path | bytes
@@ -40,7 +40,7 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
-    upload: Upload | None = None
+    upload: Upload | Mapping[str, Upload] | None = None
     timeout_s: float | None = None
 
     def __iter__(self) -> Generator[Effect, Any, T]:

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import httpx
 
-from fw_sdk.calls import Call, Effect, EventStream, Listing, Request, SseParser
+from fw_sdk.calls import Call, Effect, EventStream, Listing, Request, SseParser, Upload
 from fw_sdk.daemon import find_daemon, is_loopback
 from fw_sdk.exceptions import from_response, typed
 from fw_sdk.retries import connection_error, delay_s, should_retry
@@ -81,9 +81,8 @@ class Connection:
         if call.timeout_s is not None:
             arguments["timeout"] = httpx.Timeout(call.timeout_s, connect=CONNECT_TIMEOUT_S)
         if call.upload:
-            source = call.upload.source
-            content = files.enter_context(source.open("rb")) if isinstance(source, Path) else source
-            arguments["files"] = {"file": (call.upload.filename, content, "application/jsonl")}
+            uploads = {"file": call.upload} if isinstance(call.upload, Upload) else call.upload
+            arguments["files"] = {name: _form_file(upload, files) for name, upload in uploads.items()}
         elif call.body is not None:
             arguments["json"] = call.body
         return arguments
@@ -98,6 +97,12 @@ class Connection:
             return delay_s(attempt, outcome.headers)
         lost = isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
         return delay_s(attempt, {}) if lost or isinstance(outcome, httpx.ReadError | httpx.WriteError) else None
+
+
+def _form_file(upload: Upload, files: ExitStack) -> tuple[str, IO[bytes] | bytes, str]:
+    source = upload.source
+    content = files.enter_context(source.open("rb")) if isinstance(source, Path) else source
+    return upload.filename, content, "application/jsonl"
 
 
 def reply_error(response: httpx.Response) -> FwError:

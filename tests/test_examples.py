@@ -111,7 +111,12 @@ def test_the_broken_rows_are_found_by_line_and_mended_as_the_page_says():
     assert (len(lines), len(usable), len(kept)) == (330, 327, 321)
     mended = [Row(number, json.loads(line)) for number, line in enumerate(kept, 1)]
     found = overlap(rows("broken-tickets", "heldout"), mended)
-    assert list(found.examples) == [(1, 11), (2, 13), (3, 18), (4, 21)] and found.shared == 4
+    assert [(pair.line, pair.other_line) for pair in found.pairs] == [
+        (1, 11),
+        (2, 13),
+        (3, 18),
+        (4, 21),
+    ] and found.shared == 4
 
 
 def test_an_example_is_copied_once_and_never_over_something_else(tmp_path):

@@ -24,6 +24,7 @@ READING_POSTS = frozenset(
         "/tokenize",
         "/detokenize",
         "/v1/accounts/local/datasets:check",
+        "/v1/accounts/local/datasets:overlap",
         "/v1/accounts/local/supervisedFineTuningJobs:estimate",
     }
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import Depends, Header, Query, Request
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -73,6 +73,15 @@ def _too_large(what: str, limit: int) -> FwError:
 @asynccontextmanager
 async def uploaded_file(request: Request, folder: Path) -> AsyncIterator[Path]:
     """The multipart field ``file`` as a temporary file in ``folder``, streamed there; removed at the end."""
+    async with uploaded_files(request, folder, "file") as files:
+        if "file" not in files:
+            raise FwError("invalid_argument", "The form has no field 'file'.", param="file")
+        yield files["file"]
+
+
+@asynccontextmanager
+async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncIterator[dict[str, Path]]:
+    """Those of the multipart ``fields`` that were sent, as temporary files in ``folder``; removed at the end."""
     limit = services_of(request).settings.max_upload_bytes
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -82,32 +91,43 @@ async def uploaded_file(request: Request, folder: Path) -> AsyncIterator[Path]:
             not_done="nothing was stored",
             hint="send the rows as the form field 'file', e.g. curl -F file=@rows.jsonl",
         )
-    descriptor, name = mkstemp(prefix=".upload-", dir=folder)
-    path = Path(name)
+    paths: dict[str, Path] = {}
     try:
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                sink = _FilePart(file, options[b"boundary"], limit)
+            with ExitStack() as stack:
+                files = {}
+                for field in fields:
+                    descriptor, name = mkstemp(prefix=".upload-", dir=folder)
+                    paths[field] = Path(name)
+                    files[field.encode()] = stack.enter_context(os.fdopen(descriptor, "wb"))
+                sink = _FileParts(files, options[b"boundary"], limit)
                 async for chunk in request.stream():
                     sink.feed(chunk)
                 sink.finish()
-                file.flush()
-                os.fsync(file.fileno())
+                for file in files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             text = f"The upload could not be written: {error.strerror}."
             raise FwError("resource_exhausted", text, not_done="nothing was stored", hint="free disk space") from error
-        yield path
+        yield {field: path for field, path in paths.items() if field.encode() in sink.seen}
     finally:
-        path.unlink(missing_ok=True)
+        for path in paths.values():
+            path.unlink(missing_ok=True)
 
 
-class _FilePart:
-    """Writes the part named ``file`` of a multipart body to a file and passes over the others."""
+class _FileParts:
+    """Writes the named parts of a multipart body to files, ``limit`` bytes together, and passes over the others.
 
-    def __init__(self, file: Any, boundary: bytes, limit: int) -> None:
-        self._file, self._limit = file, limit
+    Attributes:
+        seen: the names of those that came.
+    """
+
+    def __init__(self, files: Mapping[bytes, BinaryIO], boundary: bytes, limit: int) -> None:
+        self._files, self._limit = files, limit
         self._written = 0
-        self._seen = False
+        self.seen: set[bytes] = set()
+        self._into: BinaryIO | None = None
         self._complete = False
         self._header: list[bytes] = [b"", b""]
         self._disposition = b""
@@ -133,14 +153,12 @@ class _FilePart:
             raise FwError("invalid_argument", f"The form cannot be read: {error}.") from None
 
     def finish(self) -> None:
-        """Check that the form was whole and had the field."""
+        """Check that the form was whole."""
         if not self._complete:
             raise FwError("invalid_argument", "The form ends too early.", not_done="nothing was stored")
-        if not self._seen:
-            raise FwError("invalid_argument", "The form has no field 'file'.", param="file")
 
     def _begin(self) -> None:
-        self._disposition, self._wanted = b"", False
+        self._disposition, self._into = b"", None
 
     def _add(self, which: int, data: bytes) -> None:
         self._header[which] += data
@@ -154,18 +172,21 @@ class _FilePart:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if options.get(b"name") == b"file":
-            if self._seen:
-                raise FwError("invalid_argument", "The form has more than one field 'file'.", param="file")
-            self._seen = self._wanted = True
+        name = options.get(b"name", b"")
+        self._into = self._files.get(name)
+        if self._into is None:
+            return
+        if name in self.seen:
+            raise FwError("invalid_argument", f"The form has more than one field '{name.decode()}'.", param="file")
+        self.seen.add(name)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if not self._wanted:
+        if self._into is None:
             return
         self._written += end - start
         if self._written > self._limit:
             raise _too_large("The file", self._limit)
-        self._file.write(data[start:end])
+        self._into.write(data[start:end])
 
     def _end(self) -> None:
         self._complete = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ def validate_file(path: Path, rule: SplitRule, lengths: LengthCounter | None = N
     found.digest = f"sha256:{digest.hexdigest()}"
     found.report.tokens = lengths.stats() if lengths else None
     return found
+
+
+def readable_rows(path: Path) -> list[Row]:
+    """The rows of a JSONL file that have no error of their own, whatever the others are like."""
+    rows = []
+    for number, line in _lines(path, hashlib.sha256(), Validation()):
+        with suppress(RowError):
+            row = Row(number, parse_row(line, first=number == 1))
+            check_messages(row.data)
+            rows.append(row)
+    return rows
 
 
 def _lines(path: Path, digest: Any, found: Validation) -> Iterator[tuple[int, bytes | None]]:

@@ -6,11 +6,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engine.control.dataset_rows import SplitRule, Validation, validate_file
+from engine.control.dataset_rows import SplitRule, Validation, readable_rows, validate_file
 from engine.control.references import active_users, dataset_path, ready_base, ready_dataset, rows_of
 from engine.control.services import Services
 from engine.control.token_lengths import any_counter, counter_for, load_renderer
 from engine.evals.overlap import overlap
+from engine.jobs.rows import Row
 from engine.training.preview import preview
 from fw_sdk.types import (
     CreateDataset,
@@ -131,6 +132,17 @@ def find_overlap(services: Services, identifier: str, other: str) -> Overlap:
     if one.id == two.id:
         return overlap(rows_of(services.home, one, Split.HELDOUT), rows_of(services.home, one, Split.TRAIN))
     return overlap(rows_of(services.home, one, Split.ALL), rows_of(services.home, two, Split.ALL))
+
+
+def find_overlap_of_files(services: Services, one: Path | str, other: Path | str) -> Overlap:
+    """Rows of ``one`` that also stand in ``other``: the rows of a file that can be read, or a dataset's, by its id."""
+    return overlap(_rows_on_a_side(services, one), _rows_on_a_side(services, other))
+
+
+def _rows_on_a_side(services: Services, side: Path | str) -> list[Row]:
+    if isinstance(side, Path):
+        return readable_rows(side)
+    return rows_of(services.home, ready_dataset(services, side), Split.ALL)
 
 
 def preview_rows(services: Services, identifier: str, model: str, limit: int) -> list[list[TrainedToken]]:

@@ -30,6 +30,9 @@ def check(services: Services, plan: Plan) -> str:
     return f"{len(train)} rows to train on, {len(scored)} held out, none shared; {_words(estimated)}"
 
 
+MAX_PAIRS_TOLD = 10
+
+
 def check_rows(plan: Plan, train: list[Row], scored: list[Row]) -> None:
     """Raise unless both sides have rows and no question stands on both."""
     if not train or not scored:
@@ -44,7 +47,7 @@ def check_rows(plan: Plan, train: list[Row], scored: list[Row]) -> None:
     found = overlap(scored, train)
     if found.shared == 0:
         return
-    pairs = ", ".join(f"{line} and {other}" for line, other in found.examples[:5])
+    pairs = ", ".join(f"{pair.line} and {pair.other_line}" for pair in found.pairs[:5])
     raise FwError(
         "failed_precondition",
         f"{found.shared} of the {found.rows} rows of '{plan.scored_dataset}' that would be scored ask what rows of "
@@ -52,7 +55,7 @@ def check_rows(plan: Plan, train: list[Row], scored: list[Row]) -> None:
         not_done="nothing was trained: a score on rows that were trained on measures memory",
         hint=_overlap_hint(plan),
         param="evaluationDataset" if plan.request.evaluation_dataset else "dataset",
-        details={"overlap": found.to_wire()},
+        details={"overlap": found.model_copy(update={"pairs": found.pairs[:MAX_PAIRS_TOLD]}).to_wire()},
     )
 
 

@@ -167,7 +167,10 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         "started": False,
     }
     overlap = await client.datasets.overlap(scored.id, found.data.id)
-    fields["overlap"] = {"shared_prompts": overlap.shared, "line_pairs": overlap.examples}
+    fields["overlap"] = {
+        "shared_prompts": overlap.shared,
+        "line_pairs": [(pair.line, pair.other_line) for pair in overlap.pairs],
+    }
     if overlap.shared:
         again = "customize(..., dry_run=true) again"
         return reply(fields, f"remove the rows whose prompts stand on both sides (line_pairs), then {again}")

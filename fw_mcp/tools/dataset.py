@@ -121,5 +121,5 @@ async def _shown(client: AsyncClient, dataset: Dataset, overlap_with: str | None
     fields |= look.sample(list(await client.datasets.rows(dataset.id, limit=most)))
     if overlap_with:
         overlap = await client.datasets.overlap(dataset.id, short(overlap_with) or overlap_with)
-        fields["overlap"] = {**overlap.model_dump(), "with": overlap_with}
+        fields["overlap"] = {**overlap.model_dump(exclude={"pairs"}), "with": overlap_with}
     return reply(fields, f"customize(data='{dataset.id}', evaluator='<path, source or id>', dry_run=true)")

@@ -9,7 +9,7 @@ from fw_sdk.calls import Call, Listing, Steps
 from fw_sdk.files import Rows, dataset_upload, id_from
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path, item_path
-from fw_sdk.types import CreateDataset, Dataset, DatasetReport, Overlap, Split, parse_request
+from fw_sdk.types import CreateDataset, Dataset, DatasetReport, FwError, Overlap, Split, parse_request
 
 COLLECTION = "datasets"
 
@@ -46,7 +46,13 @@ def create(
     body = parse_request(CreateDataset, {"dataset_id": identifier, "dataset": fields}, not_done=not_done)
     yield from Call("POST", collection_path(COLLECTION), Dataset.model_validate, body=body.to_wire())
     path = item_path(COLLECTION, identifier, "upload")
-    return (yield from Call("POST", path, Dataset.model_validate, upload=upload))
+    try:
+        return (yield from Call("POST", path, Dataset.model_validate, upload=upload))
+    except FwError as error:
+        if error.code == "dataset_invalid":
+            yield from delete(identifier)
+            error.not_done = "nothing was stored"
+        raise
 
 
 def get(dataset: str) -> Call[Dataset]:
@@ -76,6 +82,20 @@ def rows(dataset: str, *, split: Split | str = Split.ALL, limit: int = 20) -> Ca
     return Call("GET", item_path(COLLECTION, dataset, "rows"), lambda body: list(body["rows"]), query=query)
 
 
-def overlap(dataset: str, other: str) -> Call[Overlap]:
-    """Rows that stand in both datasets, by content of their prompts."""
-    return Call("GET", item_path(COLLECTION, dataset, "overlap"), Overlap.model_validate, query={"other": other})
+def overlap(dataset: str | Path | Rows, other: str | Path | Rows) -> Call[Overlap]:
+    """Rows of ``dataset`` whose prompts also stand in ``other``.
+
+    Args:
+        dataset: a stored dataset's id; or a ``Path`` or rows, of which those are compared that can be read.
+        other: the same.
+    """
+    if isinstance(dataset, str) and isinstance(other, str):
+        return Call("GET", item_path(COLLECTION, dataset, "overlap"), Overlap.model_validate, query={"other": other})
+    sides = {"file": dataset, "other": other}
+    not_done = "nothing was compared"
+    uploads = {
+        name: dataset_upload(side, not_done=not_done) for name, side in sides.items() if not isinstance(side, str)
+    }
+    query = {{"file": "dataset"}.get(name, name): side for name, side in sides.items() if isinstance(side, str)}
+    path = f"{collection_path(COLLECTION)}:overlap"
+    return Call("POST", path, Overlap.model_validate, query=query, upload=uploads)

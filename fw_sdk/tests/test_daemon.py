@@ -163,6 +163,26 @@ def test_unknown_names_are_typed_errors_that_name_the_nearest(client):
     assert code == 3 and "numbers" in err
 
 
+def test_refused_rows_leave_no_dataset_behind(client):
+    with pytest.raises(fw.DatasetInvalidError) as caught:
+        client.datasets.create([*ROWS, {"messages": []}], id="refused")
+    assert caught.value.not_done == "nothing was stored"
+    assert "refused" not in [dataset.id for dataset in client.datasets.list()]
+    assert client.datasets.create(ROWS, id="refused").state.value == "READY"
+
+
+def test_rows_and_files_are_compared_before_they_are_stored(client, tmp_path, monkeypatch):
+    ensure_dataset(client, ROWS, id="numbers")
+    (tmp_path / "new.jsonl").write_text("{\n" + json.dumps(ROWS[6]) + "\n")
+    found = client.datasets.overlap(tmp_path / "new.jsonl", "numbers")
+    assert [(pair.line, pair.other_line, pair.prompt) for pair in found.pairs] == [(2, 7, "Say 6.")]
+    assert client.datasets.overlap("numbers", ROWS[3:5]).pairs[1].other_line == 2
+    assert client.datasets.overlap(ROWS[:2], tmp_path / "new.jsonl").shared == 0
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run_fw("dataset", "overlap", "new.jsonl", "numbers", "--format", "quiet")
+    assert (code, out) == (5, "1\n")
+
+
 def test_a_wrong_token_is_an_authentication_error(home):
     with pytest.raises(fw.AuthenticationError):
         fw.Client(base_url=find_daemon(home).url, api_key="wrong").overview()

@@ -96,10 +96,29 @@ class CreateDataset(RequestBody):
     dataset: DatasetFields = Field(default_factory=DatasetFields)
 
 
+class OverlapPair(Wire):
+    """A row, and the rows of the other side that ask the same.
+
+    Attributes:
+        line: of the row.
+        other_line: the first such line of the other side.
+        also_other_lines: the further ones.
+        prompt: the beginning of the prompt's last message.
+        same_answer: whether all of them want the same answer.
+    """
+
+    line: int
+    other_line: int
+    also_other_lines: list[int] = Field(default_factory=list)
+    prompt: str = ""
+    same_answer: bool = True
+
+
 class Overlap(Wire):
-    """Rows of one dataset that also stand in another, by content of their prompts."""
+    """Rows of one side whose prompts also stand on the other. ``pairs`` has the first thousand of ``shared``."""
 
     rows: int
     other_rows: int
     shared: int
-    examples: list[tuple[int, int]] = Field(default_factory=list, description="line pairs, at most 10")
+    pairs: list[OverlapPair] = Field(default_factory=list)
+    pairs_omitted: int = 0

@@ -17,11 +17,12 @@ from engine.control.bodies import (
     reply,
     reply_page,
     uploaded_file,
+    uploaded_files,
 )
 from engine.control.dataset_rows import SplitRule
 from engine.control.references import ready_dataset, rows_of
 from engine.control.services import Provided
-from fw_sdk.types import CreateDataset, DatasetFields, Split, parse_request, resource_id
+from fw_sdk.types import CreateDataset, DatasetFields, FwError, Split, parse_request, resource_id
 
 ROOT = "/v1/accounts/local/datasets"
 MAX_ROWS = 1000
@@ -50,6 +51,21 @@ async def check(request: Request, services: Provided) -> JSONResponse:
     async with uploaded_file(request, services.home.datasets) as file:
         found = await run_in_threadpool(datasets.check, services, file, rule)
     return reply(found.report)
+
+
+@router.post(ROOT + ":overlap")
+async def overlap_of_files(
+    request: Request, services: Provided, dataset: str | None = None, other: str | None = None
+) -> JSONResponse:
+    """Rows that stand on both sides: form fields ``file`` and ``other``, or a dataset's id instead. Stores nothing."""
+    async with uploaded_files(request, services.home.datasets, "file", "other") as files:
+        one, two = files.get("file", dataset), files.get("other", other)
+        if one is None or two is None:
+            missing = "'file' and no query 'dataset'" if one is None else "'other' and no query 'other'"
+            raise FwError(
+                "invalid_argument", f"The form has no field {missing}.", param="file" if one is None else "other"
+            )
+        return reply(await run_in_threadpool(datasets.find_overlap_of_files, services, one, two))
 
 
 @router.post(ROOT + "/{dataset}:upload")

@@ -200,8 +200,34 @@ def test_a_dataset_is_uploaded_read_and_immutable(shared, tmp_path):
     assert overlap["shared"] == 0 and overlap["rows"] == ready["report"]["heldoutRows"]
     assert upload(client, "part", path).json()["state"] == "READY"
     overlap = client.get(f"{ROOT}/datasets/part:overlap", params={"other": "life"}).json()
-    assert overlap["shared"] == 3 and overlap["examples"] == [[n, n] for n in (1, 2, 3)]
+    assert overlap["shared"] == 3 and [[p["line"], p["otherLine"]] for p in overlap["pairs"]] == [
+        [n, n] for n in (1, 2, 3)
+    ]
     assert client.delete(f"{ROOT}/datasets/life").json() == {} and not kept.exists()
+
+
+def test_overlap_of_files_and_stored_rows_in_any_mixture(shared, tmp_path):
+    client, services = shared
+    path = write_rows(tmp_path / "rows.jsonl", 5)
+    assert upload(client, "whole", path).json()["state"] == "READY"
+    lines = path.read_bytes().splitlines()
+    broken = b"\n".join([b"{", lines[3], lines[1].replace(b"a 1", b"a 7")])
+    files = set(services.home.datasets.iterdir())
+    asked = {
+        "both files": ({"file": broken, "other": path.read_bytes()}, {}),
+        "file and stored": ({"file": broken}, {"other": "whole"}),
+        "stored and file": ({"other": broken}, {"dataset": "whole"}),
+    }
+    for name, (parts, query) in asked.items():
+        body = client.post(f"{ROOT}/datasets:overlap", files=parts, params=query).json()
+        found = [(p["line"], p["otherLine"], p["sameAnswer"]) for p in body["pairs"]]
+        assert found == ([(2, 3, False), (4, 2, True)] if name == "stored and file" else [(2, 4, True), (3, 2, False)])
+        assert {body["rows"], body["otherRows"]} == {2, 5} and body["shared"] == 2
+    assert set(services.home.datasets.iterdir()) == files
+    missing = error_of(client.post(f"{ROOT}/datasets:overlap", files={"file": broken}))
+    assert missing["code"] == "invalid_argument" and "no field 'other'" in missing["message"]
+    twice = client.post(f"{ROOT}/datasets:overlap", files=[("other", broken), ("other", broken)])
+    assert "more than one field 'other'" in error_of(twice)["message"]
 
 
 def test_a_bad_line_leaves_the_dataset_waiting_and_check_stores_nothing(shared, tmp_path):
@@ -263,6 +289,7 @@ def test_the_overview_shows_everything_and_says_what_to_do_next(shared):
         ("GET", f"{ROOT}/overview", 200),
         ("GET", "/v1/models", 200),
         ("POST", "/v1/chat/completions", 404),
+        ("POST", f"{ROOT}/datasets:overlap", 400),
         ("POST", "/inference/v1/messages", 404),
         ("POST", f"{ROOT}/supervisedFineTuningJobs:estimate", 404),
         ("POST", f"{ROOT}/datasets", 403),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.evals.overlap import overlap
+from engine.evals.overlap import MAX_PAIRS, overlap
 from engine.jobs.rows import Row
 
 
@@ -24,12 +24,22 @@ def test_it_counts_rows_whose_question_stands_on_the_other_side(questions, other
     theirs = {text.casefold() for text in others} | {text.upper().casefold() for text in others}
     assert found.shared == sum(text.casefold() in theirs for text in questions)
     assert (found.rows, found.other_rows) == (len(questions), len(others))
-    assert len(found.examples) == min(10, found.shared)
-    for mine, other in found.examples:
-        assert questions[mine - 1].casefold() == others[other - 1].casefold()
+    assert len(found.pairs) == found.shared and not any(pair.same_answer for pair in found.pairs)
+    for pair in found.pairs:
+        mine = questions[pair.line - 1]
+        same = [number for number, text in enumerate(others, 1) if text.casefold() == mine.casefold()]
+        assert [pair.other_line, *pair.also_other_lines] == same and pair.prompt == mine
 
 
 def test_another_question_or_other_earlier_turns_are_not_shared():
     long = Row(1, {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]})
     assert overlap([long], [row(1, "b"), row(2, "a")]).shared == 0
-    assert overlap([long], [long]).examples == [(1, 1)]
+    (pair,) = overlap([long], [long]).pairs
+    assert (pair.line, pair.other_line, pair.prompt, pair.same_answer) == (1, 1, "b", True)
+
+
+def test_more_pairs_than_are_listed_are_counted():
+    many = [row(number, f"q {number}") for number in range(MAX_PAIRS + 7)]
+    found = overlap(many, many)
+    assert (found.shared, len(found.pairs), found.pairs_omitted) == (MAX_PAIRS + 7, MAX_PAIRS, 7)
+    assert len(overlap([row(1, "word " * 500)], [row(2, "word " * 500)]).pairs[0].prompt) == 120

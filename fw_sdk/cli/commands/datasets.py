@@ -103,9 +103,13 @@ def preview(
     )
 
 
-def overlap(dataset: DatasetId, other: Annotated[str, typer.Argument(help="Another dataset's id.")]) -> None:
-    """Rows that stand in both datasets. Exit code 5 if there are any."""
-    found = connect().datasets.overlap(dataset, other)
+def overlap(
+    dataset: Annotated[str, typer.Argument(help="A dataset's id, or a JSONL file.")],
+    other: Annotated[str, typer.Argument(help="What its rows are looked for in: the same.")],
+) -> None:
+    """Rows that stand on both sides. Exit code 5 if there are any."""
+    one, two = (Path(side) if Path(side).is_file() else side for side in (dataset, other))
+    found = connect().datasets.overlap(one, two)
     emit_one(found, str(found.shared))
     if found.shared:
         raise typer.Exit(5)
