@@ -29,6 +29,11 @@ UNTRUSTED_DETAILS = frozenset({"message", "log_tail", "logTail", "output", "erro
 
 T = TypeVar("T")
 
+
+class Shown(dict[str, Any]):
+    """A part of an error's details in which the text of data is fenced already, and which is short enough."""
+
+
 NEXT_CALL: dict[str, str] = {
     "dataset_invalid": 'correct the named lines in the file, each {"messages": [..., {"role": "assistant", "content": '
     '"..."}]}, then call dataset(path=...) again; it lists every line',
@@ -120,9 +125,7 @@ def with_next(result: CallToolResult, next_call: str) -> CallToolResult:
 
 def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult:
     """An error result: one paragraph and its facts in lines, and the same as fields."""
-    fields: dict[str, Any] = tidy(error.to_dict())
-    if "details" in fields:
-        fields["details"] = _fenced(fields["details"])
+    fields: dict[str, Any] = tidy({**error.to_dict(), "details": _fenced(error.details) or None})
     fields["tool"] = tool
     fields["next"] = next_call or _next_call(error)
     said = FwError(error.code, error.message, not_done=error.not_done, hint=error.hint)
@@ -137,6 +140,8 @@ def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult
 
 def _fenced(value: Any, key: str = "") -> Any:
     """Details of an error: what a row or a log says is fenced, and of a long list only the beginning is shown."""
+    if isinstance(value, Shown):
+        return value
     if isinstance(value, dict):
         return {name: item for key, inner in value.items() for name, item in _fenced_entry(key, inner).items()}
     if isinstance(value, list):

@@ -19,6 +19,7 @@ from fw_sdk.types import (
     Job,
     JobKind,
     JobState,
+    OverlapPair,
     Pipeline,
     PipelineResult,
     RowProblem,
@@ -48,12 +49,17 @@ def state(job: Job) -> str:
 
 
 def report_view(report: DatasetReport, full: bool = False) -> dict[str, Any]:
-    """Counts and token statistics; of the problems only how many there are."""
+    """Counts and token statistics; of the problems only how many there are.
+
+    A valid row has no error; one that repeats an earlier row is valid and counted as a duplicate besides.
+    """
+    imperfect = report.valid_rows != report.rows or report.duplicate_rows > 0
     return {
         "ok": report.ok,
         "rows": report.rows,
-        "valid_rows": report.valid_rows if report.valid_rows != report.rows else None,
-        "duplicate_rows": report.duplicate_rows or None,
+        "rows_with_errors": report.rows - report.valid_rows or None,
+        "valid_rows": report.valid_rows if imperfect else None,
+        "duplicates_among_valid": report.duplicate_rows if imperfect else None,
         "train_rows": report.train_rows,
         "heldout_rows": report.heldout_rows,
         "problems_found": len(report.problems) + report.problems_omitted or None,
@@ -72,9 +78,21 @@ def same_problems(problems: Iterable[RowProblem]) -> list[list[RowProblem]]:
 def problem_view(problems: Sequence[RowProblem]) -> dict[str, Any]:
     """What is wrong with one line, and the other lines of which the same is true."""
     first, others = problems[0], [problem.line for problem in problems[1:]]
-    message = untrusted(first.message, 300)
+    message = untrusted(first.message, 300) if first.quotes else first.message
     view = {"line": first.line, "code": first.code, "severity": first.severity, "message": message}
     return {**view, "also_lines": others} if others else view
+
+
+def lone_problem_view(problems: Sequence[RowProblem]) -> dict[str, Any]:
+    """What is wrong with one line, and how that line begins."""
+    beginning = problems[0].beginning
+    return {**problem_view(problems), "row": untrusted(beginning) if beginning else None}
+
+
+def pair_view(pair: OverlapPair) -> dict[str, Any]:
+    """Lines that ask the same on both sides, what they ask, and whether they want the same answer."""
+    view = {"line": pair.line, "other_line": pair.other_line, "also_other_lines": pair.also_other_lines or None}
+    return {**view, "same_answer": pair.same_answer, "prompt": untrusted(pair.prompt)}
 
 
 def dataset_view(dataset: Dataset) -> dict[str, Any]:

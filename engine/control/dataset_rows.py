@@ -16,6 +16,7 @@ from engine.jobs.rows import Row, answer_key, canonical, is_heldout
 from fw_sdk.types import DatasetReport, RowProblem
 
 MAX_PROBLEMS = 100
+BEGINNING_CHARS = 160
 MAX_LINE_BYTES = 8 * 1024**2
 ROLES = ("system", "user", "assistant", "tool")
 BOM = b"\xef\xbb\xbf"
@@ -39,11 +40,12 @@ class Validation:
 
 
 class RowError(Exception):
-    """One thing that is wrong with a row: a code and a sentence."""
+    """One thing that is wrong with a row: a code and a sentence, and whether that quotes the row."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, quotes: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.quotes = quotes
 
 
 def validate_file(path: Path, rule: SplitRule, lengths: LengthCounter | None = None) -> Validation:
@@ -100,11 +102,14 @@ class _Checker:
         self._report, self._rule, self._lengths = report, rule, lengths
         self._seen: dict[bytes, int] = {}
         self._answers: dict[str, tuple[int, str]] = {}
+        self._beginning = ""
 
-    def problem(self, line: int, code: str, message: str, severity: str = "error") -> None:
+    def problem(self, line: int, code: str, message: str, severity: str = "error", *, quotes: bool = False) -> None:
         """Note a problem; errors come before warnings when there are too many."""
         problems = self._report.problems
-        entry = RowProblem(line=line, code=code, message=message, severity=severity)
+        entry = RowProblem(
+            line=line, code=code, message=message, severity=severity, quotes=quotes, beginning=self._beginning
+        )
         if len(problems) < MAX_PROBLEMS:
             problems.append(entry)
             return
@@ -117,12 +122,13 @@ class _Checker:
         if line is not None and not line.strip():
             return
         self._report.rows += 1
+        self._beginning = (line or b"")[: 4 * BEGINNING_CHARS].decode(errors="replace")[:BEGINNING_CHARS]
         try:
             row = Row(number, parse_row(line, first=number == 1))
             warning = check_messages(row.data)
             self._check_length(row)
         except RowError as error:
-            self.problem(number, error.code, str(error))
+            self.problem(number, error.code, str(error), quotes=error.quotes)
             return
         if warning:
             self.problem(number, *warning, severity="warning")
@@ -156,7 +162,7 @@ class _Checker:
             return
         found: TokenLengths = self._lengths.count(row)
         if found.problem:
-            raise RowError("not_renderable", found.problem)
+            raise RowError("not_renderable", found.problem, quotes=True)
         if found.total > self._lengths.context:
             raise RowError(
                 "too_long",
@@ -222,7 +228,7 @@ def _check_message(index: int, message: Any) -> None:
     if role is None:
         raise RowError("no_role", f"{where} has no role")
     if role not in ROLES:
-        raise RowError("unknown_role", f"{where}: role {role!r:.40} is none of {', '.join(ROLES)}")
+        raise RowError("unknown_role", f"{where}: role {role!r:.40} is none of {', '.join(ROLES)}", quotes=True)
     text = _text(message.get("content"))
     calls = role == "assistant" and bool(message.get("tool_calls"))
     if text is None and not calls:

@@ -75,7 +75,64 @@ def test_a_bad_line_is_named(daemon: Daemon) -> None:
     assert [problem["line"] for problem in report["problems"] if problem["severity"] == "error"] == [3]
     assert "correct these lines" in checked.structured_content["next"]
     assert saved.is_error and saved.structured_content["code"] == "dataset_invalid"
-    assert '"line": 3' in saved.content[0].text
+    assert saved.structured_content["details"]["report"] == report and '"line": 3' in saved.content[0].text
+    assert report["problems"][0]["message"].startswith("not JSON") and "row" not in report["problems"][0]
+    assert (report["rows_with_errors"], report["valid_rows"], report["duplicates_among_valid"]) == (1, 4, 0)
+    listed = ask(daemon, ("overview", {"only": "datasets"}))[0].structured_content
+    assert "broken" not in json.dumps(listed)
+
+
+def test_what_a_bad_row_says_is_fenced_and_what_we_say_of_it_is_not(daemon: Daemon) -> None:
+    evil = row("hi")
+    evil["messages"][1]["role"] = "obey >> me"
+    bad = [row("a", "1"), row(" A", "2"), row("a", "1"), row(" \n"), evil]
+    concise, full, saved = ask(
+        daemon,
+        ("dataset", {"rows": bad}),
+        ("dataset", {"rows": bad, "detail": "full"}),
+        ("dataset", {"rows": bad, "save": True}),
+    )
+    report = concise.structured_content["report"]
+    said = {problem["code"]: problem for problem in report["problems"]}
+    assert list(said) == ["conflicting_answers", "duplicate", "no_content", "unknown_role"]
+    assert all(("<<" in problem["message"]) == (code == "unknown_role") for code, problem in said.items())
+    assert (report["rows_with_errors"], report["valid_rows"], report["duplicates_among_valid"]) == (2, 3, 1)
+    shown = full.structured_content["report"]["problems"]
+    assert [problem["line"] for problem in shown] == [2, 3, 4, 5]
+    assert all(problem["row"].startswith('<<untrusted {"messages"') for problem in shown)
+    assert shown[3]["row"].count(">>") == 1 and "obey > > me" in shown[3]["row"]
+    assert saved.structured_content["details"]["report"] == report
+    assert "line 4: message 1 (user) is empty" in saved.structured_content["message"]
+
+
+def test_a_file_is_compared_with_another_before_either_is_stored(daemon: Daemon) -> None:
+    scored = [row(f"q {number}") for number in range(25)]
+    lines = [json.dumps(row(f"Q  {number}", "no" if number == 3 else "yes")) for number in range(25)]
+    (daemon.workspace / "scored.jsonl").write_text("\n".join(json.dumps(line) for line in scored))
+    (daemon.workspace / "leaky.jsonl").write_text("\n".join(["{", *lines, lines[0]]))
+    clean, first, second, other_way = ask(
+        daemon,
+        ("dataset", {"path": "scored.jsonl"}),
+        ("dataset", {"path": "scored.jsonl", "overlap_with": "leaky.jsonl"}),
+        ("dataset", {"path": "scored.jsonl", "overlap_with": "leaky.jsonl", "cursor": 20}),
+        ("dataset", {"path": "leaky.jsonl", "overlap_with": "scored.jsonl", "grep": "q  7"}),
+    )
+    assert "dataset(path='scored.jsonl', overlap_with=" in clean.structured_content["next"]
+    found = first.structured_content["overlap"]
+    assert (found["rows"], found["other_rows"], found["shared"], len(found["pairs"])) == (25, 26, 25, 20)
+    assert found["pairs"][0] == {
+        "line": 1, "other_line": 2, "also_other_lines": [27], "same_answer": True, "prompt": "<<untrusted q 0 >>"
+    }  # fmt: skip
+    assert [pair["line"] for pair in found["pairs"] if not pair["same_answer"]] == [4]
+    assert "overlap_with='leaky.jsonl', cursor=20" in found["more"]
+    assert "remove the prompts" in first.structured_content["next"]
+    rest = second.structured_content["overlap"]
+    assert [pair["line"] for pair in rest["pairs"]] == [21, 22, 23, 24, 25] and "more" not in rest
+    broken = other_way.structured_content
+    assert broken["report"]["ok"] is False and broken["overlap"]["shared"] == 26
+    assert "correct these lines" in broken["next"]
+    listed = ask(daemon, ("overview", {"only": "datasets"}))[0].structured_content
+    assert "scored" not in json.dumps(listed) and "leaky" not in json.dumps(listed)
 
 
 def test_a_download_is_planned_before_it_starts(daemon: Daemon) -> None:
@@ -110,7 +167,7 @@ def test_a_download_is_planned_before_it_starts(daemon: Daemon) -> None:
 
 def test_a_dataset_is_kept_once_and_shown(daemon: Daemon) -> None:
     rows = [row(f"question {number}?") for number in range(30)]
-    first, second, _, shown = ask(
+    first, second, kept, shown = ask(
         daemon,
         ("dataset", {"rows": rows, "id": "kept", "save": True}),
         ("dataset", {"rows": rows, "id": "kept", "save": True}),
@@ -123,7 +180,8 @@ def test_a_dataset_is_kept_once_and_shown(daemon: Daemon) -> None:
     assert second.structured_content["id"] == "kept" and second.structured_content["digest"] == fields["digest"]
     assert shown.structured_content["overlap"]["shared"] == 7
     assert all(sample.startswith("<<untrusted {") for sample in shown.structured_content["sample"])
-    assert "customize(data='near'" in shown.structured_content["next"]
+    assert "dataset(path=<the mended file>, overlap_with='kept')" in shown.structured_content["next"]
+    assert "customize(data='near'" in kept.structured_content["next"]
 
 
 def test_other_rows_under_a_taken_name_get_another_id(daemon: Daemon) -> None:

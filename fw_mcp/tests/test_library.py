@@ -94,6 +94,8 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("example data to try", "recipes"),
         ("extract JSON from text", "recipes"),
         ("remove duplicates from my dataset", "datasets recipes"),
+        ("cleaning data", "recipes"),
+        ("mend broken rows", "recipes"),
         ("several adapters at the same time", "deployments"),
         ("prefix cache hits", "serving"),
         ("speculative decoding", "serving"),

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.look import Look
 from fw_mcp.platform import Platform, Reporter, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch
@@ -72,7 +73,10 @@ async def dataset_for(client: AsyncClient, platform: Platform, data: str, param:
     if not platform.workspace.looks_like_path(data, *DATA_SUFFIXES):
         return await _stored_dataset(client, platform, data, param)
     path = platform.workspace.file(data, param)
-    return await keep_dataset(client, path, slug(path.stem, "data"), HELDOUT_FRACTION)
+    try:
+        return await keep_dataset(client, path, slug(path.stem, "data"), HELDOUT_FRACTION)
+    except FwError as error:
+        raise Look().refused(error, f"path='{data}'") from error
 
 
 async def keep_dataset(client: AsyncClient, data: Path | Rows, name: str, heldout: float) -> Dataset:

@@ -22,9 +22,11 @@ from fw_mcp.tools.arguments import (
     still_coming,
 )
 from fw_mcp.tools.job_wait import describe
-from fw_mcp.views import report_view
+from fw_mcp.views import pair_view, report_view
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, Evaluator, FwError, Job, JobState, Model, Pipeline, Split
+
+MAX_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,12 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         "started": False,
     }
     overlap = await client.datasets.overlap(scored.id, found.data.id)
+    every = f"dataset(id='{scored.id}', overlap_with='{found.data.id}')"
     fields["overlap"] = {
         "shared_prompts": overlap.shared,
-        "line_pairs": [(pair.line, pair.other_line) for pair in overlap.pairs],
+        "sides": f"line: of '{scored.id}', other_line: of '{found.data.id}'" if overlap.shared else None,
+        "line_pairs": [pair_view(pair) for pair in overlap.pairs[:MAX_PAIRS]],
+        "more": f"{every} lists every pair" if overlap.shared > MAX_PAIRS else None,
     }
     if overlap.shared:
         again = "customize(..., dry_run=true) again"

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from fw_mcp.look import FULL_SAMPLE, Look
 from fw_mcp.platform import Platform
-from fw_mcp.results import page, reply, untrusted
+from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import HELDOUT_FRACTION, Cursor, Detail, Grep, keep_dataset, pattern_of, slug
-from fw_mcp.views import dataset_view, problem_view, report_view, same_problems, short
+from fw_mcp.tools.arguments import (
+    DATA_SUFFIXES,
+    HELDOUT_FRACTION,
+    Cursor,
+    Detail,
+    Grep,
+    keep_dataset,
+    pattern_of,
+    slug,
+)
+from fw_mcp.views import dataset_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Dataset, DatasetReport, FwError
+from fw_sdk.types import Dataset, FwError
 
 MAX_ROWS = 1_000
-PROBLEMS = 20
-BRIEF_SAMPLE, FULL_SAMPLE = 2, 10
 
-
-@dataclass(frozen=True)
-class Look:
-    """What of a dataset is to be shown."""
-
-    detail: Detail
-    pattern: re.Pattern[str] | None
-    cursor: int
-
-    def report(self, report: DatasetReport, again: str) -> dict[str, Any]:
-        """The report with a page of the findings that match, and the call that shows the next one."""
-        matching = [item for item in report.problems if self._matches(f"{item.code} {item.severity} {item.message}")]
-        found = page(same_problems(matching), problem_view, self.cursor, PROBLEMS)
-        more = f"dataset({again}, cursor={found.following}) lists the next ones" if found.following else None
-        beyond = report.problems_omitted
-        note = f"{beyond} more problems were not kept: correct these first" if beyond and not more else None
-        page_of_them = {"problems": found.shown, "more": more, "note": note}
-        return {**report_view(report, self.detail == "full"), **page_of_them}
-
-    def sample(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """A few rows that match: one line each of them, fenced."""
-        texts = [text for text in (json.dumps(row, ensure_ascii=False) for row in rows) if self._matches(text)]
-        most, chars = (FULL_SAMPLE, 2_000) if self.detail == "full" else (BRIEF_SAMPLE, 800)
-        return {"sample": page(texts, lambda text: untrusted(text, chars), 0, most).shown}
-
-    def _matches(self, text: str) -> bool:
-        return self.pattern is None or bool(self.pattern.search(text))
+Rows = list[dict[str, Any]]
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -62,7 +41,10 @@ def register(server: AgentServer, platform: Platform) -> None:
         id: Annotated[str | None, Field(description="a stored dataset; with save, the name to save under")] = None,
         save: Annotated[bool, Field(description="keep the rows; else only check them")] = False,
         heldout_fraction: Annotated[float, Field(ge=0, le=0.5)] = HELDOUT_FRACTION,
-        overlap_with: Annotated[str | None, Field(description="stored dataset: count prompts in both")] = None,
+        overlap_with: Annotated[
+            str | None,
+            Field(description="file or stored dataset: pairs line (here), other_line (there) asking the same"),
+        ] = None,
         grep: Grep = None,
         detail: Detail = "concise",
         cursor: Cursor = 0,
@@ -72,22 +54,27 @@ def register(server: AgentServer, platform: Platform) -> None:
         alone shows a stored dataset; grep picks problems and sample rows."""
         if save:
             platform.check_may_write("store rows")
-        look = Look(detail, pattern_of(grep), cursor)
+        look = Look(detail == "full", pattern_of(grep), cursor)
         source = _source(platform, path, rows, id)
+        what = f"path='{path}'" if path else "rows=[...]" if rows is not None else f"id='{id}'"
+        other = _other_side(platform, overlap_with)
         async with platform.session() as client:
-            if source is None:
-                stored = await client.datasets.get(short(id) or str(id))
-                return await _shown(client, stored, overlap_with, look)
-            if not save:
-                return _checked(await client.datasets.check(source), path, overlap_with, look)
-            name = id or slug(Path(path).stem if path else "rows", "data")
-            kept = await keep_dataset(client, source, name, heldout_fraction)
-            return await _shown(client, kept, overlap_with, look)
+            if source is not None and not save:
+                fields: dict[str, Any] = {
+                    "stored": False,
+                    "report": look.report(await client.datasets.check(source), what),
+                }
+            elif source is not None:
+                fields = await _stored(client, await _kept(client, source, path, id, heldout_fraction, look), look)
+            else:
+                fields = await _stored(client, await client.datasets.get(short(id) or str(id)), look)
+            if other is not None:
+                overlap = await client.datasets.overlap(fields.get("id") or source or "", other)
+                fields["overlap"] = look.overlap(overlap, str(overlap_with), what)
+        return reply(fields, _next(fields, what))
 
 
-def _source(
-    platform: Platform, path: str | None, rows: list[dict[str, Any]] | None, identifier: str | None
-) -> Path | list[dict[str, Any]] | None:
+def _source(platform: Platform, path: str | None, rows: Rows | None, identifier: str | None) -> Path | Rows | None:
     if path is not None and rows is not None:
         raise FwError("invalid_argument", "Give path or rows, not both.", not_done="Nothing was run.", param="rows")
     if path is not None:
@@ -103,23 +90,42 @@ def _source(
     return rows
 
 
-def _checked(report: DatasetReport, path: str | None, overlap_with: str | None, look: Look) -> CallToolResult:
-    what = f"path='{path}'" if path else "rows=[...]"
-    fields: dict[str, Any] = {"stored": False, "report": look.report(report, what)}
-    if overlap_with:
-        fields["overlap"] = "overlap_with needs a stored dataset: add save=true"
-    if report.ok:
-        return reply(fields, f"dataset({what}, save=true) keeps it; or customize(data=..., evaluator=...) does all")
-    return reply(fields, f"correct these lines, then dataset({what}) again")
+def _other_side(platform: Platform, name: str | None) -> Path | str | None:
+    """The file of the workspace, or the id of the stored dataset, that rows are compared with."""
+    if name is None or name.startswith("accounts/") or not platform.workspace.looks_like_path(name, *DATA_SUFFIXES):
+        return short(name)
+    return platform.workspace.file(name, "overlap_with")
 
 
-async def _shown(client: AsyncClient, dataset: Dataset, overlap_with: str | None, look: Look) -> CallToolResult:
+async def _kept(
+    client: AsyncClient, source: Path | Rows, path: str | None, identifier: str | None, heldout: float, look: Look
+) -> Dataset:
+    name = identifier or slug(Path(path).stem if path else "rows", "data")
+    try:
+        return await keep_dataset(client, source, name, heldout)
+    except FwError as error:
+        raise look.refused(error, f"path='{path}'" if path else "rows=[...]") from error
+
+
+async def _stored(client: AsyncClient, dataset: Dataset, look: Look) -> dict[str, Any]:
     fields: dict[str, Any] = {"stored": True, **dataset_view(dataset)}
     if dataset.report is not None:
         fields["report"] = look.report(dataset.report, f"id='{dataset.id}'")
     most = MAX_ROWS if look.pattern else FULL_SAMPLE
-    fields |= look.sample(list(await client.datasets.rows(dataset.id, limit=most)))
-    if overlap_with:
-        overlap = await client.datasets.overlap(dataset.id, short(overlap_with) or overlap_with)
-        fields["overlap"] = {**overlap.model_dump(exclude={"pairs"}), "with": overlap_with}
-    return reply(fields, f"customize(data='{dataset.id}', evaluator='<path, source or id>', dry_run=true)")
+    return fields | look.sample(list(await client.datasets.rows(dataset.id, limit=most)))
+
+
+def _next(fields: dict[str, Any], what: str) -> str:
+    """Correct what is wrong, look for leaked prompts, keep the rows, train on them: the first that is not done."""
+    overlap = fields.get("overlap")
+    if not fields.get("report", {"ok": True})["ok"]:
+        return f"correct these lines, then dataset({what}) again"
+    if overlap and overlap["shared"]:
+        mended = "path=<the mended file>" if fields["stored"] else what
+        again = f"dataset({mended}, overlap_with='{overlap['other']}') again"
+        return f"remove the prompts that stand on both sides from one of them, then {again}"
+    if fields["stored"]:
+        return f"customize(data='{fields['id']}', evaluator='<path, source or id>', dry_run=true)"
+    keep = f"dataset({what}, save=true) keeps it; or customize(data=..., evaluator=...) does all"
+    leak = f"dataset({what}, overlap_with='<the held-out or training rows: file or id>') finds leaked prompts; "
+    return keep if overlap else leak + keep

@@ -26,12 +26,23 @@ class DatasetState(StrEnum):
 
 
 class RowProblem(Wire):
-    """One thing wrong with one line. ``severity`` is ``error`` (the row cannot be used) or ``warning``."""
+    """One thing wrong with one line.
+
+    Attributes:
+        line: its number, from 1.
+        code: names the kind of problem.
+        message: says it in a sentence.
+        severity: ``error`` (the row cannot be used) or ``warning``.
+        quotes: whether the message has words of the row in it, which are data.
+        beginning: of the line.
+    """
 
     line: int
     code: str
     message: str
     severity: str = "error"
+    quotes: bool = False
+    beginning: str = ""
 
 
 class TokenStats(Wire):
@@ -47,7 +58,10 @@ class TokenStats(Wire):
 
 
 class DatasetReport(Wire):
-    """What validation found. Line numbers count from 1, as an editor shows them."""
+    """What validation found. Line numbers count from 1, as an editor shows them.
+
+    Of ``rows``, ``valid_rows`` have no error and can be used; ``duplicate_rows`` of these repeat an earlier one.
+    """
 
     rows: int = 0
     valid_rows: int = 0

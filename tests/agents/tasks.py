@@ -96,7 +96,7 @@ async def leak(agent: Agent, world: World) -> None:
     files = {"data": "train.jsonl", "heldout": "heldout.jsonl", "evaluator": "evaluator.py"}
     plan = await agent.call("customize", **files, dry_run=True)
     assert plan["overlap"]["shared_prompts"] == 3
-    leaked = {pair[1] for pair in plan["overlap"]["line_pairs"]}
+    leaked = {pair["other_line"] for pair in plan["overlap"]["line_pairs"]}
     lines = (agent.workspace / "train.jsonl").read_text().splitlines()
     kept = [line for number, line in enumerate(lines, 1) if number not in leaked]
     (agent.workspace / "train.jsonl").write_text("\n".join(kept) + "\n")
