@@ -41,15 +41,21 @@ class Wanted:
 
 def is_hopeless(wanted: Wanted, evidence: Comparison | None) -> bool:
     """Whether the gate will refuse anyhow, so that confirming would be in vain."""
-    if evidence is None or wanted.force or wanted.gate.kind is not GateKind.BETTER:
+    if evidence is None or wanted.force:
         return False
-    return evidence.verdict is not Verdict.BETTER
+    if evidence.trained_on or short(evidence.candidate_model) != wanted.model:
+        return True
+    return wanted.gate.kind is GateKind.BETTER and evidence.verdict is not Verdict.BETTER
 
 
 def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> str:
     """What would have to be done for the gate to hold."""
     if evidence is None:
         return f"evaluate(model='{wanted.model}', ...) and its base on the same rows, then compare(...)"
+    if short(evidence.candidate_model) != wanted.model:
+        return f"compare(baseline='{short(evidence.baseline_model)}', candidate='{wanted.model}')"
+    if evidence.trained_on:
+        return f"evaluate(model='{wanted.model}', split='heldout', ...) and its baseline, then compare(...)"
     if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
         pair = f"'{short(evidence.baseline_model)}' and '{wanted.model}'"
         return f"evaluate(...) {pair} on about {evidence.rows_needed} rows, then compare(...), would decide it"

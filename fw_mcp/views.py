@@ -131,6 +131,7 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
         "ties": comparison.ties,
         "p_value": comparison.p_value,
         "rows_needed": comparison.rows_needed,
+        "trained_on": comparison.trained_on or None,
         "cost": (comparison.cost or None) if full else None,
     }
 
@@ -314,6 +315,11 @@ ENOUGH = 0.95
 def after_comparison(comparison: Comparison, served_as: str | None = None) -> str:
     """What a verdict asks for; ``served_as`` is the deployment that serves the baseline's model."""
     model = short(comparison.candidate_model) or "..."
+    if comparison.trained_on:
+        return (
+            f"evaluate both on rows that were held out: '{model}' was trained on {comparison.trained_on} of these "
+            f"{comparison.n}, which measures memory; no gate takes that"
+        )
     if comparison.verdict is Verdict.BETTER:
         start = f"deploy(model='{model}', comparison='{comparison.id}'"
         if served_as is None:

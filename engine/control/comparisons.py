@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from engine.control.evaluations import all_scores
+from engine.control.references import rows_of
 from engine.control.services import Services
+from engine.evals.overlap import question_key
 from engine.evals.statistics import compare, scores_by_line
+from engine.jobs.rows import Row
+from engine.jobs.specs import TrainSpec
 from fw_sdk.types import (
     Comparison,
     CreateComparison,
     Evaluation,
+    FineTuningJob,
     FwError,
     JobState,
+    Split,
     resource_id,
     resource_name,
 )
@@ -44,6 +50,7 @@ def create(services: Services, request: CreateComparison, key: str | None) -> Co
         candidate=candidate.name,
         baseline_model=baseline.model,
         candidate_model=candidate.model,
+        trained_on=_trained_on(services, candidate, set(after)),
         cost=_cost("baseline", baseline) | _cost("candidate", candidate),
         **asdict(numbers),
     )
@@ -61,6 +68,23 @@ def _completed(services: Services, name: str) -> Evaluation:
             hint=f"wait for it: GET /v1/accounts/local/jobs/{evaluation.id}:wait",
         )
     return evaluation
+
+
+def _trained_on(services: Services, evaluation: Evaluation, lines: set[int]) -> int:
+    """How many of the scored rows ask what the model's training had asked; 0 for a model that was not trained here."""
+    model = services.store.models.find(resource_id(evaluation.model or "", "models"))
+    job = model.lineage.job if model is not None and model.lineage is not None else None
+    training = services.store.jobs.find(resource_id(job, "supervisedFineTuningJobs")) if job else None
+    if not isinstance(training, FineTuningJob) or not training.dataset or not evaluation.input_dataset:
+        return 0
+    split = TrainSpec.model_validate(training.spec).rows.split
+    taught = {question_key(row) for row in _rows(services, training.dataset, split)}
+    scored = _rows(services, evaluation.input_dataset, evaluation.input_split)
+    return sum(row.line in lines and question_key(row) in taught for row in scored)
+
+
+def _rows(services: Services, dataset: str, split: Split) -> list[Row]:
+    return rows_of(services.home, services.store.datasets.get(resource_id(dataset, "datasets")), split)
 
 
 def _check_same_rows(one: Evaluation, two: Evaluation) -> None:

@@ -51,6 +51,13 @@ def decide(
     mismatch = _mismatch(comparison, evaluated, candidate)
     if mismatch:
         return Decision(False, mismatch, "compare an evaluation of exactly the model that is to be deployed")
+    if comparison.trained_on:
+        return Decision(
+            False,
+            f"comparison '{comparison.id}' scored {comparison.trained_on} rows of {comparison.n} that "
+            f"'{candidate.id}' was trained on, which measures memory",
+            "evaluate it and the baseline on rows that were held out, and compare those",
+        )
     return _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
 
 

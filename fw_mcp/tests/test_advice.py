@@ -94,6 +94,10 @@ def test_the_way_back_rests_on_what_the_former_model_rested_on(more: dict[str, A
 
 def test_a_refused_gate_says_what_would_decide_it() -> None:
     assert "evaluate(model='new', ...)" in towards_the_gate(wanted(), None)
+    assert "split='heldout'" in towards_the_gate(wanted(), compared("better", trained_on=4))
+    assert is_hopeless(wanted(), compared("better", trained_on=4))
+    other = compared("better", candidate_model="accounts/local/models/other")
+    assert "candidate='new'" in towards_the_gate(wanted(), other) and is_hopeless(wanted(), other)
     undecided = towards_the_gate(wanted(), compared("inconclusive", rows_needed=663))
     assert "'old' and 'new'" in undecided and "663 rows" in undecided
     lost = towards_the_gate(wanted(), compared("worse"))

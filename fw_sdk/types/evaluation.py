@@ -152,7 +152,8 @@ class Comparison(Resource):
     """Two evaluations, paired by row.
 
     ``delta`` is candidate minus baseline. ``p_value`` is McNemar's exact test for binary scores, else absent.
-    ``rows_needed`` estimates how many rows in all would decide an inconclusive result.
+    ``rows_needed`` estimates how many rows in all would decide an inconclusive result. ``trained_on`` counts the rows
+    whose question the candidate's training had seen: they measure memory, and no gate takes them for evidence.
     """
 
     baseline: str
@@ -170,6 +171,7 @@ class Comparison(Resource):
     p_value: float | None = None
     verdict: Verdict
     rows_needed: int | None = None
+    trained_on: int = 0
     cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of both sides")
 
 

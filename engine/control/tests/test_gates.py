@@ -55,6 +55,13 @@ def test_better_passes_on_the_verdict_better_and_says_why() -> None:
     assert "better" in decision.reason and "+0.400" in decision.reason and "[+0.300, +0.500]" in decision.reason
 
 
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE])
+def test_rows_that_were_trained_on_are_no_evidence(gate: Gate) -> None:
+    decision = decide(gate, comparison(trained_on=3), scored(), TUNED)
+    assert not decision.holds
+    assert "3 rows of 100" in decision.reason and "held out" in decision.hint
+
+
 @pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.INCONCLUSIVE])
 def test_better_refuses_every_other_verdict(verdict: Verdict) -> None:
     assert not decide(BETTER, comparison(verdict=verdict), scored(), TUNED).holds

@@ -151,6 +151,23 @@ def test_a_fine_tune_makes_a_ready_adapter_with_its_lineage(stocked):
     assert ended.progress.percent == 100
 
 
+def test_rows_that_the_candidate_was_trained_on_are_counted(stocked, monkeypatch):
+    client, services = stocked
+    body = {"dataset": "early", "baseModel": "tiny", "epochs": 1, "loraRank": 4, "datasetSplit": "train"}
+    job = client.post(f"{ROOT}/supervisedFineTuningJobs", json=body).json()
+    assert wait_ended(services.store, job["name"].rsplit("/", 1)[1], 120).state is JobState.COMPLETED
+    monkeypatch.setattr(services.jobs, "_draining", True)
+    report = client.get(f"{ROOT}/datasets/early").json()["report"]
+    tuned = job["outputModel"].rsplit("/", 1)[1]
+    counted = {}
+    for split, rows in (("all", report["validRows"]), ("heldout", report["validRows"])):
+        completed(client, services, f"base-{split}", [0] * rows, inputSplit=split)
+        completed(client, services, f"tuned-{split}", [1] * rows, inputSplit=split, model=tuned)
+        pair = {"baseline": f"base-{split}", "candidate": f"tuned-{split}"}
+        counted[split] = client.post(f"{ROOT}/comparisons", json=pair).json()["trainedOn"]
+    assert counted == {"all": report["trainRows"], "heldout": 0}
+
+
 CONFIGURATION = ServedConfiguration(
     model="tiny", model_digest="sha256:1", base_digest="sha256:1", dtype="fp32", template_digest="sha256:2"
 )
