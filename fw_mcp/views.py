@@ -304,7 +304,11 @@ def _after_pipeline(pipeline: Pipeline) -> str:
     if outcome.deployment:
         return f"generate(model='{short(outcome.deployment)}', prompts=['...'])"
     if outcome.comparison is not None:
-        return after_comparison(outcome.comparison)
+        following = after_comparison(outcome.comparison)
+        if pipeline.request.get("deploy") is False and following.startswith("deploy("):
+            samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
+            return f"{samples}; it is not served, as asked: {following} would"
+        return following
     return f"generate(model='{short(outcome.adapter or outcome.model)}', prompts=['...'])"
 
 

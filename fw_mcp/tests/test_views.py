@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fw_mcp.views import after_comparison
-from fw_sdk.types import Comparison, Interval, Verdict
+from fw_mcp.views import after_comparison, after_job
+from fw_sdk.types import Comparison, Interval, JobKind, JobState, Pipeline, PipelineResult, Verdict
 
 
 def comparison(mean: float, verdict: Verdict, *, binary: bool = True, rows_needed: int | None = None) -> Comparison:
@@ -45,3 +45,17 @@ def test_a_verdict_names_the_call_that_follows(found: Comparison, begins: str) -
     following = after_comparison(found)
     assert following.startswith(begins)
     assert ("no training is needed" in following) == begins.startswith("generate")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_was_not_to_be_served_is_looked_at_first(wanted: bool) -> None:
+    pipeline = Pipeline(
+        name="accounts/local/pipelines/p",
+        kind=JobKind.PIPELINE,
+        state=JobState.COMPLETED,
+        request={"deploy": wanted},
+        outcome=PipelineResult(model="base", adapter="tuned", comparison=comparison(0.5, Verdict.BETTER)),
+    )
+    following = after_job(pipeline)
+    assert following.startswith("deploy(" if wanted else "job_get(job_id='p', view='samples')")
+    assert "deploy(model='tuned'" in following

@@ -78,8 +78,9 @@ def _after(comparison: Comparison, one: Evaluation, other: Evaluation) -> str:
 
 def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bool) -> dict[str, Any]:
     view = comparison_view(comparison, full) or {}
-    view["baseline"] = {**view["baseline"], "model": short(one.model)}
-    view["candidate"] = {**view["candidate"], "model": short(other.model)}
+    for side, item in (("baseline", one), ("candidate", other)):
+        examples = (item.configuration.few_shot or {}).get("count") if item.configuration else None
+        view[side] = {**view[side], "model": short(item.model), **({"few_shot": examples} if examples else {})}
     cut = {short(item.model): cut_warning(item.summary) for item in (one, other)}
     warning = ". ".join(f"{name}: {said}" for name, said in cut.items() if said)
     return {**view, "meaning": MEANING[comparison.verdict], "warning": warning or None}
