@@ -60,7 +60,7 @@ def test_a_dataset_with_one_bad_line(shared_place: Place) -> None:
         assert error.code == "dataset_invalid" and error.hint
         problems = [problem for problem in error.details["report"]["problems"] if problem["severity"] == "error"]
         assert [problem["line"] for problem in problems] == [5]
-        assert fault(lambda: client.finetunes.create(BASE, "broken")).code == "failed_precondition"
+        assert fault(lambda: client.finetunes.create(BASE, "broken")).code == "not_found"
         broken.write_text((shared_place.workspace / "train.jsonl").read_text())
         assert client.datasets.create(broken).state == "READY"
         check_store(shared_place, client)

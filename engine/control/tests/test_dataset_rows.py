@@ -112,14 +112,16 @@ def test_rows_that_ask_the_same_and_want_another_answer_are_warned_of(tmp_path):
         row(USER, other, tools=[{"name": "f"}]),
         row(USER, {**ANSWER, "content": "yo, because"}, ground_truth="yo"),
         row(USER, other, ground_truth="no"),  # line 8
+        row({"role": "user", "content": "call"}, {**ANSWER, "tool_calls": [{"id": "1"}]}),
+        row({"role": "user", "content": "call"}, {**ANSWER, "tool_calls": [{"id": "2"}]}),  # line 10
     ]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(lines))
     report = validate_file(path, RULE).report
     assert [(p.line, p.code, p.severity) for p in report.problems] == [
-        (line, "conflicting_answers", "warning") for line in (2, 5, 8)
+        (line, "conflicting_answers", "warning") for line in (2, 5, 8, 10)
     ]
-    assert report.ok and report.valid_rows == 8 and "same prompt as line 1" in report.problems[0].message
+    assert report.ok and report.valid_rows == 10 and "same prompt as line 1" in report.problems[0].message
 
 
 def test_a_byte_order_mark_an_empty_file_and_an_endless_line_are_refused(tmp_path):
