@@ -202,7 +202,9 @@ def cut_warning(summary: ScoreSummary | None) -> str | None:
         return None
     parts = []
     if summary.truncated_rows > CUT_SHARE * summary.n:
-        parts.append(f"{summary.truncated_rows} of {summary.n} answers reached max_tokens: a larger one may score more")
+        parts.append(
+            f"{summary.truncated_rows} of {summary.n} answers reached max_tokens; raise it if wanted ones are as long"
+        )
     if summary.failed_rows:
         parts.append(f"{summary.failed_rows} rows have no score and count as 0")
     return "; ".join(parts) or None

@@ -17,7 +17,8 @@ FLOPS_PER_CORE_PACKED = 95e9
 STEP_OVERHEAD_S = 0.05
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 RUNTIME_BYTES = 450 << 20
-FEW_STEPS = 10
+FEW_STEPS = 60
+SMALLEST_BATCH = 128
 FEW_TRAINED_SHARE = 0.02
 
 
@@ -100,8 +101,17 @@ def _warnings(
         f"{too_long} rows are longer than {limit} tokens; training will refuse them": too_long,
         "no row has a token to train on; training will refuse": not trained,
         f"{untrained} rows have no trained token and will be left out": untrained and trained,
-        f"only {steps} steps: lower the batch size or raise the epochs": trained and steps < FEW_STEPS,
+        _few_steps(steps, training, tokens): trained and steps < FEW_STEPS,
         f"only {trained} of {tokens} tokens are trained": trained and trained < FEW_TRAINED_SHARE * tokens,
         "the warm-up is as long as the training": training.learning_rate_warmup_steps >= steps > 0,
     }
     return [text for text, holds in found.items() if holds]
+
+
+def _few_steps(steps: int, training: TrainingConfig, tokens: int) -> str:
+    """That so few steps teach little, and the batch size with which there would be enough."""
+    wanted = max(SMALLEST_BATCH, 1 << max(0, (training.epochs * tokens // FEW_STEPS).bit_length() - 1))
+    if wanted >= training.batch_size:
+        return f"only {steps} steps teach little: raise the epochs or give more rows"
+    about = training.epochs * tokens // wanted
+    return f"only {steps} steps teach little: batch_size={wanted} makes about {about}; or raise the epochs"
