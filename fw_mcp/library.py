@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -28,25 +29,33 @@ RECORDS = frozenset({"agent-experience", "architecture", "benchmarks", "compatib
 _ROW = re.compile(r"^\| *([^|]+?) *\|")
 _RULER = re.compile(r"^\|(?: *:?-+:? *\|)+$")
 MAX_EXCERPT_CHARS = 700
+GAP = "…"
 
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of a page with the text below it."""
+    """One heading of a page with the text below it, or one ``row`` (its first cell) of a table below that heading."""
 
     page: str
     heading: str
     text: str
+    row: str = ""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A section that answers a query; a greater ``score`` is a better answer."""
+    """A section that answers a query; a greater ``score`` is a better answer.
+
+    Attributes:
+        row: first cell of the row of a table, where the answer is one.
+        excerpt: lines of the section; ``…`` stands where some are left out.
+    """
 
     page: str
     heading: str
     excerpt: str
     score: float
+    row: str = ""
 
 
 @cache
@@ -66,6 +75,21 @@ def purpose(page: str) -> str:
     """The sentence at the top of a page that says what it is for."""
     lines = (line.strip() for line in pages()[page].splitlines())
     return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def unknown_words(query: str) -> list[str]:
+    """The words of a query that mean something and stand in no page, in no form of theirs."""
+    known = _page_index().holders
+    words = dict.fromkeys(_WORD.findall(query.lower()))
+    return [word for word in words if (stems := _words(word)) and not any(stem in known for stem in stems)]
+
+
+def covered(query: str, hits: Sequence[Hit]) -> float:
+    """The part of a query's words, each weighed by how rare it is, that the best of the hits has; from 0 to 1."""
+    index, words = _index(), set(_words(query))
+    total = sum(map(index.rarity, words))
+    said = [set(_words(f"{hit.page} {hit.heading} {hit.row} {hit.excerpt}")) for hit in hits]
+    return max((sum(map(index.rarity, words & other)) / total for other in said if total), default=0.0)
 
 
 def search(query: str, limit: int = 5) -> list[Hit]:
@@ -105,13 +129,14 @@ class _Index:
         relative = max(_SHORTEST, self.lengths[number] / (sum(self.lengths) / total))
         damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * relative)
         return sum(
-            math.log(1 + (total - self.holders[word] + 0.5) / (self.holders[word] + 0.5))
-            * counts[word]
-            * (_SATURATION + 1)
-            / (counts[word] + damping)
+            self.rarity(word) * counts[word] * (_SATURATION + 1) / (counts[word] + damping)
             for word in words
             if counts[word]
         )
+
+    def rarity(self, word: str) -> float:
+        """Greater for a word that fewer sections have."""
+        return math.log(1 + (len(self.sections) - self.holders[word] + 0.5) / (self.holders[word] + 0.5))
 
 
 @cache
@@ -133,7 +158,7 @@ def _indexed(sections: list[Section]) -> _Index:
 
 
 def _sections(page: str, text: str) -> list[Section]:
-    """Every heading with the text below it, and every row of a table by itself, under its first cell."""
+    """Every heading with the text below it, and every row of a table by itself, which is found by its first cell."""
     found, heading, lines, fenced = [], page, list[str](), False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
@@ -144,7 +169,7 @@ def _sections(page: str, text: str) -> list[Section]:
         if _RULER.match(line):
             found.pop()  # what stood above it is the table's head
         elif (row := _ROW.match(line)) and not fenced:
-            found.append(Section(page, row[1], line))
+            found.append(Section(page, heading, line, row[1]))
         lines.append(line)
     found.append(Section(page, heading, "\n".join(lines).strip()))
     return [section for section in found if section.text]
@@ -153,7 +178,7 @@ def _sections(page: str, text: str) -> list[Section]:
 def _title_words(section: Section) -> list[str]:
     """Of its page's name and its heading; at the top of a page also of the line that says what the page is for."""
     lead = purpose(section.page) if section.text.startswith(purpose(section.page)) else ""
-    return _words(f"{section.page} {section.heading} {lead}")
+    return _words(f"{section.page} {section.row or section.heading} {lead}")
 
 
 def _text_words(text: str) -> list[str]:
@@ -183,17 +208,27 @@ def _stem(word: str) -> str:
 
 
 def _hit(section: Section, words: list[str], score: float) -> Hit:
-    return Hit(section.page, section.heading, _excerpt(section.text, words), round(score, 3))
+    return Hit(section.page, section.heading, _excerpt(section.text, words), round(score, 3), section.row)
 
 
 def _excerpt(text: str, words: list[str]) -> str:
-    """The whole section, or of a long one the lines that answer best, in their order."""
+    """The whole section, or of a long one the lines that answer best, in their order, with ``…`` for the others."""
     if len(text) <= MAX_EXCERPT_CHARS:
         return text
     lines, wanted = text.splitlines(), set(words)
     ranked = sorted(range(len(lines)), key=lambda number: -len(wanted & set(_words(lines[number]))))
     chosen: set[int] = set()
     for number in ranked:
-        if sum(len(lines[other]) + 1 for other in {*chosen, number}) <= MAX_EXCERPT_CHARS:
+        if len(_with_gaps(lines, {*chosen, number})) <= MAX_EXCERPT_CHARS:
             chosen.add(number)
-    return "\n".join(lines[number] for number in sorted(chosen))
+    return _with_gaps(lines, chosen)
+
+
+def _with_gaps(lines: list[str], chosen: set[int]) -> str:
+    shown: list[str] = []
+    for number, line in enumerate(lines):
+        if number in chosen:
+            shown.append(line)
+        elif not shown or shown[-1] != GAP:
+            shown.append(GAP)
+    return "\n".join(shown)

@@ -37,6 +37,7 @@ PAGES = (
     "mcp",
     "troubleshooting",
     "security",
+    "data-protection",
     "cli",
     "kernels",
     "README",

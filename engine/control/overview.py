@@ -39,6 +39,7 @@ def overview(services: Services) -> Overview:
     store = services.store
     found = Overview(
         version=version("fw"),
+        home=str(services.home.root),
         device=device(),
         models=[
             _brief(m, state=m.state, kind=m.kind, contextLength=m.context_length, digest=m.digest)

@@ -41,6 +41,8 @@ def test_both_eras_over_both_transports(transport: str, mode: str, daemon: Daemo
             overview = await client.call_tool("overview", {})
             assert not overview.is_error and overview.structured_content["device"]["cores"] >= 1
             assert overview.structured_content["workspace"] == str(daemon.workspace)
+            shown = overview.structured_content
+            assert (shown["daemon"], shown["home"]) == (daemon.url, str(daemon.home.root))
             checked = await client.call_tool("dataset", {"path": "heldout.jsonl"})
             assert checked.structured_content["report"]["ok"] is True
             assert json.loads(checked.content[0].text) == checked.structured_content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fw_mcp.library import RECORDS, pages, prompt, purpose, search
+from fw_mcp.library import GAP, MAX_EXCERPT_CHARS, RECORDS, covered, pages, prompt, purpose, search, unknown_words
 
 
 @pytest.mark.parametrize("page", pages())
@@ -80,11 +80,11 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("how do I cancel a running job", "cli mcp"),
         ("dataset_invalid", "datasets errors"),
         ("evaluator takes too long, timeout", "evaluators"),
-        ("is my data sent anywhere", "security"),
+        ("is my data sent anywhere", "data-protection security"),
         ("401 unauthorized wrong token", "errors mcp troubleshooting"),
         ("port already in use", "errors troubleshooting"),
         ("what is a pipeline", "concepts"),
-        ("where are the files stored on disk", "architecture concepts"),
+        ("where are the files stored on disk", "architecture concepts data-protection"),
         ("confidence interval of a score", "evaluation"),
         ("verdict is inconclusive, what now", "evaluation"),
         ("few-shot baseline examples in the prompt", "evaluation"),
@@ -116,7 +116,7 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("does it survive a crash of the machine", "troubleshooting"),
         ("custom base url openai", "inference"),
         ("anthropic messages api", "inference"),
-        ("delete a dataset", "datasets"),
+        ("delete a dataset", "data-protection datasets"),
         ("max_tokens answers are cut", "troubleshooting"),
         ("read only mode of the server", "mcp"),
         ("can I load the adapter in transformers peft", "fine-tuning"),
@@ -130,9 +130,20 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("why was it not deployed", "deployments"),
         ("kv cache size", "cli serving"),
         ("call the deployed model with curl", "deployments inference"),
-        ("where are the logs", "troubleshooting"),
+        ("where are the logs", "data-protection troubleshooting"),
         ("uninstall", "troubleshooting"),
         ("upgrade to a newer version", "troubleshooting"),
+        ("encryption at rest", "data-protection"),
+        ("is there a warranty", "data-protection"),
+        ("erase personal data", "data-protection"),
+        ("audit trail", "data-protection"),
+        ("do logs contain prompts and answers", "data-protection"),
+        ("power failure", "data-protection"),
+        ("start the daemon at boot with systemd", "data-protection"),
+        ("rotate the tokens", "data-protection"),
+        ("how long is data kept, retention", "data-protection"),
+        ("two trainings with the same seed", "data-protection"),
+        ("telemetry and error reports", "data-protection"),
     ],
 )
 def test_what_an_agent_asks_is_answered_by_the_first_hit(question: str, answered_by: str) -> None:
@@ -156,3 +167,29 @@ def test_no_hit_says_what_a_better_one_has_said() -> None:
 def test_nothing_is_found_for_nonsense() -> None:
     assert search("zzzzqqq") == []
     assert search("") == []
+
+
+def test_words_that_no_page_has_are_named_as_they_were_asked() -> None:
+    assert unknown_words("how do I photosynthesise Kubernetes clusters for evaluations?") == [
+        "photosynthesise",
+        "kubernetes",
+        "clusters",
+    ]
+    assert unknown_words("deploying, deployments and the lora_rank") == []
+
+
+def test_a_query_is_covered_by_what_its_hits_say() -> None:
+    assert covered("lora_rank", search("lora_rank")) == 1.0
+    assert covered("zzzzqqq", []) == 0.0
+    assert 0.0 < covered("zzzzqqq yyyy job", search("zzzzqqq yyyy job")) < 0.25
+
+
+def test_a_row_names_its_heading_and_a_cut_excerpt_shows_its_gaps() -> None:
+    rows = [hit for hit in search("lora_rank", 10) if hit.row]
+    assert rows and (rows[0].page, rows[0].heading, rows[0].row) == ("fine-tuning", "Settings", "`lora_rank`")
+    for query in ("out of memory", "learning rate", "evaluator", "telemetry", "tokens"):
+        for hit in search(query, 10):
+            said = [line for line in pages()[hit.page].split("\n") if line]
+            kept = [line for line in hit.excerpt.split("\n") if line and line != GAP]
+            assert len(hit.excerpt) <= MAX_EXCERPT_CHARS and kept == [line for line in kept if line in said]
+            assert hit.row or GAP in hit.excerpt.split("\n") or hit.excerpt in pages()[hit.page]

@@ -239,7 +239,13 @@ def test_docs_search_over_the_tool(tmp_path: Path) -> None:
     assert fields["results"][0]["page"] == "docs://deployments" or fields["results"][0]["page"] == "docs://errors"
     assert "docs://" in fields["next"]
     nothing = call(tmp_path, "docs_search", query="zzzzqqq").structured_content
-    assert nothing["pages"] == list(pages()) and nothing["next"]
+    assert nothing["pages"] == list(pages()) and nothing["not_in_any_page"] == ["zzzzqqq"] and nothing["next"]
+    little = call(tmp_path, "docs_search", query="kubernetes helm quorum of a job").structured_content
+    assert "results" not in little and little["not_in_any_page"] == ["kubernetes", "helm", "quorum"]
+    partly = call(tmp_path, "docs_search", query="zzzzqqq learning rate lora_rank").structured_content
+    assert partly["results"] and partly["not_in_any_page"] == ["zzzzqqq"] and "not_in_any_page" in partly["next"]
+    row = call(tmp_path, "docs_search", query="lora_rank", limit=10).structured_content["results"]
+    assert {"heading": "Settings", "row": "`lora_rank`"}.items() <= row[0].items()
 
 
 @pytest.mark.parametrize(

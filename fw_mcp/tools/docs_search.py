@@ -7,9 +7,12 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.library import pages, search
+from fw_mcp.library import Hit, covered, pages, search, unknown_words
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
+
+LEAST_COVERED = 0.25
+"""A query whose rare words no page has is a miss if less than this part of it is found; what is left says nothing."""
 
 
 def register(server: AgentServer) -> None:
@@ -22,10 +25,16 @@ def register(server: AgentServer) -> None:
     ) -> CallToolResult:
         """Search this platform's documentation: how to write rows and evaluators, what a setting, a verdict or an error
         code means. Returns excerpts and page ids; docs://<page> is the whole page."""
-        hits = search(query, limit)
-        if not hits:
-            return reply(
-                {"results": [], "pages": list(pages())}, "docs_search with other words, or read docs://quickstart"
-            )
-        results = [{"page": f"docs://{hit.page}", "section": hit.heading, "excerpt": hit.excerpt} for hit in hits]
-        return reply({"results": results}, f"read docs://{hits[0].page} for the whole page")
+        hits, unknown = search(query, limit), unknown_words(query)
+        if not hits or (unknown and covered(query, hits) < LEAST_COVERED):
+            fields = {"found": "nothing that answers this", "not_in_any_page": unknown, "pages": list(pages())}
+            return reply(fields, "docs_search with other words, or read docs://quickstart; do not guess")
+        following = f"read docs://{hits[0].page} for the whole page"
+        if unknown:
+            following += "; no page has the words in not_in_any_page, so see whether the results are about them at all"
+        return reply({"results": [_shown(hit) for hit in hits], "not_in_any_page": unknown}, following)
+
+
+def _shown(hit: Hit) -> dict[str, str]:
+    row = {"row": hit.row} if hit.row else {}
+    return {"page": f"docs://{hit.page}", "heading": hit.heading, **row, "excerpt": hit.excerpt}

@@ -62,6 +62,8 @@ def register(server: AgentServer, platform: Platform) -> None:
         root = platform.workspace.root
         fields = {
             "version": state.version,
+            "daemon": client.base_url,
+            "home": state.home or None,
             "device": _device(state.device.model_dump(), detail),
             "workspace": str(root) if root else "none: pass rows or ids",
             **{kind: items[:NEWEST] for kind, items in lists.items()},

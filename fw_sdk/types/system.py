@@ -31,6 +31,7 @@ class Overview(Wire):
     """The state of everything in one reply, newest first, each list at most 20 long."""
 
     version: str
+    home: str = Field(default="", description="the folder in which the daemon keeps everything")
     device: Device
     models: list[dict[str, object]] = Field(default_factory=list)
     datasets: list[dict[str, object]] = Field(default_factory=list)

@@ -54,7 +54,7 @@ def start(
     dataset: Annotated[str, typer.Argument(help="Whose prompts are asked.")],
     evaluator: Annotated[str, typer.Argument(help="What scores the answers.")],
     id: Annotated[str | None, typer.Option(help="The job's id.")] = None,
-    split: Annotated[str, typer.Option(help="all, train or heldout.")] = "all",
+    split: Annotated[str, typer.Option(help="heldout, train or all.")] = "heldout",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
@@ -62,7 +62,7 @@ def start(
     few_shot_count: Annotated[int, typer.Option(min=1, max=32, help="How many of them.")] = 4,
     wait: Annotated[bool, typer.Option(help="Wait for the result.")] = False,
 ) -> None:
-    """Score a model. Example: fw eval start smollm2-135m heldout exact --wait"""
+    """Score a model. Example: fw eval start smollm2-135m days exact --wait"""
     from fw_sdk.types import FewShot
 
     client = connect()
