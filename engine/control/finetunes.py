@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from fw_sdk.types import (
 
 COLLECTION = "supervisedFineTuningJobs"
 NOT_DONE = "nothing was trained"
+BUSY_LOAD = 1.5
+"""Load of a core above which a plan warns that it will take longer."""
 
 
 def create(services: Services, request: SupervisedFineTuning, identifier: str | None, key: str | None) -> FineTuningJob:
@@ -62,7 +65,17 @@ def estimate_cost(services: Services, request: SupervisedFineTuning) -> Estimate
     dataset, base = _checked(services, request)
     rows = rows_ref(services.home, dataset, request.dataset_split)
     totals, trained = _lengths(rows.model_dump_json(), str(base.path))
-    return estimate(read_config(Path(str(base.path))), totals, trained, request.config())
+    found = estimate(read_config(Path(str(base.path))), totals, trained, request.config())
+    return found.model_copy(update={"warnings": [*found.warnings, *_busy()]})
+
+
+def _busy() -> list[str]:
+    """A warning if others compute here, since the estimate takes all cores for its own."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load < BUSY_LOAD * cores:
+        return []
+    times = f"expect about {load / cores:.0f} times as long"
+    return [f"this machine is busy (a load of {load:.0f} on {cores} cores): {times}"]
 
 
 def _checked(services: Services, request: SupervisedFineTuning) -> tuple[Dataset, Model]:

@@ -158,7 +158,7 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
     fields: dict[str, Any] = {
         "would_start": identifier,
         "base_model": found.model.id,
-        "data": {"id": found.data.id, "report": report_view(found.data.report) if found.data.report else None},
+        "data": {"id": found.data.id, "report": _report(found)},
         "scored_rows": rows,
         "evaluator": found.evaluator.id,
         "training": await training_plan(client, settings.training, estimate),
@@ -180,3 +180,13 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         again = "customize(..., dry_run=true) again"
         return reply(fields, f"remove the rows whose prompts stand on both sides (line_pairs), then {again}")
     return reply(fields, "customize(...) with the same arguments and without dry_run starts it")
+
+
+def _report(found: Inputs) -> dict[str, Any] | None:
+    """What is known of the rows; their own split counts only where it is used."""
+    if found.data.report is None:
+        return None
+    view = report_view(found.data.report)
+    if found.heldout is None:
+        return view
+    return {name: value for name, value in view.items() if name not in ("train_rows", "heldout_rows")}
