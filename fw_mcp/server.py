@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mcp import MCPError
@@ -98,7 +98,7 @@ class AgentServer(MCPServer[Any]):
         try:
             result = await super().call_tool(name, arguments, context)
         except ToolError as error:
-            result = _explain(name, arguments, error)
+            result = _explain(name, arguments, error, tool.parameters.get("properties", {}))
         return self._within_reach(result) if isinstance(result, CallToolResult) else result
 
     async def get_prompt(
@@ -165,24 +165,26 @@ def _meant(word: str, known: list[str]) -> str | None:
     return nearest(word, known) or next(short, None) or next(part, None)
 
 
-def _explain(tool: str, arguments: dict[str, Any], error: ToolError) -> CallToolResult:
+def _explain(tool: str, arguments: dict[str, Any], error: ToolError, parameters: Mapping[str, Any]) -> CallToolResult:
     cause = error.__cause__
     if isinstance(cause, FwError):
         return refusal(cause, tool, next_call=corrected(tool, arguments, cause))
     if isinstance(cause, ValidationError):
-        return refusal(_one_sentence(tool, cause), tool, next_call=f"{tool}(...) with that corrected")
+        return refusal(_one_sentence(tool, cause, parameters), tool, next_call=f"{tool}(...) with that corrected")
     log.error("tool %s failed", tool, exc_info=cause or error)
     kind = type(cause).__name__ if cause else "error"
     bug = FwError("internal", f"{tool} failed with {kind}.", hint="the MCP server's stderr has the traceback")
     return refusal(bug, tool, next_call="overview()")
 
 
-def _one_sentence(tool: str, error: ValidationError) -> FwError:
+def _one_sentence(tool: str, error: ValidationError, parameters: Mapping[str, Any]) -> FwError:
+    """What is wrong with each argument, with what the argument means where the schema says it."""
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         got = "" if item["type"] == "missing" else f", got {item['input']!r:.80}"
-        parts.append(f"{where}: {item['msg'].lower()}{got}")
+        meaning = parameters.get(where, {}).get("description", "")
+        parts.append(f"{where}: {item['msg'].lower()}{got}" + (f" ({meaning})" if meaning else ""))
     first = error.errors()[0]["loc"]
     return FwError(
         "invalid_argument",

@@ -261,6 +261,7 @@ def deployment_view(deployment: Deployment) -> dict[str, Any]:
         "forced": deployment.forced or None,
         "comparison": short(deployment.comparison),
         "url": deployment.url,
+        "sampling": deployment.sampling or None,
         "probe_latency_s": deployment.probe_latency_s,
         "status": status.message if status and status.message else None,
     }

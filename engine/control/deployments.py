@@ -90,6 +90,7 @@ class Deployments:
             comparison=comparison.name if comparison else None,
             gate=request.gate,
             forced=request.force,
+            sampling=gates.sampled(self._evaluated(comparison), target.digest),
             url=self._url,
         )
         existing = self._store.deployments.find(identifier)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fw_sdk.types import Comparison, FwError, Gate, GateKind, ServedConfiguration, Verdict, resource_id
+from fw_sdk.types import (
+    Comparison,
+    FwError,
+    Gate,
+    GateKind,
+    InferenceParameters,
+    ServedConfiguration,
+    Verdict,
+    resource_id,
+)
 
 COST_KEYS = ("tokens", "seconds")
 
@@ -82,6 +91,14 @@ def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candi
         param="comparison",
         details=details,
     )
+
+
+def sampled(evaluated: ServedConfiguration | None, digest: str) -> dict[str, float]:
+    """How the weights that are to be served were sampled when they were scored; empty if they were not."""
+    if evaluated is None or evaluated.model_digest != digest:
+        return {}
+    scored = InferenceParameters.model_validate(evaluated.sampling)
+    return {"temperature": scored.temperature, "top_p": scored.top_p}
 
 
 def numbers(comparison: Comparison) -> str:

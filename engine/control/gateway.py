@@ -34,6 +34,10 @@ COUNT_WHEN_ASKED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Protocols whose streams tell the counts only if the request wants them."""
 
 
+SAMPLED = COUNT_WHEN_ASKED | {"/v1/responses", "/v1/messages"}
+"""Protocols that draw tokens."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One inference request, understood as far as the gateway needs to.
@@ -76,9 +80,14 @@ class Ask:
         options = self.body.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
 
-    def for_worker(self, model: str) -> bytes:
-        """The body with the worker's name for the model; a stream always counts its tokens, for the meter."""
+    def for_worker(self, model: str, sampling: Mapping[str, float]) -> bytes:
+        """The body with the worker's name for the model, sampled as it was scored unless the client says how.
+
+        A stream always counts its tokens, for the meter.
+        """
         changes: dict[str, Any] = {"model": model}
+        if self.path in SAMPLED:
+            changes |= {name: value for name, value in sampling.items() if self.body.get(name) is None}
         options = self.body.get("stream_options")
         if self.streams and self.path in COUNT_WHEN_ASKED and (options is None or isinstance(options, dict)):
             changes["stream_options"] = {**(options or {}), "include_usage": True}
@@ -167,7 +176,7 @@ class Gateway:
             target = await self._target(ask.served)
             lease = await self._workers.acquire(target.base, target.adapter)
             try:
-                reply = await self._send(ask, lease)
+                reply = await self._send(ask, lease, target.sampling)
                 if reply.status_code != 503 or last or await self._workers.healthy(lease.worker):
                     return target, reply, lease
                 await reply.aclose()
@@ -181,7 +190,7 @@ class Gateway:
             lease.release()
         raise AssertionError("unreachable")
 
-    async def _send(self, ask: Ask, lease: Lease) -> httpx.Response:
+    async def _send(self, ask: Ask, lease: Lease, sampling: Mapping[str, float]) -> httpx.Response:
         headers = {
             **lease.headers,
             "content-type": "application/json",
@@ -190,7 +199,7 @@ class Gateway:
             "x-fw-model-name": ask.served,
             "x-fw-tenant": TENANT,
         }
-        content = ask.for_worker(lease.model)
+        content = ask.for_worker(lease.model, sampling)
         call = self._workers.client.build_request("POST", lease.url(ask.path), content=content, headers=headers)
         return await self._workers.client.send(call, stream=True)
 

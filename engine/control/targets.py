@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.control.store import Store
@@ -22,11 +22,13 @@ class Target:
         model: the model that was named, itself a base or an adapter.
         base: the base weights.
         adapter: the adapter on top of them, if ``model`` is one.
+        sampling: what a request that names none is sampled with.
     """
 
     model: Model
     base: BaseWeights
     adapter: AdapterWeights | None
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -67,7 +69,7 @@ def target_of_deployment(store: Store, deployment: Deployment) -> Target:
             not_done="nothing was served under that deployment",
             hint="deploy the model again with a comparison of its new weights",
         )
-    return target
+    return replace(target, sampling=deployment.sampling)
 
 
 def target_of_model(store: Store, model: Model) -> Target:

@@ -19,6 +19,7 @@ BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 RUNTIME_BYTES = 450 << 20
 FEW_STEPS = 60
 SMALLEST_BATCH = 128
+USUAL_RATE, WILD_RATE = 1e-3, 20
 FEW_TRAINED_SHARE = 0.02
 
 
@@ -97,12 +98,15 @@ def _warnings(
     too_long = sum(length > limit for length in row_lengths)
     untrained = sum(count == 0 for count in trained_lengths)
     trained, tokens = sum(trained_lengths), sum(row_lengths)
+    times = training.learning_rate / USUAL_RATE
     found = {
         f"{too_long} rows are longer than {limit} tokens; training will refuse them": too_long,
         "no row has a token to train on; training will refuse": not trained,
         f"{untrained} rows have no trained token and will be left out": untrained and trained,
         _few_steps(steps, training, tokens): trained and steps < FEW_STEPS,
         f"only {trained} of {tokens} tokens are trained": trained and trained < FEW_TRAINED_SHARE * tokens,
+        f"a learning rate of {training.learning_rate:g} is {times:.0f} times the usual {USUAL_RATE:g}: such trainings "
+        "mostly diverge": times > WILD_RATE,
         "the warm-up is as long as the training": training.learning_rate_warmup_steps >= steps > 0,
     }
     return [text for text, holds in found.items() if holds]

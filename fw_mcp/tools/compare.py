@@ -24,7 +24,7 @@ ROWS = 10
 MEANING = {
     Verdict.BETTER: "the difference is above 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
     Verdict.WORSE: "the difference is below 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
-    Verdict.INCONCLUSIVE: "these rows do not decide: a difference of either sign is possible",
+    Verdict.INCONCLUSIVE: "these rows do not decide: the interval, or McNemar's test for 0/1 scores, allows chance",
 }
 
 

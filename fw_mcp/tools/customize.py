@@ -74,7 +74,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         epochs: Annotated[int, Field(ge=1, le=100)] = 2,
         learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
         lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
-        batch_size: Annotated[int, Field(ge=16, description="tokens per step")] = 2048,
+        batch_size: Annotated[int, Field(ge=16, description="tokens, not rows")] = 2048,
         max_tokens: Annotated[int, Field(ge=1, description="of each scored answer")] = 256,
         few_shot: Annotated[int, Field(ge=0, le=32, description="examples in the prompted baseline; 0: none")] = 4,
         evaluation_limit: Annotated[int | None, Field(ge=1, description="score at most so many rows")] = None,

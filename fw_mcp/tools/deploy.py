@@ -50,8 +50,10 @@ def register(server: AgentServer, platform: Platform) -> None:
             deployment = await _start(client, wanted, former, confirm)
             back = way_back(former) if former and short(former.base_model) != wanted.model else None
             deployment = await _until_ready(client, deployment, Reporter(ctx), back)
+            home = (await client.overview()).home
         replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
-        return reply({**deployment_view(deployment), **replaced}, after_deployment(deployment))
+        key = {"key": f"the text of {home}/token.read, which only asks and looks"} if home else {}
+        return reply({**deployment_view(deployment), **key, **replaced}, after_deployment(deployment))
 
 
 async def _serving(client: AsyncClient, name: str) -> Deployment | None:

@@ -29,7 +29,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         epochs: Annotated[int, Field(ge=1, le=100)] = 2,
         learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
         lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
-        batch_size: Annotated[int, Field(ge=16, description="tokens per step")] = 2048,
+        batch_size: Annotated[int, Field(ge=16, description="tokens, not rows")] = 2048,
         seed: int = 0,
         dry_run: Annotated[bool, Field(description="plan and estimate only")] = False,
     ) -> CallToolResult:

@@ -34,7 +34,10 @@ class Gate(RequestBody):
 
 
 class Deployment(Resource):
-    """A model served under a stable name."""
+    """A model served under a stable name.
+
+    ``sampling`` is how it was scored (``temperature``, ``top_p``): a request that names none is answered that way.
+    """
 
     state: DeploymentState = DeploymentState.CREATING
     base_model: str = Field(description="the served model: base or adapter")
@@ -42,6 +45,7 @@ class Deployment(Resource):
     comparison: str | None = None
     gate: Gate = Field(default_factory=Gate)
     forced: bool = False
+    sampling: dict[str, float] = Field(default_factory=dict)
     replica_count: int = 1
     url: str | None = None
     status: StatusMessage | None = None

@@ -54,4 +54,6 @@ def test_warnings_say_what_will_go_wrong():
         "warm-up",
     ):
         assert expected in texts
+    wild = estimate(SMOL, [90] * 100, [50] * 100, TrainingConfig(learning_rate=0.5, batch_size=128)).warnings
+    assert wild == ["a learning rate of 0.5 is 500 times the usual 0.001: such trainings mostly diverge"]
     assert "no row has a token" in " ".join(estimate(SMOL, [90], [0], TrainingConfig()).warnings)
