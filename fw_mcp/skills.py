@@ -1,16 +1,14 @@
 """The skill that ships with fw: over the skills extension (SEP-2640), and as a plugin folder for Claude Code.
 
-Its text is ``docs/skill/SKILL.md``; its references are the pages of the documentation.
+``docs/plugin`` is that folder, with the skill's text; the skill's references are the pages of the documentation.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ class SkillFile:
 @cache
 def skill_files() -> tuple[SkillFile, ...]:
     """``SKILL.md`` first, then the pages as references."""
-    main = (resources.files("docs") / "skill" / "SKILL.md").read_text(encoding="utf-8")
+    main = _shipped(f"skills/{NAME}/SKILL.md")
     references = [SkillFile(f"references/{page}.md", purpose(page), text) for page, text in pages().items()]
     return (SkillFile("SKILL.md", frontmatter(main)["description"], main), *references)
 
@@ -110,17 +108,9 @@ def _manifest() -> dict[str, Any]:
 
 
 def plugin_files() -> dict[str, str]:
-    """A Claude Code plugin: path to text. It brings the skill and starts the MCP server."""
-    main = frontmatter(skill_files()[0].text)
-    manifest = {
-        "name": NAME,
-        "version": version("fw"),
-        "description": main["description"],
-        "license": "Apache-2.0",
-    }
-    servers = {"mcpServers": {NAME: {"command": "fw", "args": ["mcp"]}}}
-    skill = {f"skills/{NAME}/{file.path}": file.text for file in skill_files()}
-    return {".claude-plugin/plugin.json": _json(manifest), ".mcp.json": _json(servers), **skill}
+    """A Claude Code plugin: path to text. It brings the skill with its references and starts the MCP server."""
+    own = {path: _shipped(path) for path in (".claude-plugin/plugin.json", ".mcp.json")}
+    return own | {f"skills/{NAME}/{file.path}": file.text for file in skill_files()}
 
 
 def write_plugin(folder: Path) -> list[Path]:
@@ -134,5 +124,6 @@ def write_plugin(folder: Path) -> list[Path]:
     return written
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def _shipped(path: str) -> str:
+    """A file of the plugin as it stands in the documentation."""
+    return (resources.files("docs") / "plugin" / path).read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,5 +101,7 @@ def test_the_plugin_is_complete(tmp_path: Path) -> None:
     written = {str(path.relative_to(tmp_path)) for path in write_plugin(tmp_path)}
     assert written == set(plugin_files())
     assert json.loads((tmp_path / ".mcp.json").read_text())["mcpServers"]["fw"] == {"command": "fw", "args": ["mcp"]}
-    assert json.loads((tmp_path / ".claude-plugin" / "plugin.json").read_text())["name"] == "fw"
+    manifest = json.loads((tmp_path / ".claude-plugin" / "plugin.json").read_text())
+    assert (manifest["name"], manifest["version"]) == ("fw", version("fw"))
+    assert manifest["description"] == frontmatter(skill_files()[0].text)["description"]
     assert (tmp_path / "skills" / "fw" / "SKILL.md").read_text().startswith("---\nname: fw\n")
