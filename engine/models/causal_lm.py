@@ -17,7 +17,7 @@ from engine.models.layer import Layer, Product, Slot, Slots, norm
 from engine.models.rotary import rope_frequencies
 from kernels.attention_spec import AttentionSpec
 from kernels.linear import linear
-from kernels.rms_norm import rms_norm
+from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.rope import rope_tables
 
 
@@ -51,7 +51,8 @@ class Pass:
 class CausalLM(nn.Module, ABC):
     """A decoder whose weights are frozen buffers, uninitialised until ``load_model`` fills them.
 
-    A family says which buffers a layer has (``slots``) and how it computes (``decode``).
+    Each layer adds what its mixer makes of the normed hidden states, and then what its feed-forward part makes of the
+    normed sum. A family says which buffers a layer has (``slots``) and what the two are (``mix`` and ``feed``).
 
     Attributes:
         config: its architecture.
@@ -113,8 +114,12 @@ class CausalLM(nn.Module, ABC):
         return norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
 
     @abstractmethod
-    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
-        """hidden: [T, hidden_size] -> the same behind the layer; rows that nobody wants may be dropped."""
+    def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """What lets tokens see each other: inputs [T, hidden], normed -> [T or wanted, hidden], to be added to them."""
+
+    @abstractmethod
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """The feed-forward part: inputs [T, hidden], normed -> [T, hidden], to be added to the hidden states."""
 
     def forward(
         self,
@@ -139,10 +144,14 @@ class CausalLM(nn.Module, ABC):
         """
         hidden = self.embed(token_ids)
         batch = Pass(attention, adapters, self._turns(positions), rows, len(self.layers) - 1)
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            hidden = self.decode(layer, hidden, batch)
-        return self.norm(hidden, self.final_norm)
+        layers = [_layer(module) for module in self.layers]
+        inputs = self.norm(hidden, layers[0].input_norm)
+        # Each sum is normed for whoever reads it next, so that the two can be one pass over memory.
+        for layer, norm_behind in zip(layers, [*(one.input_norm for one in layers[1:]), self.final_norm], strict=True):
+            mixed = self.mix(layer, inputs, batch)
+            inputs, hidden = self.add_norm(mixed, batch.wanted(layer, hidden), layer.post_norm)
+            inputs, hidden = self.add_norm(self.feed(layer, inputs, batch), hidden, norm_behind)
+        return inputs
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """token_ids: [T] -> [T, hidden_size]."""
@@ -159,6 +168,10 @@ class CausalLM(nn.Module, ABC):
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden: [..., width] normed -> the same shape and dtype; in float32 where the weight is."""
         return rms_norm(hidden, weight, self.config.norm_eps)
+
+    def add_norm(self, added: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """added and hidden: [T, width] -> their sum normed, and the sum."""
+        return add_rms_norm(added, hidden, weight, self.config.norm_eps)
 
     def norm_heads(self, layer: Layer, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """query: [T, heads, head_dim], key: [T, kv_heads, head_dim] -> both with every head normed."""

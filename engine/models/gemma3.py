@@ -49,12 +49,13 @@ class Gemma3(CausalLM):
         root = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
         return super().embed(token_ids) * root.item()
 
-    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.decode``."""
-        attended = attend(self, layer, self.norm(hidden, layer.input_norm), batch, self.norm_heads)
-        hidden = batch.wanted(layer, hidden) + self.norm(attended, layer.attended_norm)
-        fed = feed_forward(layer, self.norm(hidden, layer.post_norm), batch, _gelu_gated)
-        return hidden + self.norm(fed, layer.fed_norm)
+    def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.mix``."""
+        return self.norm(attend(self, layer, inputs, batch, self.norm_heads), layer.attended_norm)
+
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.feed``."""
+        return self.norm(feed_forward(layer, inputs, batch, _gelu_gated), layer.fed_norm)
 
 
 def _gelu_gated(gate: Tensor, up: Tensor) -> Tensor:

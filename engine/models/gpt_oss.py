@@ -37,15 +37,17 @@ class GptOss(CausalLM):
             "experts_down_bias": Slot((count, hidden), ("mlp.experts.down_proj_bias",)),
         }
 
-    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.decode``."""
-        attended = attend(self, layer, self.norm(hidden, layer.input_norm), batch)
-        hidden = batch.wanted(layer, hidden) + attended
-        inputs, experts = self.norm(hidden, layer.post_norm), self.config.experts
+    def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.mix``."""
+        return attend(self, layer, inputs, batch)
+
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.feed``."""
+        experts = self.config.experts
         assert experts is not None
         scores, chosen = layer.project("router", inputs).topk(experts.chosen)
         weights = softmax(scores.float()).to(inputs.dtype)
-        return hidden + mixture(layer, inputs, chosen, weights, LIMITED_GATE)
+        return mixture(layer, inputs, chosen, weights, LIMITED_GATE)
 
 
 def _apart(rows: Tensor) -> Tensor:

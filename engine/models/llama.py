@@ -11,7 +11,7 @@ from engine.models.layer import Layer, Slots, attention_slots, feed_forward_slot
 
 
 class Llama(CausalLM):
-    """Each layer adds its attention and then its feed-forward part, each of a normed input."""
+    """Attention, and a dense feed-forward part."""
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
@@ -23,8 +23,10 @@ class Llama(CausalLM):
             **feed_forward_slots(config),
         }
 
-    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.decode``."""
-        attended = attend(self, layer, self.norm(hidden, layer.input_norm), batch)
-        hidden = batch.wanted(layer, hidden) + attended
-        return hidden + feed_forward(layer, self.norm(hidden, layer.post_norm), batch)
+    def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.mix``."""
+        return attend(self, layer, inputs, batch)
+
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.feed``."""
+        return feed_forward(layer, inputs, batch)

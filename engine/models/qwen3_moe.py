@@ -28,7 +28,7 @@ class Qwen3Moe(Qwen3):
         }
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``Qwen3.feed``."""
+        """As ``CausalLM.feed``."""
         return likeliest(layer, inputs, self.config)
 
 

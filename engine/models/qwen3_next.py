@@ -23,7 +23,7 @@ WIDE = torch.float32
 
 
 class Qwen3Next(CausalLM):
-    """Each layer adds its mixer and then its feed-forward part, each of a normed input.
+    """Mixers of two kinds, and a feed-forward part that may be a mixture.
 
     Norms are stored minus one and held in float32: weights near 1 would be rounded in 16 bits.
     """
@@ -44,12 +44,10 @@ class Qwen3Next(CausalLM):
         """As ``CausalLM.final_slot``."""
         return centred_norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
 
-    def decode(self, layer: Layer, hidden: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.decode``."""
-        inputs = self.norm(hidden, layer.input_norm)
-        mixed = self._recur(layer, inputs, batch) if layer.kind == "recurrent" else self._attend(layer, inputs, batch)
-        hidden = batch.wanted(layer, hidden) + mixed
-        return hidden + self._feed(layer, self.norm(hidden, layer.post_norm), batch)
+    def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.mix``."""
+        mixer = self._recur if layer.kind == "recurrent" else self._attend
+        return mixer(layer, inputs, batch)
 
     def _attend(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
         """Attention whose every head is gated: inputs [T, hidden], normed -> [T or wanted, hidden]."""
@@ -72,8 +70,8 @@ class Qwen3Next(CausalLM):
         mixed = batch.wanted(layer, mixed)
         return batch.adapt(layer, "o_proj", mixed, layer.project("output", mixed))
 
-    def _feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """The feed-forward part; of a mixture, with an expert that every token goes through as far as its gate says."""
+    def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
+        """As ``CausalLM.feed``; of a mixture, with an expert that every token goes through as far as its gate says."""
         common = feed_forward(layer, inputs, batch)
         if not self.config.experts:
             return common

@@ -37,7 +37,20 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """hidden, residual: [rows, width], weight as of ``rms_norm`` -> the norm of the sum, and the sum; no gradients."""
+    """Add, then norm; differentiable in both, by an addition and ``rms_norm``.
+
+    Args:
+        hidden: [rows, width].
+        residual: [rows, width] of the same dtype.
+        weight: [width], as of ``rms_norm``.
+        eps: added to the mean square.
+
+    Returns:
+        The norm [rows, width] of the sum as it is rounded, and that sum [rows, width].
+    """
+    if torch.is_grad_enabled() and (hidden.requires_grad or residual.requires_grad):
+        summed = hidden + residual
+        return rms_norm(summed, weight, eps), summed
     both: tuple[Tensor, Tensor] = chosen("add_rms_norm", hidden, width=hidden.shape[-1])(hidden, residual, weight, eps)
     return both
 

@@ -6,6 +6,7 @@ import transformers
 
 from engine.models import PackedCausalAttention, load_model
 from kernels.registry import preferring
+from kernels.rms_norm import gpu
 
 COMMON = {
     "vocab_size": 64,
@@ -53,3 +54,24 @@ def test_logits_and_gradients_are_those_of_torch(model, device):
     assert not torch.equal(*(logits for logits, _ in found))
     for ours, truth in zip(*found, strict=True):
         torch.testing.assert_close(ours, truth, atol=1e-4, rtol=1e-3)
+
+
+def test_residual_sums_are_normed_in_the_pass_that_adds(model, device, monkeypatch):
+    """Without gradients; the two norms behind sums, and the first one, which has none."""
+    model.to(device)
+    ids, positions = torch.tensor([3, 9, 27, 17, 51], device=device), torch.tensor([0, 1, 2, 0, 1], device=device)
+    residuals, launch = [], gpu._launch
+
+    def counted(hidden, residual, *others):
+        if hidden.shape[-1] == COMMON["hidden_size"]:
+            residuals.append(residual is not None)
+        launch(hidden, residual, *others)
+
+    monkeypatch.setattr(gpu, "_launch", counted)
+    found = []
+    for backend in ("triton", "torch"):
+        with torch.no_grad(), preferring(backend):
+            found.append(model.logits(model(ids, positions, PackedCausalAttention([3, 2]))))
+    own = 2 if model.config.family == "gemma3" else 0  # what a block adds is normed as well
+    assert sorted(residuals) == [False] * (1 + own) + [True, True]
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
