@@ -74,6 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterat
         rows = [_row(number) for number in range(110)]
         (place.workspace / "train.jsonl").write_text("".join(rows[:100]))
         (place.workspace / "heldout.jsonl").write_text("".join(rows[100:]))
+        (place.workspace / "notes.csv").write_text('note,label\nThe box is wet.,returns\n"Late, again",delivery\n')
         (place.workspace / "evaluator.py").write_text(next(code for kind, code in blocks("evaluators")))
         for name in (
             "model.gguf",

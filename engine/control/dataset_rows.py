@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.control.dataset_shapes import file_shape, row_shape
 from engine.control.token_lengths import LengthCounter, TokenLengths
 from engine.evals.overlap import question_key
 from engine.jobs.rows import Row, answer_key, canonical, is_heldout
@@ -17,6 +18,8 @@ from fw_sdk.types import DatasetReport, RowProblem
 
 MAX_PROBLEMS = 100
 BEGINNING_CHARS = 160
+MAX_NAMES, MAX_NAME_CHARS = 8, 40
+MAX_HEADER_BYTES = 64 * 1024
 MAX_LINE_BYTES = 8 * 1024**2
 ROLES = ("system", "user", "assistant", "tool")
 BOM = b"\xef\xbb\xbf"
@@ -59,13 +62,22 @@ def validate_file(path: Path, rule: SplitRule, lengths: LengthCounter | None = N
     found = Validation()
     digest = hashlib.sha256()
     checker = _Checker(found.report, rule, lengths)
+    shape = _shape(path)
+    if shape is not None:
+        checker.problem(1, "not_jsonl", shape)
     for number, line in _lines(path, digest, found):
-        checker.check(number, line)
-    if found.report.rows == 0:
+        if shape is None:
+            checker.check(number, line)
+    if found.report.rows == 0 and shape is None:
         checker.problem(1, "empty", "the file has no rows")
     found.digest = f"sha256:{digest.hexdigest()}"
     found.report.tokens = lengths.stats() if lengths else None
     return found
+
+
+def _shape(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return file_shape(file.readline(MAX_HEADER_BYTES), file.readline(MAX_HEADER_BYTES))
 
 
 def readable_rows(path: Path) -> list[Row]:
@@ -201,8 +213,10 @@ def check_messages(data: dict[str, Any]) -> tuple[str, str] | None:
     """Check the conversation of a row; returns a warning (code, sentence) if it can be evaluated but not trained on."""
     messages = data.get("messages")
     if "messages" not in data:
-        near = next((name for name in ("message", "conversation", "conversations", "prompt") if name in data), None)
-        raise RowError("no_messages", "'messages' is missing" + (f"; the row has '{near}'" if near else ""))
+        shape = row_shape(data)
+        names = "" if shape else _names(data)
+        seen = f"; {shape or names}" if shape or names else ""
+        raise RowError("no_messages", f"'messages' is missing{seen}", quotes=bool(names))
     if not isinstance(messages, list) or not messages:
         raise RowError("no_messages", f"'messages' is {'empty' if messages == [] else 'no list'}")
     for index, message in enumerate(messages):
@@ -254,6 +268,12 @@ def _text(content: Any) -> str | None:
 def _json_type(value: Any) -> str:
     names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
+
+
+def _names(data: dict[str, Any]) -> str:
+    """The first names of a row in which nothing looks like a conversation."""
+    names = ", ".join(f"'{name[:MAX_NAME_CHARS]}'" for name in list(data)[:MAX_NAMES])
+    return f"the row has {names}" if names else ""
 
 
 def _refuse_constant(name: str) -> Any:

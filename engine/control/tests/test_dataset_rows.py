@@ -63,7 +63,7 @@ def test_each_bad_row_is_named_by_its_line_and_code(tmp_path, line, code, words)
     report = validate_file(path, RULE).report
     assert [(p.line, p.code, p.severity) for p in report.problems] == [(3, code, "error")]
     assert words in report.problems[0].message and not report.ok
-    assert report.problems[0].quotes == (code == "unknown_role")
+    assert report.problems[0].quotes == (code == "unknown_role" or words == "'conversations'")
     assert report.problems[0].beginning == line.decode(errors="replace")[:160]
     assert (report.rows, report.valid_rows) == (3, 2)
 
