@@ -45,7 +45,8 @@ def is_hopeless(wanted: Wanted, evidence: Comparison | None) -> bool:
         return False
     if evidence.trained_on or short(evidence.candidate_model) != wanted.model:
         return True
-    return wanted.gate.kind is GateKind.BETTER and evidence.verdict is not Verdict.BETTER
+    below = wanted.gate.min_score is not None and evidence.candidate_mean < wanted.gate.min_score
+    return below or (wanted.gate.kind is GateKind.BETTER and evidence.verdict is not Verdict.BETTER)
 
 
 def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> str:
@@ -89,10 +90,11 @@ def check_replacing(wanted: Wanted, replaced: str, evidence: Comparison | None, 
 def way_back(former: Deployment) -> str:
     """The call that serves the former model again, on what it was served on."""
     gate = former.gate
-    if former.forced or former.comparison is None:
-        because = "force=true"
-    elif gate.kind is GateKind.NOT_WORSE:
-        because = f"comparison='{short(former.comparison)}', gate='not_worse', margin={gate.margin:g}"
-    else:
+    because = "force=true"
+    if not former.forced and former.comparison is not None:
         because = f"comparison='{short(former.comparison)}'"
+        if gate.kind is GateKind.NOT_WORSE:
+            because += f", gate='not_worse', margin={gate.margin:g}"
+        if gate.min_score is not None:
+            because += f", min_score={gate.min_score:g}"
     return f"deploy(model='{short(former.base_model)}', name='{former.id}', {because}, confirm='{former.id}')"

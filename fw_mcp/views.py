@@ -307,6 +307,10 @@ def _after_pipeline(pipeline: Pipeline) -> str:
     if outcome.deployment:
         return f"generate(model='{short(outcome.deployment)}', prompts=['...'])"
     if outcome.comparison is not None:
+        wanted = (pipeline.request.get("gate") or {}).get("minScore")
+        if wanted is not None and outcome.comparison.candidate_mean < wanted:
+            samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
+            return f"{samples}; then customize(...) with more or better rows, or a lower min_score than {wanted:g}"
         following = after_comparison(outcome.comparison)
         if pipeline.request.get("deploy") is False and following.startswith("deploy("):
             samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"

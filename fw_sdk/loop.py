@@ -109,7 +109,7 @@ def customize(
         data: rows to train on: a JSONL file, a list of dicts, or the id of a READY dataset.
         evaluator: a Python file with ``evaluate(messages, ground_truth=None, **row)``, its source, or the id of one.
         heldout: rows to score on; without them a tenth of ``data`` is held out.
-        deploy: serve the tuned model if its comparison is *better*.
+        deploy: serve the tuned model if the gate holds: its comparison is *better*, unless ``gate`` says otherwise.
         rerun: do not return an equal pipeline that ran before.
         on_event: called with each event of the pipeline.
         timeout_s: seconds to wait; the pipeline goes on when they are over.

@@ -67,7 +67,8 @@ def decide(
             f"'{candidate.id}' was trained on, which measures memory",
             "evaluate it and the baseline on rows that were held out, and compare those",
         )
-    return _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
+    compared = _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
+    return _good_enough(comparison, gate.min_score) if compared.holds and gate.min_score is not None else compared
 
 
 def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candidate: Candidate) -> FwError:
@@ -77,6 +78,7 @@ def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candi
         details |= {
             "comparison": comparison.name,
             "verdict": str(comparison.verdict),
+            "candidateMean": comparison.candidate_mean,
             "delta": comparison.delta,
             "ci": comparison.ci.to_wire(),
             "n": comparison.n,
@@ -155,6 +157,17 @@ def _not_worse(comparison: Comparison, margin: float) -> Decision:
             "a model that is only not worse must cost no more",
         )
     return Decision(True, f"{numbers(comparison)}; within the margin {margin:g}, no more {' nor '.join(savings)}")
+
+
+def _good_enough(comparison: Comparison, wanted: float) -> Decision:
+    reached = f"its mean over {comparison.n} rows is {comparison.candidate_mean:.3f}"
+    if comparison.candidate_mean < wanted:
+        return Decision(
+            False,
+            f"{numbers(comparison)}, but {reached}, below the {wanted:g} that was asked for",
+            "more or better training rows, or a lower min_score",
+        )
+    return Decision(True, f"{numbers(comparison)}; {reached}, and {wanted:g} was asked for")
 
 
 def _no_higher(comparison: Comparison, key: str) -> bool:

@@ -11,7 +11,7 @@ from fw_mcp.look import Look
 from fw_mcp.plans import Pace, of_pull, scored_rows, scoring
 from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import refusal
-from fw_mcp.views import after_comparison, cut_warning, problem_view, same_problems
+from fw_mcp.views import after_comparison, after_job, cut_warning, problem_view, same_problems
 from fw_sdk.types import (
     Comparison,
     Dataset,
@@ -21,6 +21,10 @@ from fw_sdk.types import (
     Gate,
     GateKind,
     Interval,
+    JobKind,
+    JobState,
+    Pipeline,
+    PipelineResult,
     PullEstimate,
     RowProblem,
     ScoreSummary,
@@ -62,6 +66,20 @@ def test_nobody_confirms_what_the_gate_refuses_anyhow(
 ) -> None:
     assert is_hopeless(wanted(Gate(kind=gate), force=force), compared(verdict)) is hopeless
     assert is_hopeless(wanted(), None) is False
+    assert is_hopeless(wanted(Gate(min_score=0.6)), compared("better")) is True
+    assert is_hopeless(wanted(Gate(min_score=0.5)), compared("better")) is False
+
+
+@pytest.mark.parametrize(("min_score", "words"), [(0.6, "min_score than 0.6"), (0.5, "deploy(model='new'")])
+def test_a_pipeline_that_missed_its_minimum_is_not_told_to_deploy_anyhow(min_score: float, words: str) -> None:
+    pipeline = Pipeline(
+        name="accounts/local/pipelines/p",
+        kind=JobKind.PIPELINE,
+        state=JobState.COMPLETED,
+        request={"gate": {"kind": "better", "minScore": min_score}},
+        outcome=PipelineResult(model="accounts/local/models/old", comparison=compared("better")),
+    )
+    assert words in after_job(pipeline)
 
 
 def test_replacing_needs_evidence_and_then_the_name_again() -> None:
@@ -85,6 +103,7 @@ def test_replacing_needs_evidence_and_then_the_name_again() -> None:
             {"comparison": "c1", "gate": Gate(kind=GateKind.NOT_WORSE, margin=0.05)},
             "comparison='c1', gate='not_worse', margin=0.05",
         ),
+        ({"comparison": "c1", "gate": Gate(min_score=0.9)}, "comparison='c1', min_score=0.9"),
     ],
 )
 def test_the_way_back_rests_on_what_the_former_model_rested_on(more: dict[str, Any], because: str) -> None:

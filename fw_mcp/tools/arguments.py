@@ -29,6 +29,7 @@ HELDOUT_FRACTION = 0.1
 DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
 MODEL_SUFFIXES = (".gguf",)
 
+MIN_SCORE = "mean it must reach too"
 Detail = Literal["concise", "full"]
 Cursor = Annotated[int, Field(ge=0)]
 """How many entries to skip, as ``next`` says it."""

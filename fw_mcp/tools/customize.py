@@ -13,6 +13,7 @@ from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import (
+    MIN_SCORE,
     STARTER,
     dataset_for,
     evaluator_for,
@@ -70,15 +71,16 @@ def register(server: AgentServer, platform: Platform) -> None:
         evaluator: Annotated[str, Field(description="path, source, or id")],
         base_model: Annotated[str, Field(description="starter, model id, or path to weights")] = STARTER,
         heldout: Annotated[str | None, Field(description="rows to score: path or id; default: 10 % of data")] = None,
-        name: Annotated[str | None, Field(description="job id to use; made from the content by default")] = None,
+        name: Annotated[str | None, Field(description="job id to use")] = None,
         epochs: Annotated[int, Field(ge=1, le=100)] = 2,
         learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
         lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
         batch_size: Annotated[int, Field(ge=16, description="tokens, not rows")] = 2048,
         max_tokens: Annotated[int, Field(ge=1, description="of each scored answer")] = 256,
-        few_shot: Annotated[int, Field(ge=0, le=32, description="examples in the prompted baseline; 0: none")] = 4,
-        evaluation_limit: Annotated[int | None, Field(ge=1, description="score at most so many rows")] = None,
+        few_shot: Annotated[int, Field(ge=0, le=32, description="examples in the prompted baseline")] = 4,
+        evaluation_limit: Annotated[int | None, Field(ge=1, description="rows scored at most")] = None,
         gate: Literal["better", "not_worse"] = "better",
+        min_score: Annotated[float | None, Field(description=MIN_SCORE)] = None,
         deploy: bool = True,
         seed: int = 0,
         dry_run: Annotated[bool, Field(description="plan and estimate only")] = False,
@@ -93,7 +95,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             inference_parameters={"max_tokens": max_tokens},
             few_shot_count=few_shot,
             evaluation_limit=evaluation_limit,
-            gate={"kind": gate},
+            gate={"kind": gate} | ({} if min_score is None else {"min_score": min_score}),
             deploy=deploy,
         )
         async with platform.session() as client:
@@ -165,6 +167,7 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         "scoring": scoring(rows, 3 if settings.few_shot_count else 2, await measured_pace(client, found.model)),
         "few_shot": settings.few_shot_count,
         "gate": settings.gate["kind"],
+        "min_score": settings.gate.get("min_score"),
         "deploy": settings.deploy,
         "started": False,
     }

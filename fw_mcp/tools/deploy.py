@@ -13,7 +13,7 @@ from fw_mcp.platform import Platform, Reporter, ToolContext
 from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import stored
+from fw_mcp.tools.arguments import MIN_SCORE, stored
 from fw_mcp.views import after_deployment, deployment_view, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Comparison, Deployment, DeploymentState, FwError, Gate, GateKind
@@ -28,22 +28,23 @@ def register(server: AgentServer, platform: Platform) -> None:
     @server.tool(annotations=hints("Deploy", destroys=True))
     async def deploy(
         ctx: ToolContext,
-        model: Annotated[str | None, Field(description="model id to start")] = None,
+        model: Annotated[str | None, Field(description="model id")] = None,
         action: Literal["start", "stop"] = "start",
-        name: Annotated[str | None, Field(description="deployment id, which clients call")] = None,
+        name: Annotated[str | None, Field(description="deployment id")] = None,
         comparison: Annotated[str | None, Field(description="its evidence; the newest by default")] = None,
         gate: Literal["better", "not_worse"] = "better",
         margin: Annotated[float, Field(ge=0, description="loss that not_worse allows")] = 0.0,
+        min_score: Annotated[float | None, Field(description=MIN_SCORE)] = None,
         force: Annotated[bool, Field(description="deploy without evidence")] = False,
         confirm: Annotated[str | None, Field(description="to stop or replace: the deployment id again")] = None,
     ) -> CallToolResult:
-        """Start serving a model under a name, only if its comparison meets the gate (or force), READY after a real
-        probe request. A name that serves another model is replaced if the comparison is with that one; the answer says
-        how to go back. Stopping and replacing need confirm. customize deploys by itself."""
+        """Start serving a model under a name, only if its comparison meets the gate (or force). A name that serves
+        another model is replaced if the comparison is with that one; the answer says how to go back. Stopping and
+        replacing need confirm. customize deploys by itself."""
         async with platform.session() as client:
             if action == "stop":
                 return await _stop(client, name, confirm)
-            wanted = Wanted.of(model, name, comparison, Gate(kind=GateKind(gate), margin=margin), force)
+            wanted = Wanted.of(model, name, comparison, _gate(gate, margin, min_score), force)
             former = await _serving(client, wanted.name)
             if former is not None and short(former.base_model) == wanted.model and not wanted.explicit:
                 return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
@@ -54,6 +55,10 @@ def register(server: AgentServer, platform: Platform) -> None:
         replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
         key = {"key": f"the text of {home}/token.read, which only asks and looks"} if home else {}
         return reply({**deployment_view(deployment), **key, **replaced}, after_deployment(deployment))
+
+
+def _gate(kind: str, margin: float, min_score: float | None) -> Gate:
+    return Gate(kind=GateKind(kind), margin=margin, min_score=min_score)
 
 
 async def _serving(client: AsyncClient, name: str) -> Deployment | None:

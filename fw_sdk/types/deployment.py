@@ -27,10 +27,15 @@ class GateKind(StrEnum):
 
 
 class Gate(RequestBody):
-    """The condition for deploying. ``not_worse`` allows a loss of at most ``margin`` (of the score's unit)."""
+    """The condition for deploying.
+
+    ``not_worse`` allows a loss of at most ``margin`` (of the score's unit). With ``min_score`` the candidate's mean
+    over the compared rows must reach that too: a model can be better than its baseline and still not good enough.
+    """
 
     kind: GateKind = GateKind.BETTER
     margin: float = Field(default=0.0, ge=0)
+    min_score: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class Deployment(Resource):

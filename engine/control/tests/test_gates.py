@@ -114,6 +114,26 @@ def test_not_worse_is_the_margin_and_a_saving(low, margin, tokens, seconds, verd
     assert decision.holds == (low >= -margin and saves)
 
 
+@given(mean=st.floats(-1, 2), wanted=st.floats(-1, 2), kind=st.sampled_from(GateKind), verdict=st.sampled_from(Verdict))
+def test_a_minimum_is_asked_of_the_mean_beside_what_the_kind_asks(mean, wanted, kind, verdict) -> None:
+    found = comparison(candidate_mean=mean, verdict=verdict)
+    without = decide(Gate(kind=kind), found, scored(), TUNED)
+    decision = decide(Gate(kind=kind, min_score=wanted), found, scored(), TUNED)
+    assert decision.holds == (without.holds and mean >= wanted)
+    if without.holds:
+        assert f"{mean:.3f}" in decision.reason and f"{wanted:g}" in decision.reason
+    else:
+        assert decision == without
+
+
+def test_a_minimum_that_is_not_reached_stands_in_the_refusal() -> None:
+    gate = Gate(min_score=0.9)
+    decision = decide(gate, comparison(), scored(), TUNED)
+    error = refusal(decision, gate, comparison(), TUNED)
+    assert "0.500, below the 0.9" in error.message and "min_score" in str(error.hint)
+    assert error.details["candidateMean"] == 0.5 and error.details["gate"]["minScore"] == 0.9
+
+
 def test_not_worse_without_a_recorded_cost_is_refused() -> None:
     decision = decide(NOT_WORSE, comparison(cost={}), scored(), TUNED)
     assert not decision.holds and "no cost was recorded" in decision.reason

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.connect import connect, settle, show_some
 from fw_sdk.cli.output import emit_one, hint, short_id
+
+if TYPE_CHECKING:
+    from fw_sdk.types import Gate
 
 JOB_COLUMNS = {
     "id": lambda job: job.id,
@@ -43,6 +46,9 @@ TRAINING_HELP = (
 Training = Annotated[list[str] | None, typer.Option("--train", "-t", help=TRAINING_HELP)]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
 Wait = Annotated[bool, typer.Option(help="Wait for the result.")]
+GateOption = Annotated[str, typer.Option(help="better or not_worse.")]
+MarginOption = Annotated[float, typer.Option(min=0, help="Loss that not_worse allows.")]
+MinScoreOption = Annotated[float | None, typer.Option(help="Mean that the model must reach as well.")]
 Id = Annotated[str | None, typer.Option(help="Its id.")]
 Base = Annotated[str, typer.Argument(help="The base model.")]
 DatasetId = Annotated[str, typer.Argument(help="The dataset to train on.")]
@@ -132,14 +138,22 @@ def start_pipeline(
     evaluation_limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many rows.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer in evaluations.")] = 256,
     deployment_id: Annotated[str | None, typer.Option(help="Name to serve the tuned model under.")] = None,
-    deploy: Annotated[bool, typer.Option(help="Deploy if the comparison says better.")] = True,
+    deploy: Annotated[bool, typer.Option(help="Deploy if the gate holds.")] = True,
+    gate: GateOption = "better",
+    margin: MarginOption = 0.0,
+    min_score: MinScoreOption = None,
     rerun: Annotated[bool, typer.Option(help="Start afresh even if the same inputs ran before.")] = False,
     wait: Wait = False,
 ) -> None:
     """The whole loop. Example: fw pipeline start smollm2-135m train.jsonl exact.py --heldout heldout.jsonl --wait"""
     from fw_sdk.loop import start_pipeline as start
 
-    wanted = {"evaluation_limit": evaluation_limit, "deployment_id": deployment_id}
+    condition = _gate(gate, margin, min_score, "nothing was started")
+    wanted = {
+        "evaluation_limit": evaluation_limit,
+        "deployment_id": deployment_id,
+        "gate": condition and condition.to_wire(),
+    }
     fields: dict[str, Any] = {
         "training": key_values(train),
         "few_shot_count": few_shot_count,
@@ -150,6 +164,14 @@ def start_pipeline(
     client = connect()
     pipeline = start(client, base, data, evaluator, heldout=heldout, rerun=rerun, fields=fields)
     settle(client, pipeline.id, lambda: client.pipelines.get(pipeline.id), wait=wait)
+
+
+def _gate(kind: str, margin: float, min_score: float | None, not_done: str) -> Gate | None:
+    """The gate that the options describe; None for the default one, which then is the server's."""
+    from fw_sdk.types import Gate, parse_request
+
+    wanted = parse_request(Gate, {"kind": kind, "margin": margin, "minScore": min_score}, not_done=not_done)
+    return None if wanted == Gate() else wanted
 
 
 def list_pipelines(limit: Limit = 50) -> None:
@@ -188,16 +210,15 @@ def start_deployment(
     model: Annotated[str, typer.Argument(help="The model to serve.")],
     id: Id = None,
     comparison: Annotated[str | None, typer.Option(help="The comparison that the gate looks at.")] = None,
-    gate: Annotated[str, typer.Option(help="better or not_worse.")] = "better",
-    margin: Annotated[float, typer.Option(min=0, help="Loss that not_worse allows.")] = 0.0,
+    gate: GateOption = "better",
+    margin: MarginOption = 0.0,
+    min_score: MinScoreOption = None,
     force: Annotated[bool, typer.Option("--force", help="Whatever the gate says; it is recorded.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it has answered a probe.")] = True,
 ) -> None:
     """Serve a model. Example: fw deploy start support-tuned --comparison cmp-1 --id support"""
-    from fw_sdk.types import Gate, parse_request
-
     client = connect()
-    condition = parse_request(Gate, {"kind": gate, "margin": margin}, not_done="nothing was deployed")
+    condition = _gate(gate, margin, min_score, "nothing was deployed")
     deployment = client.deployments.create(model, id=id, comparison=comparison, gate=condition, force=force)
     if wait:
         deployment = client.deployments.wait(deployment.id)
