@@ -9,6 +9,7 @@ from fw_mcp.results import untrusted
 from fw_sdk.types import (
     BaselineResult,
     Comparison,
+    ConstantAnswer,
     Dataset,
     DatasetReport,
     Deployment,
@@ -110,8 +111,16 @@ def score_view(summary: ScoreSummary | None, full: bool = True) -> dict[str, Any
         "n": summary.n,
         "failed_rows": summary.failed_rows or None,
         "truncated_rows": summary.truncated_rows or None,
+        "distinct_answers": summary.distinct_answers if full else None,
+        "constant_answer": _constant_view(summary.constant) if full else None,
         "also": (summary.extra or None) if full else None,
     }
+
+
+def _constant_view(constant: ConstantAnswer | None) -> dict[str, Any] | None:
+    if constant is None:
+        return None
+    return {"answer": untrusted(constant.answer, 200), "wanted_by": constant.share, "mean": constant.mean}
 
 
 def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[str, Any] | None:
@@ -178,7 +187,7 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
     if isinstance(job, Evaluation):
         view = {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
         more = {"rows_of": short(job.input_dataset), "split": job.input_split.value, "seconds": job.seconds}
-        return {**view, "warning": cut_warning(job.summary), **(more if full else {})}
+        return {**view, "warning": score_warning(job.summary), **(more if full else {})}
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
         return {**view, "data": short(job.dataset), "training": job.training} if full else view
@@ -210,6 +219,26 @@ def cut_warning(summary: ScoreSummary | None) -> str | None:
     return "; ".join(parts) or None
 
 
+def same_warning(summary: ScoreSummary | None) -> str | None:
+    """What speaks against a score although every answer was scored: it takes no reading of the question to reach it."""
+    if summary is None:
+        return None
+    constant = summary.constant
+    if constant is not None and summary.ci.low <= constant.mean:
+        return (
+            f"always giving the answer that most rows want ({constant.share:.0%}) would score {constant.mean:.3g}; "
+            "this is not clearly above that"
+        )
+    if summary.distinct_answers == 1 and summary.n > 1:
+        return f"all {summary.n} answers are the same"
+    return None
+
+
+def score_warning(summary: ScoreSummary | None) -> str | None:
+    """All that makes a score mean less than it says."""
+    return "; ".join(filter(None, (cut_warning(summary), same_warning(summary)))) or None
+
+
 def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str, Any] | None:
     """What a pipeline came to: scores, comparison with the best baseline, model, deployment."""
     if outcome is None:
@@ -233,10 +262,10 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
 
 
 def _warnings(outcome: PipelineResult) -> str | None:
-    """Each score's warning, under the label of what was scored."""
-    scored = [("tuned", outcome.tuned), *((item.label, item.summary) for item in outcome.baselines)]
-    found = [f"{label}: {said}" for label, summary in scored if (said := cut_warning(summary))]
-    return ". ".join(found) or None
+    """Each score's warning, under the label of what was scored; of baselines little is expected."""
+    said = {"tuned": score_warning(outcome.tuned)}
+    said |= {item.label: cut_warning(item.summary) for item in outcome.baselines}
+    return ". ".join(f"{label}: {words}" for label, words in said.items() if words) or None
 
 
 def _baseline_view(item: BaselineResult, full: bool) -> dict[str, Any]:

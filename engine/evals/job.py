@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.evals.asking import Answer, Identity, ServedModel
+from engine.evals.constant import constant_baseline, distinct_answers
 from engine.evals.evaluators import EvaluatorProcess, Scored
 from engine.evals.prompts import FewShotExamples, build_prompt, row_seed
 from engine.evals.score_log import ScoredRow, ScoreLog
@@ -23,7 +24,7 @@ from engine.evals.statistics import summarise
 from engine.jobs.program import JobContext, main
 from engine.jobs.rows import Row, read_rows
 from engine.jobs.specs import EvaluateResult, EvaluateSpec, RowsRef
-from fw_sdk.types import FwError, RowScore, ServedConfiguration
+from fw_sdk.types import ConstantAnswer, FwError, RowScore, ServedConfiguration
 
 POLL_S = 0.1
 PROGRESS_EVERY_S = 0.5
@@ -59,7 +60,8 @@ def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
         except ModelChanged as change:
             log.clear()
             raise _model_changed(spec.model, change) from None
-    return _result(spec, log)
+        constant = constant_baseline(evaluator, rows)
+    return _result(spec, log, constant)
 
 
 def _rows(reference: RowsRef) -> list[Row]:
@@ -104,7 +106,7 @@ def _model_changed(model: str, change: ModelChanged) -> FwError:
     )
 
 
-def _result(spec: EvaluateSpec, log: ScoreLog) -> EvaluateResult:
+def _result(spec: EvaluateSpec, log: ScoreLog, constant: ConstantAnswer | None) -> EvaluateResult:
     scores = log.finish()
     failures = log.failures()
     if all(score.score is None for score in scores):
@@ -116,8 +118,9 @@ def _result(spec: EvaluateSpec, log: ScoreLog) -> EvaluateResult:
         raise evaluator_failed("on every row", first["line"], first["error"])
     identity = log.identity or Identity()
     few_shot = spec.few_shot
+    same = {"distinct_answers": distinct_answers(scores), "constant": constant}
     return EvaluateResult(
-        summary=summarise(scores),
+        summary=summarise(scores).model_copy(update=same),
         configuration=ServedConfiguration(
             model=spec.model,
             model_digest=identity.model_digest,

@@ -11,7 +11,7 @@ from fw_mcp.look import Look
 from fw_mcp.plans import Pace, of_pull, scored_rows, scoring
 from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import refusal
-from fw_mcp.views import after_comparison, after_job, cut_warning, problem_view, same_problems
+from fw_mcp.views import after_comparison, after_job, cut_warning, problem_view, same_problems, same_warning
 from fw_sdk.types import (
     Comparison,
     Dataset,
@@ -138,6 +138,24 @@ def test_many_cut_answers_and_failed_rows_are_said() -> None:
     assert cut_warning(None) is None and cut_warning(summary(2)) is None
     assert "3 of 20 answers reached max_tokens" in str(cut_warning(summary(3)))
     assert str(cut_warning(summary(20, failed=4))).endswith("4 rows have no score and count as 0")
+
+
+@pytest.mark.parametrize(
+    ("low", "constant", "distinct", "words"),
+    [
+        (0.4, 0.4, 3, "most rows want (40%) would score 0.4; this is not clearly above"),
+        (0.5, 0.4, 1, "all 20 answers are the same"),
+        (0.5, 0.4, 3, None),
+        (0.5, None, None, None),
+    ],
+)
+def test_a_score_that_needs_no_reading_is_said_to_be_one(
+    low: float, constant: float | None, distinct: int | None, words: str | None
+) -> None:
+    fields = {"constant": {"answer": "shop", "share": 0.4, "mean": constant}} if constant is not None else {}
+    summary = ScoreSummary(n=20, mean=0.6, ci=Interval(low=low, high=0.9), distinct_answers=distinct, **fields)
+    said = same_warning(summary)
+    assert said is None if words is None else words in str(said)
 
 
 def test_the_same_problem_of_many_lines_is_said_once() -> None:

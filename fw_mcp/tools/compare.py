@@ -16,7 +16,7 @@ from fw_mcp.platform import Platform
 from fw_mcp.results import page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
-from fw_mcp.views import after_comparison, comparison_view, cut_warning, short
+from fw_mcp.views import after_comparison, comparison_view, cut_warning, score_warning, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobState, RowScore, Verdict
 
@@ -81,8 +81,8 @@ def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bo
     for side, item in (("baseline", one), ("candidate", other)):
         examples = (item.configuration.few_shot or {}).get("count") if item.configuration else None
         view[side] = {**view[side], "model": short(item.model), **({"few_shot": examples} if examples else {})}
-    cut = {short(item.model): cut_warning(item.summary) for item in (one, other)}
-    warning = ". ".join(f"{name}: {said}" for name, said in cut.items() if said)
+    said = {short(one.model): cut_warning(one.summary)} | {short(other.model): score_warning(other.summary)}
+    warning = ". ".join(f"{name}: {words}" for name, words in said.items() if words)
     return {**view, "meaning": MEANING[comparison.verdict], "warning": warning or None}
 
 

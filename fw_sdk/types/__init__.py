@@ -34,6 +34,7 @@ from fw_sdk.types.errors import CODES, ErrorCode, FwError, nearest, not_found, s
 from fw_sdk.types.evaluation import (
     CheckEvaluator,
     Comparison,
+    ConstantAnswer,
     CreateComparison,
     CreateEvaluation,
     CreateEvaluator,
@@ -70,6 +71,7 @@ __all__ = [
     "BaselineResult",
     "CheckEvaluator",
     "Comparison",
+    "ConstantAnswer",
     "CreateComparison",
     "CreateDataset",
     "CreateDeployment",

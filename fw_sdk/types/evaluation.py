@@ -99,8 +99,23 @@ class Interval(Wire):
     level: float = 0.95
 
 
+class ConstantAnswer(Wire):
+    """What always giving the answer that most rows want would have scored on these rows.
+
+    ``share`` is the part of the rows that wants it. It is known where wanted answers are texts, few and repeated.
+    """
+
+    answer: str
+    share: float
+    mean: float
+
+
 class ScoreSummary(Wire):
-    """The mean score over n rows with its interval. Rows without a score count as 0 and are told apart here."""
+    """The mean score over n rows with its interval. Rows without a score count as 0 and are told apart here.
+
+    ``distinct_answers`` counts the different answers that the model gave. A mean whose interval is not above
+    ``constant.mean`` is no sign that the model reads the question.
+    """
 
     n: int
     mean: float
@@ -108,6 +123,8 @@ class ScoreSummary(Wire):
     failed_rows: int = 0
     truncated_rows: int = 0
     binary: bool = False
+    distinct_answers: int | None = None
+    constant: ConstantAnswer | None = None
     extra: dict[str, float] = Field(default_factory=dict, description="means of the evaluator's other numbers")
 
 

@@ -135,6 +135,24 @@ def test_every_row_is_asked_scored_and_kept(make, server, monkeypatch):
     assert (last["done"], last["total"], last["unit"], last["message"]) == (10, 10, "rows", "mean 0.600 of 10 rows")
 
 
+def labelled(number, label):
+    asked = {"role": "user", "content": str(number)}
+    return {"messages": [asked, {"role": "assistant", "content": label}], "tag": ""}
+
+
+def test_what_one_answer_to_everything_would_score_stands_beside_the_mean(make, server):
+    labels = ["shop"] * 6 + ["depot"] * 3 + ["yard"]
+    server.answer = lambda messages: "shop" if messages[-1]["content"] != "8" else "yard\n"
+    summary = job.run(make(rows=[labelled(*pair) for pair in enumerate(labels)])).summary
+    assert (summary.mean, summary.distinct_answers) == (0.6, 2)
+    assert summary.constant.to_wire() == {"answer": "shop", "share": 0.6, "mean": 0.6}
+
+
+def test_answers_that_are_no_labels_have_no_constant_to_beat(make, server):
+    summary = job.run(make()).summary
+    assert summary.constant is None and summary.distinct_answers == 8
+
+
 def test_limit_takes_the_first_rows(make, server):
     assert job.run(make(limit=3)).summary.n == 3
     assert {request["messages"][-1]["content"] for request in server.requests} == {"0", "1", "2"}

@@ -1,0 +1,58 @@
+"""The answer that most rows want, and when there is none."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.evals.constant import MAX_DISTINCT, MIN_ROWS, commonest_answer, constant_baseline, distinct_answers
+from engine.evals.evaluators import EvaluatorProcess
+from engine.jobs.rows import Row
+from fw_sdk.types import RowScore
+
+HALF = """
+def evaluate(messages, ground_truth=None, **row):
+    return 1.0 if messages[-1]["content"] == ground_truth else 0.5 * (len(messages) == 2)
+"""
+
+
+def row(line, text, **fields):
+    answer = {"role": "assistant", "content": text, **fields}
+    return Row(line, {"messages": [{"role": "user", "content": str(line)}, answer]})
+
+
+@given(st.lists(st.sampled_from(["a", " a", "b", "c\n", "d"]), max_size=40))
+def test_it_is_a_most_common_text_with_its_share(texts):
+    found = commonest_answer([row(number, text) for number, text in enumerate(texts, 1)])
+    counted = Counter(text.strip() for text in texts)
+    if len(texts) < MIN_ROWS or max(counted.values()) == 1:
+        assert found is None
+    else:
+        assert found is not None
+        answer, share = found
+        assert counted[answer] == max(counted.values()) and share == counted[answer] / len(texts)
+
+
+def test_there_is_none_for_many_texts_calls_and_rows_without_an_answer():
+    labels = [row(number, "a") for number in range(1, 31)]
+    assert commonest_answer(labels) == ("a", 1.0)
+    assert commonest_answer([*labels, *(row(40 + n, str(n)) for n in range(MAX_DISTINCT))]) is None
+    assert commonest_answer([*labels, row(40, None, tool_calls=[{"id": "1"}])]) is None
+    assert (
+        commonest_answer([*labels, Row(40, {"messages": [{"role": "user", "content": "x"}], "ground_truth": "a"})])
+        is None
+    )
+
+
+def test_it_is_scored_by_the_evaluator_on_every_row(tmp_path):
+    source = tmp_path / "evaluator.py"
+    source.write_text(HALF)
+    rows = [row(number, "ab"[number % 4 == 0]) for number in range(1, 13)]
+    with EvaluatorProcess(source, "evaluate", 5.0) as evaluator:
+        found = constant_baseline(evaluator, rows)
+    assert found is not None and found.to_wire() == {"answer": "a", "share": 0.75, "mean": 0.75 + 0.25 * 0.5}
+
+
+def test_answers_are_counted_without_the_spaces_around_them():
+    outputs = ["a", " a\n", "b", None]
+    assert distinct_answers([RowScore(index=n, line=n, output=text) for n, text in enumerate(outputs)]) == 2
