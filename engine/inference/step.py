@@ -14,11 +14,12 @@ from engine.inference.transfer import on_device
 from engine.models import Adapter, MixedAdapters
 from kernels.attention_spec import AttentionSpec
 from kernels.gated_delta_net import DeltaShape, DeltaWeights, StatePlan, States, gated_delta_net, plan_states
-from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, write_pages
+from kernels.paged_attention import BatchPlan, paged_attention, plan_batch, turn_and_write
+from kernels.rope import Turns
 
 
 class PagedAttention:
-    """The model's attention for one step: store the new keys and values of a layer, then read all of them.
+    """The model's attention for one step: turn and store a layer's new keys and values, then read all of them.
 
     Args:
         pages: the whole cache, ``[layers, 2, kv_heads, pages, page_size, head_dim]``; changed in place.
@@ -29,10 +30,13 @@ class PagedAttention:
         self._pages = pages
         self._plan = plan
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
+    ) -> Tensor:
         """As ``engine.models.Attention``."""
-        write_pages(self._pages[layer], key, value, self._plan)
-        return paged_attention(query, self._pages[layer], self._plan, spec)
+        pages = self._pages[layer]
+        turned = turn_and_write(query, key, value, turns, pages, self._plan)
+        return paged_attention(turned, pages, self._plan, spec)
 
 
 class PagedRecurrence(PagedAttention):

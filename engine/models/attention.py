@@ -11,13 +11,28 @@ from engine.catalog import Recurrence
 from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
 from kernels.gated_delta_net import DeltaShape, DeltaWeights, gated_delta_net, new_states, plan_states
+from kernels.rope import Turns, apply_rope
 
 
 class Attention(Protocol):
-    """What a forward pass calls once per layer. Queries and keys are rotated already."""
+    """What a forward pass calls once per layer."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
-        """query: [T, heads, head_dim], key and value: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
+    ) -> Tensor:
+        """Turn queries and keys by their positions, and attend.
+
+        Args:
+            layer: counts those that attend.
+            query: [T, heads, head_dim].
+            key: [T, kv_heads, head_dim].
+            value: [T, kv_heads, head_dim].
+            turns: of the batch's positions.
+            spec: how the layer attends.
+
+        Returns:
+            [T, heads, head_dim].
+        """
         ...
 
 
@@ -47,8 +62,11 @@ class PackedCausalAttention:
     def __init__(self, segment_lengths: Sequence[int]) -> None:
         self.segment_lengths = tuple(segment_lengths)
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
+    ) -> Tensor:
         """As ``Attention``."""
+        query, key = (apply_rope(heads, *turns) for heads in (query, key))
         return causal_attention(query, key, value, self.segment_lengths, spec=spec)
 
     def recur(

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engine.models.causal_lm import CausalLM, Pass
 from engine.models.layer import Layer
-from kernels.rope import apply_rope
 from kernels.swiglu import swiglu
 
 Heads = Callable[[Layer, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -23,28 +22,20 @@ def attend(model: CausalLM, layer: Layer, inputs: Tensor, batch: Pass, prepare: 
         layer: with the slots ``qkv`` and ``output``.
         inputs: [T, hidden], normed.
         batch: of this pass.
-        prepare: what is done to queries [T, heads, head_dim] and keys [T, kv_heads, head_dim] before they are turned.
+        prepare: what is done to queries [T, heads, head_dim] and keys [T, kv_heads, head_dim] first.
 
     Returns:
         [T or wanted, hidden], to be added to the hidden states.
     """
     config = model.config
-    parts = layer.project("qkv", inputs)
-    rotated = config.heads + config.kv_heads
-    if batch.adapters is None and prepare is None:
-        heads = parts.view(-1, rotated + config.kv_heads, config.head_dim)
-        turned = apply_rope(heads[:, :rotated], *batch.turns[layer.kind])
-        query, key, value = turned[:, : config.heads], turned[:, config.heads :], heads[:, rotated:]
-    else:
-        sizes = (config.query_size, config.kv_size, config.kv_size)
-        query, key, value = (
-            batch.adapt(layer, target, inputs, part).reshape(len(inputs), -1, config.head_dim)
-            for target, part in zip(("q_proj", "k_proj", "v_proj"), parts.split(sizes, 1), strict=True)
-        )
-        if prepare is not None:
-            query, key = prepare(layer, query, key)
-        query, key = (apply_rope(heads, *batch.turns[layer.kind]) for heads in (query, key))
-    mixed = batch.attention(layer.index, query, key, value, spec=model.spec(layer))
+    parts = layer.project("qkv", inputs).split((config.query_size, config.kv_size, config.kv_size), 1)
+    query, key, value = (
+        batch.adapt(layer, target, inputs, part).reshape(len(inputs), -1, config.head_dim)
+        for target, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True)
+    )
+    if prepare is not None:
+        query, key = prepare(layer, query, key)
+    mixed = batch.attention(layer.index, query, key, value, turns=batch.turns[layer.kind], spec=model.spec(layer))
     mixed = batch.wanted(layer, mixed.reshape(len(inputs), config.query_size))
     return batch.adapt(layer, "o_proj", mixed, layer.project("output", mixed))
 

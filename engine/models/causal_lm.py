@@ -18,7 +18,7 @@ from engine.models.rotary import rope_frequencies
 from kernels.attention_spec import AttentionSpec
 from kernels.linear import linear
 from kernels.rms_norm import add_rms_norm, rms_norm
-from kernels.rope import rope_tables
+from kernels.rope import Turns, rope_tables
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pass:
 
     attention: Attention
     adapters: Adapters | None
-    turns: Mapping[LayerKind, tuple[Tensor, Tensor]]
+    turns: Mapping[LayerKind, Turns]
     rows: Tensor | None
     last: int
 
@@ -184,7 +184,7 @@ class CausalLM(nn.Module, ABC):
         window = config.window.tokens if config.window and layer.kind == "sliding" else None
         return AttentionSpec(scale, window, getattr(layer, "sinks", None))
 
-    def _turns(self, positions: Tensor) -> Mapping[LayerKind, tuple[Tensor, Tensor]]:
+    def _turns(self, positions: Tensor) -> Mapping[LayerKind, Turns]:
         scaling = self.config.rope_scaling
         magnitude = scaling.magnitude if scaling else 1.0
         full = rope_tables(positions, self.frequencies, self.dtype, magnitude)

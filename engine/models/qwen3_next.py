@@ -17,7 +17,6 @@ from fw_sdk.types import FwError
 from kernels.gated_delta_net import DeltaWeights
 from kernels.pointwise import sigmoid, silu
 from kernels.rms_norm import rms_norm
-from kernels.rope import apply_rope
 
 WIDE = torch.float32
 
@@ -64,8 +63,8 @@ class Qwen3Next(CausalLM):
         )
         query, gate = doubled.chunk(2, -1)
         query, key = self.norm(query, layer.query_norm), self.norm(key, layer.key_norm)
-        query, key = (_turn(heads, batch.turns["full"]) for heads in (query, key))
-        read = batch.attention(config.place(layer.index), query, key, value, spec=self.spec(layer))
+        place, turns = config.place(layer.index), batch.turns["full"]
+        read = batch.attention(place, query, key, value, turns=turns, spec=self.spec(layer))
         mixed = (read * sigmoid(gate)).reshape(len(inputs), config.query_size)
         mixed = batch.wanted(layer, mixed)
         return batch.adapt(layer, "o_proj", mixed, layer.project("output", mixed))
@@ -101,12 +100,6 @@ class Qwen3Next(CausalLM):
 def centred_norm(name: str, width: int, source: str) -> dict[str, Slot]:
     """Slot of a norm whose file holds what is to be added to 1."""
     return {name: Slot((width,), (f"{source}.weight",), lambda weight: weight.to(WIDE) + 1, WIDE)}
-
-
-def _turn(heads: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the beginning of each head, as far as the tables go: [T, H, head_dim] -> the same."""
-    width = turns[0].shape[-1]
-    return torch.cat((apply_rope(heads[..., :width], *turns), heads[..., width:]), -1)
 
 
 def _attention_slots(config: ModelConfig) -> dict[str, Slot]:

@@ -12,6 +12,7 @@ from engine.training.examples import Example
 from engine.training.packing import shared_prefix
 from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import causal_attention
+from kernels.rope import Turns, apply_rope
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class PackedRows:
     predictors: Tensor
     targets: Tensor
 
-    def attention(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, *, spec: AttentionSpec) -> Tensor:
+    def attention(
+        self, _layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
+    ) -> Tensor:
         """Causal attention within each row; implements ``engine.models.Attention``."""
+        query, key = (apply_rope(heads, *turns) for heads in (query, key))
         return causal_attention(query, key, value, self.lengths, self.prefix, spec)
 
 

@@ -10,6 +10,7 @@ from kernels.numerics import refuse_gradients
 from kernels.paged_attention import cpu
 from kernels.paged_attention.plan import BatchPlan
 from kernels.registry import chosen
+from kernels.rope import Turns, apply_rope, rope_paged_write
 
 
 def write_pages(pages: Tensor, key: Tensor, value: Tensor, plan: BatchPlan, scales: Tensor | None = None) -> None:
@@ -30,6 +31,30 @@ def write_pages(pages: Tensor, key: Tensor, value: Tensor, plan: BatchPlan, scal
         cpu.write_pages(pages, key, value, plan)
     else:
         chosen("write_pages", key)(key, value, pages, plan.slots, scales)
+
+
+def turn_and_write(query: Tensor, key: Tensor, value: Tensor, turns: Turns, pages: Tensor, plan: BatchPlan) -> Tensor:
+    """Turn a step's queries and keys by their positions, and store keys and values: on a GPU in one pass.
+
+    Args:
+        query: [tokens, heads, head_dim].
+        key: [tokens, kv_heads, head_dim].
+        value: [tokens, kv_heads, head_dim].
+        turns: of the tokens' positions; tables narrower than a head turn its beginning, in a pass of its own.
+        pages: one layer's cache, [2, kv_heads, page_count, page_size, head_dim]; changed in place.
+        plan: where each row goes.
+
+    Returns:
+        The turned queries, [tokens, heads, head_dim].
+
+    Raises:
+        ArgumentError: naming an argument that does not fit.
+    """
+    if plan.tables is not None and turns[0].shape[-1] == query.shape[-1]:
+        return rope_paged_write(query, key, value, *turns, plan.slots, pages)
+    query, key = (apply_rope(heads, *turns) for heads in (query, key))
+    write_pages(pages, key, value, plan)
+    return query
 
 
 def paged_attention(

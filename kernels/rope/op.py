@@ -11,7 +11,19 @@ from kernels.registry import answering, chosen
 
 
 def apply_rope(heads: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
-    """heads: [T, H, head_dim], tables from ``rope_tables`` -> [T, H, head_dim] rotated; differentiable in ``heads``."""
+    """Turn heads by their tokens' positions; differentiable in ``heads``.
+
+    Args:
+        heads: [T, H, head_dim].
+        cosine: [T, 1, width], from ``rope_tables``; what lies behind that width of each head stays as it is.
+        signed_sine: likewise.
+
+    Returns:
+        [T, H, head_dim].
+    """
+    width = cosine.shape[-1]
+    if width < heads.shape[-1]:
+        return torch.cat((apply_rope(heads[..., :width], cosine, signed_sine), heads[..., width:]), -1)
     found = answering("rope", heads)
     if torch.is_grad_enabled() and heads.requires_grad and found.backend != "torch":
         result: Tensor = _Rope.apply(heads, cosine, signed_sine)  # type: ignore[no-untyped-call]

@@ -8,10 +8,11 @@ from torch import Tensor
 from kernels.numerics import exact
 from kernels.rope.exact import exact_angles
 
+Turns = tuple[Tensor, Tensor]
+"""Cosine and signed sine of a batch's positions, as ``rope_tables`` gives them."""
 
-def rope_tables(
-    positions: Tensor, frequencies: Tensor, dtype: torch.dtype, magnitude: float = 1.0
-) -> tuple[Tensor, Tensor]:
+
+def rope_tables(positions: Tensor, frequencies: Tensor, dtype: torch.dtype, magnitude: float = 1.0) -> Turns:
     """Cosine and signed sine of each position's angles.
 
     Args:

@@ -67,7 +67,7 @@ def same_or_tied(peer, ids, ours, theirs):
 
 
 def greedy_tokens(model, ids, count):
-    from kernels.paged_attention import new_pages, paged_attention, plan_batch, write_pages
+    from kernels.paged_attention import new_pages, paged_attention, plan_batch, turn_and_write
 
     config, table = model.config, list(range(-(-(len(ids) + count) // 16)))
     pages = new_pages(config.layers, len(table), 16, config.kv_heads, config.head_dim, model.dtype)
@@ -75,9 +75,9 @@ def greedy_tokens(model, ids, count):
     while len(made) < count:
         plan = plan_batch([len(fed)], [len(ids) + len(made)], [table], 16)
 
-        def attention(layer, query, key, value, *, spec, plan=plan):
-            write_pages(pages[layer], key, value, plan)
-            return paged_attention(query, pages[layer], plan, spec)
+        def attention(layer, query, key, value, *, turns, spec, plan=plan):
+            turned = turn_and_write(query, key, value, turns, pages[layer], plan)
+            return paged_attention(turned, pages[layer], plan, spec)
 
         hidden = model(torch.tensor(fed), plan.positions, attention)
         fed = [int(model.logits(hidden[-1:]).argmax())]

@@ -1,10 +1,12 @@
 """The Triton kernels: against float64, wrong arguments by name, pages as the torch path writes them, padding rows."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from kernels.arguments import ArgumentError
-from kernels.paged_attention import plan_batch, write_pages
+from kernels.paged_attention import plan_batch, turn_and_write, write_pages
 from kernels.paged_attention.gpu import write_pages as write_alone
 from kernels.registry import preferring
 from kernels.rope import apply_rope, rope_paged_write, rope_tables
@@ -65,6 +67,38 @@ def test_the_operator_goes_through_them_forward_and_backward(device):
             found.append((turned, *torch.autograd.grad(turned.square().cumsum(2).sum(), wide)))
     for ours, truth in zip(*found, strict=True):
         torch.testing.assert_close(ours, truth)
+
+
+@pytest.mark.parametrize("turned", [16, 10])
+def test_a_step_s_heads_are_turned_and_stored_in_one_launch_unless_only_their_beginning_turns(
+    turned, device, monkeypatch
+):
+    given, kernels = step(device), []
+    for name in ("rope", "rope_paged_write"):
+        monkeypatch.setattr(launch, f"{name}_kernel", Counted(name, getattr(launch, f"{name}_kernel"), kernels))
+    heads, turns = (given["query"], given["key"], given["value"]), tables(6, turned, torch.float32, device)
+    found = []
+    for backend in ("torch", "triton"):
+        pages = given["pages"].clone()
+        with preferring(backend):
+            plan = plan_batch([2, 4], [5, 4], [[2, 0], [1]], 4, device)
+            plan = plan if backend == "triton" else dataclasses.replace(plan, tables=None)
+            found.append((turn_and_write(*heads, turns, pages, plan), pages))
+    assert kernels == (["rope_paged_write"] if turned == 16 else ["rope", "rope"])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not torch.equal(found[0][1], given["pages"])
+
+
+class Counted:
+    """A kernel that writes down its launches."""
+
+    def __init__(self, name, kernel, launched):
+        self._name, self._kernel, self._launched = name, kernel, launched
+
+    def __getitem__(self, grid):
+        self._launched.append(self._name)
+        return self._kernel[grid]
 
 
 def test_pages_are_written_as_the_two_operators_in_a_row_do(device):
