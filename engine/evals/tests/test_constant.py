@@ -54,5 +54,6 @@ def test_it_is_scored_by_the_evaluator_on_every_row(tmp_path):
 
 
 def test_answers_are_counted_without_the_spaces_around_them():
-    outputs = ["a", " a\n", "b", None]
-    assert distinct_answers([RowScore(index=n, line=n, output=text) for n, text in enumerate(outputs)]) == 2
+    given = [RowScore(index=n, line=n, output=text) for n, text in enumerate(["a", " a\n", "b"])]
+    assert distinct_answers([*given, RowScore(index=3, line=3, error="too long")]) == 2
+    assert distinct_answers([*given, RowScore(index=3, line=3, score=0.0, output="")]) == 3
