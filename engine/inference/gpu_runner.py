@@ -21,7 +21,7 @@ from engine.inference.sequence import Sequence as Running
 from engine.inference.step import PagedAttention, StepInputs
 from engine.inference.torch_runner import TorchRunner
 from engine.inference.transfer import on_device
-from engine.models import Adapter, CausalLM, MixedAdapters
+from engine.models import Adapter, CausalLM, MixedAdapters, is_grouped
 from kernels.numerics import exact
 from kernels.paged_attention import decodes_unseen, plan_decode
 from kernels.registry import Numerics, select
@@ -57,6 +57,7 @@ class GpuRunner(TorchRunner):
         super().__init__(model, config, spare_pages=1)
         self.records = Records(self.device)
         self.ahead = ahead and self.states is None
+        self._grouped = all(map(is_grouped, model.decoders))
         self._page_size, self._spare = config.page_size, self.memory.pages
         self._most_pages = -(-min(model.config.max_context, self.memory.tokens) // config.page_size)
         self._buffers: dict[tuple[int, int], DecodeBuffers] = {}
@@ -110,9 +111,11 @@ class GpuRunner(TorchRunner):
     def _recordable(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> tuple[int, int] | None:
         """Rows and pages of the buffers that the step fits into; None for a step that is computed as it comes."""
         config = self.model.config
-        if self.states is not None or config.experts is not None or not decodes_unseen(self.device):
+        if self.states is not None or not decodes_unseen(self.device):
             return None
-        if adapters and not (len(adapters) <= MOST_ADAPTERS and self._mixes_unseen()):
+        if config.experts is not None and not (self._grouped and self._has_kernel("grouped_moe")):
+            return None
+        if adapters and not (len(adapters) <= MOST_ADAPTERS and self._has_kernel("lora", width=config.hidden_size)):
             return None
         if any(item.count > 1 or item.rows != 1 for item in plan.slices):
             return None
@@ -122,11 +125,10 @@ class GpuRunner(TorchRunner):
         longest = max(item.end for item in plan.slices)
         return rows, pages_of(-(-longest // self._page_size), self._most_pages)
 
-    def _mixes_unseen(self) -> bool:
-        """Whether adapters are applied by a kernel that finds each row's on the device."""
+    def _has_kernel(self, op: str, **shape: int) -> bool:
+        """Whether a kernel answers that finds each row's adapter or experts on the device; torch asks the host."""
         kind: Numerics = "exact" if exact() else "fast"
-        shape = {"width": self.model.config.hidden_size}
-        return select("lora", shape, self.dtype, self.device.type, kind).backend == "triton"
+        return select(op, shape, self.dtype, self.device.type, kind).backend == "triton"
 
     def _replayed(self, plan: StepPlan, adapters: Mapping[int, Adapter], size: tuple[int, int]) -> Logits:
         buffers = self._buffers.get(size)

@@ -6,6 +6,7 @@ from engine.models.attention import Attention, PackedCausalAttention, Recurrent,
 from engine.models.causal_lm import CausalLM
 from engine.models.dtype import pick_device, pick_dtype, pick_numerics
 from engine.models.loading import load_body, load_model
+from engine.models.mixture import is_grouped
 from engine.models.packed import PackedModel, load_for_inference, load_for_training
 from engine.models.registry import model_class
 
@@ -20,6 +21,7 @@ __all__ = [
     "Recurrent",
     "SingleAdapter",
     "delta_shape",
+    "is_grouped",
     "load_adapter",
     "load_body",
     "load_for_inference",

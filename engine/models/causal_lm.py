@@ -97,9 +97,14 @@ class CausalLM(nn.Module, ABC):
         )
 
     @property
+    def decoders(self) -> list[Layer]:
+        """Its layers, the first first."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
     def weight_bytes(self) -> int:
         """Memory of all weights."""
-        held = [*self.packed.values(), *(one for layer in self.layers for one in _layer(layer).packed.values())]
+        held = [*self.packed.values(), *(one for layer in self.decoders for one in layer.packed.values())]
         buffers = {tensor.data_ptr(): tensor.nbytes for tensor in self.buffers()}
         return sum(buffers.values()) + sum({id(one): one.nbytes for one in held}.values())
 
@@ -144,7 +149,7 @@ class CausalLM(nn.Module, ABC):
         """
         hidden = self.embed(token_ids)
         batch = Pass(attention, adapters, self._turns(positions), rows, len(self.layers) - 1)
-        layers = [_layer(module) for module in self.layers]
+        layers = self.decoders
         inputs = self.norm(hidden, layers[0].input_norm)
         # Each sum is normed for whoever reads it next, so that the two can be one pass over memory.
         for layer, norm_behind in zip(layers, [*(one.input_norm for one in layers[1:]), self.final_norm], strict=True):
@@ -191,8 +196,3 @@ class CausalLM(nn.Module, ABC):
         if self.local_frequencies is self.frequencies:
             return {"full": full, "sliding": full}
         return {"full": full, "sliding": rope_tables(positions, self.local_frequencies, self.dtype)}
-
-
-def _layer(module: nn.Module) -> Layer:
-    assert isinstance(module, Layer)
-    return module

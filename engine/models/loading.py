@@ -54,8 +54,7 @@ def load_opened(
         model.to(device)
         model.device = device
         model.packed = {name: held.to(device) for name, held in model.packed.items()}
-        for layer in model.layers:
-            assert isinstance(layer, Layer)
+        for layer in model.decoders:
             layer.packed = {place: held.to(device) for place, held in layer.packed.items()}
     return model.eval()
 
@@ -63,8 +62,7 @@ def load_opened(
 def _fill(model: CausalLM, weights: Weights, holding: Holding | None) -> None:
     _fill_ends(model, weights, holding)
     _stack(model.final_norm, weights, model.final_slot(model.config), "")
-    for layer in model.layers:
-        assert isinstance(layer, Layer)
+    for layer in model.decoders:
         prefix = f"model.layers.{layer.index}."
         slots = model.slots(model.config, layer.index)
         held = {name: slot for name, slot in slots.items() if holding and holding.takes(name, slot)}

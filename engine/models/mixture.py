@@ -8,6 +8,11 @@ from engine.models.layer import Layer
 from kernels.grouped_moe import SWIGLU, GatedUnit, by_expert, grouped_moe
 
 
+def is_grouped(layer: Layer) -> bool:
+    """Whether the layer's experts lie in one tensor; in few bits each is a product of its own."""
+    return ("experts_gate_up", 0) not in layer.packed and ("experts_down", 0) not in layer.packed
+
+
 def mixture(layer: Layer, inputs: Tensor, chosen: Tensor, weights: Tensor, unit: GatedUnit = SWIGLU) -> Tensor:
     """The weighted sum of each token's experts.
 
@@ -25,8 +30,8 @@ def mixture(layer: Layer, inputs: Tensor, chosen: Tensor, weights: Tensor, unit:
         [T, hidden].
     """
     gate_up, down = layer.experts_gate_up, layer.experts_down
-    if ("experts_gate_up", 0) in layer.packed or ("experts_down", 0) in layer.packed:
-        # Experts in few bits are products of their own, one per expert and projection.
+    if not is_grouped(layer):
+
         def one(expert: int, rows: Tensor) -> Tensor:
             gate, up = layer.project("experts_gate_up", rows, expert).chunk(2, 1)
             return layer.project("experts_down", unit(gate, up), expert)

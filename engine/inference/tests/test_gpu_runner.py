@@ -17,13 +17,14 @@ from engine.inference.prefix import PrefixIndex
 from engine.inference.recorded import NOWHERE, ROWS, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.runners import usual_running
 from engine.inference.sampler import LADDER, draw
-from engine.inference.scheduler import Scheduler, Slice
+from engine.inference.scheduler import Scheduler, Slice, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_adapter, load_model
 from engine.text import Renderer
 from kernels.arguments import interpreting
 from kernels.native import library
+from kernels.numerics import numerics as computing
 from kernels.paged_attention import native
 from kernels.registry import preferring
 
@@ -418,6 +419,36 @@ def test_triton_s_kernels_give_the_tokens_of_torch_s_runner(model, renderer, ada
             results.append(said(run(engine, requests)))
     assert results[0] == results[1]
     assert any(key[ADAPTED] for key in engine._runner.records._held)
+
+
+@pytest.mark.parametrize("kind", ["tiny-moe", "tiny-sinks"])
+def test_a_mixture_s_decoding_is_recorded_where_a_kernel_finds_the_experts(kind, triton):
+    mixture, prompts = random_model(kind, torch.float32), [(5, 6, 7), (9, 8)]
+    greedy, found = dataclasses.replace(GREEDY, max_tokens=4), []
+    for backend, runner in (("torch", "torch"), ("torch", "ahead"), ("triton", "ahead")):
+        with preferring(backend):
+            engine = make(mixture, None, runner)
+            found.append([answer.token_ids for answer in engine.generate(prompts, greedy)])
+            if runner == "ahead":
+                assert len(engine._runner.records) == (1 if backend == "triton" else 0)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("numerics", ["fast", "exact"])
+@pytest.mark.parametrize("kind", ["tiny-dense", "tiny-windows", "tiny-moe", "tiny-sinks"])
+def test_a_recorded_step_reads_nothing_back(kind, numerics, triton, monkeypatch):
+    """With tensors that have no contents: to look at one is an error, so nothing can wait for a device."""
+    monkeypatch.setattr("triton.runtime.interpreter.GridExecutor.__call__", lambda *arguments, **named: None)
+    bare = random_model(kind, torch.bfloat16).to("meta")
+    bare.device = torch.device("meta")
+    runner = GpuRunner(bare, EngineConfig(page_size=16, kv_bytes=1 << 20))
+    sequence = Sequence(Request("it", (7, 8, 9), GREEDY), arrival=0, limit=23)
+    sequence.pages.extend([2])
+    with computing(numerics):
+        logits = runner.compute(StepPlan((Slice(sequence, 2, 1, 1),)), {})
+    assert logits.values.shape == (1, bare.config.vocab_size)
+    assert logits.values.is_meta
+    assert len(runner.records) == 1
 
 
 def test_adapters_that_recorded_steps_choose_from_are_few_and_the_last_used(model, adapters):
