@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from engine.control import gates
+from engine.control.model_names import named_model
 from engine.control.probe import probe
 from engine.control.store import Store
 from engine.control.targets import Target, target_of_deployment, target_of_model
@@ -76,7 +77,7 @@ class Deployments:
         replayed = self._store.deployments.replayed(request, key)
         if replayed is not None:
             return replayed
-        model = self._store.models.get(resource_id(request.base_model, "models"))
+        model = named_model(self._store, request.base_model)
         target = target_of_model(self._store, model)
         comparison = self._comparison(request.comparison)
         if not request.force:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from engine.control.model_names import ready_model
 from engine.control.references import (
     evaluator_of,
     evaluator_path,
     ready_dataset,
-    ready_model,
     require_rows,
     rows_ref,
 )
@@ -41,7 +41,7 @@ def create(services: Services, request: CreateEvaluation, key: str | None) -> Ev
     fields = request.evaluation_job
     evaluator, dataset = evaluator_of(services, fields.evaluator), ready_dataset(services, fields.input_dataset)
     require_rows(dataset, fields.input_split, NOT_DONE)
-    model = ready_model(services, _served_model(services, fields.model))
+    model = ready_model(services.store, _served_model(services, fields.model))
     identifier = identifier or services.store.next_id(f"eval-{model.id}")
     job = Evaluation(
         name=resource_name(COLLECTION, identifier),

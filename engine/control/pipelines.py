@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.control.job_outcome import failure_of
+from engine.control.model_names import named_model
 from engine.control.pipeline_plan import Plan, check_id, current_step, with_step
 from engine.control.pipeline_report import Forwarder, event, outcome, progress, progress_event
 from engine.control.pipeline_steps import StepFailed, Steps
@@ -47,7 +48,7 @@ def create_pipeline(services: Services, request: CreatePipeline, key: str | None
     replayed = store.jobs.replayed(Pipeline, JobKind.PIPELINE, request, key)
     if replayed is not None:
         return replayed
-    base = store.models.get(resource_id(request.base_model, "models"))
+    base = named_model(store, request.base_model)
     dataset = store.datasets.get(resource_id(request.dataset, "datasets"))
     store.evaluators.get(resource_id(request.evaluator, "evaluators"))
     if request.evaluation_dataset:

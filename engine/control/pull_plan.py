@@ -11,7 +11,7 @@ from engine.catalog.hub_client import HubClient
 from engine.catalog.model_files import find_model_files
 from engine.catalog.staging import SPARE_BYTES
 from engine.catalog.starters import STARTERS
-from engine.control.pulls import checked_source, default_id
+from engine.control.pulls import default_id, requested_source
 from engine.control.services import Services
 from fw_sdk.types import ModelState, PullEstimate, PullModel, resource_id
 
@@ -31,7 +31,7 @@ def estimate(services: Services, request: PullModel) -> PullEstimate:
     Raises:
         FwError: as ``pulls.pull``; for a hub as ``HubClient.repository`` and ``choose_files``.
     """
-    source = checked_source(request.source)
+    source = requested_source(services.store, request.source)
     identifier = resource_id(request.model_id or default_id(source), "models")
     known = services.store.models.find(identifier)
     here = known is not None and known.state is ModelState.READY and known.source == source

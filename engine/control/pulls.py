@@ -8,9 +8,10 @@ from pathlib import Path
 
 from engine.catalog.hub import SCHEME, HubSource
 from engine.catalog.starters import STARTERS
+from engine.control.model_names import refuse_job
 from engine.control.references import active_users
 from engine.control.services import Services
-from engine.control.store import Collection
+from engine.control.store import Collection, Store
 from engine.jobs.specs import PullSpec
 from fw_sdk.types import (
     DeploymentState,
@@ -31,7 +32,7 @@ NOT_DONE = "nothing was pulled"
 
 def pull(services: Services, request: PullModel, key: str | None) -> Model:
     """Start to bring a base model in; returns it UPLOADING with its job. Again with the same source is harmless."""
-    source = checked_source(request.source)
+    source = requested_source(services.store, request.source)
     identifier = resource_id(request.model_id or default_id(source), "models")
     request = PullModel(source=source, model_id=identifier)
     forget_failed(services.store.models, identifier)
@@ -57,6 +58,13 @@ def pull(services: Services, request: PullModel, key: str | None) -> Model:
 
 def _job_exists(services: Services, model: Model) -> bool:
     return bool(model.job) and services.store.jobs.find(str(model.job).rsplit("/", 1)[-1]) is not None
+
+
+def requested_source(store: Store, source: str) -> str:
+    """The source of a request in its full form; ``not_found`` names the nearest, or what a job of that name makes."""
+    if source not in STARTERS:
+        refuse_job(store, source, "source")
+    return checked_source(source)
 
 
 def checked_source(source: str) -> str:

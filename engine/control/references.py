@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.control.model_names import ready_model
 from engine.control.services import Services
 from engine.jobs.rows import Row, read_rows
 from engine.jobs.specs import RowsRef
@@ -15,7 +16,6 @@ from fw_sdk.types import (
     Job,
     Model,
     ModelKind,
-    ModelState,
     Split,
     resource_id,
 )
@@ -35,24 +35,9 @@ def ready_dataset(services: Services, name: str) -> Dataset:
     return dataset
 
 
-def ready_model(services: Services, name: str) -> Model:
-    """A model by id or full name; ``failed_precondition`` while a job still makes it, or if that failed."""
-    model = services.store.models.get(resource_id(name, "models"))
-    if model.state is not ModelState.READY:
-        job = model.job.rsplit("/", 1)[-1] if model.job else None
-        failed = model.state is ModelState.FAILED
-        raise FwError(
-            "failed_precondition",
-            f"Model '{model.id}' {'could not be made' if failed else 'is not ready yet'}.",
-            hint=f"{'see' if failed else 'wait for'} job '{job}'" if job else "pull it again",
-            param="model",
-        )
-    return model
-
-
 def ready_base(services: Services, name: str) -> Model:
     """Base weights by id or full name; an adapter is ``model_unsupported``."""
-    model = ready_model(services, name)
+    model = ready_model(services.store, name)
     if model.kind is not ModelKind.BASE:
         base = model.peft_details.base_model.rsplit("/", 1)[-1] if model.peft_details else "its base"
         raise FwError(

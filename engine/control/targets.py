@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.control.model_names import not_ready, refuse_job
 from engine.control.store import Store
 from engine.control.worker_process import BaseWeights
 from engine.control.workers import AdapterWeights
@@ -52,6 +53,7 @@ def find_served(store: Store, name: str) -> Deployment | Model:
             found = find(bare)
             if found is not None:
                 return found
+    refuse_job(store, bare)
     error = not_found("model", bare, {*store.deployments.ids(), *store.models.ids()}, HINT)
     error.param = "model"
     error.not_done = "no tokens were generated"
@@ -74,13 +76,13 @@ def target_of_deployment(store: Store, deployment: Deployment) -> Target:
 
 def target_of_model(store: Store, model: Model) -> Target:
     """The weights of a READY model; an adapter's base must still be the one that it was trained on."""
-    digest, path = _weights(model)
+    digest, path = _weights(store, model)
     if model.kind is ModelKind.BASE:
         return Target(model, BaseWeights(model.id, digest, path), None)
     if model.peft_details is None:
         raise FwError("failed_precondition", f"Adapter '{model.id}' does not say what its base is.")
     base = store.models.get(resource_id(model.peft_details.base_model, "models"))
-    base_digest, base_path = _weights(base)
+    base_digest, base_path = _weights(store, base)
     if model.lineage is not None and model.lineage.base_digest != base_digest:
         raise FwError(
             "failed_precondition",
@@ -92,13 +94,7 @@ def target_of_model(store: Store, model: Model) -> Target:
     return Target(model, BaseWeights(base.id, base_digest, base_path), AdapterWeights(digest, path))
 
 
-def _weights(model: Model) -> tuple[str, Path]:
+def _weights(store: Store, model: Model) -> tuple[str, Path]:
     if model.state is not ModelState.READY or model.digest is None or model.path is None:
-        raise FwError(
-            "failed_precondition",
-            f"Model '{model.id}' is {model.state}.",
-            not_done="it was not served",
-            hint=f"wait for its job '{model.job}'" if model.job else "pull it again",
-            param="model",
-        )
+        raise not_ready(store, model)
     return model.digest, Path(model.path)
