@@ -18,10 +18,11 @@ from engine.inference.runner import Logits
 from engine.inference.sampler import Pending, begin
 from engine.inference.scheduler import Row, StepPlan
 from engine.inference.sequence import Sequence as Running
-from engine.inference.step import PagedAttention, StepInputs
+from engine.inference.step import StepInputs
 from engine.inference.torch_runner import TorchRunner
 from engine.inference.transfer import on_device
 from engine.models import Adapter, CausalLM, MixedAdapters, is_grouped
+from kernels.gated_delta_net import plan_next_states
 from kernels.numerics import exact
 from kernels.paged_attention import decodes_unseen, plan_decode
 from kernels.registry import Numerics, select
@@ -46,7 +47,7 @@ class Launched:
 
 
 class GpuRunner(TorchRunner):
-    """A ``CausalLM`` with its pages, and one page more for rows that no sequence has; as ``Runner``.
+    """A ``CausalLM`` with its pages, and one page and state more for rows that no sequence has; as ``Runner``.
 
     Attributes:
         records: of its decode steps.
@@ -54,7 +55,7 @@ class GpuRunner(TorchRunner):
     """
 
     def __init__(self, model: CausalLM, config: EngineConfig, *, ahead: bool = True) -> None:
-        super().__init__(model, config, spare_pages=1)
+        super().__init__(model, config, spare=1)
         self.records = Records(self.device)
         self.ahead = ahead and self.states is None
         self._grouped = all(map(is_grouped, model.decoders))
@@ -95,6 +96,9 @@ class GpuRunner(TorchRunner):
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""
         super().clean([*pages, self._spare])
+        if self.states is not None:
+            for part in (self.states.inputs, self.states.memory):
+                part[:, self.memory.states].zero_()
 
     def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
         """The step's tensors, with the promised tokens in their places."""
@@ -111,7 +115,9 @@ class GpuRunner(TorchRunner):
     def _recordable(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> tuple[int, int] | None:
         """Rows and pages of the buffers that the step fits into; None for a step that is computed as it comes."""
         config = self.model.config
-        if self.states is not None or not decodes_unseen(self.device):
+        if not decodes_unseen(self.device):
+            return None
+        if self.states is not None and any(item.start == 0 for item in plan.slices):
             return None
         if config.experts is not None and not (self._grouped and self._has_kernel("grouped_moe")):
             return None
@@ -133,12 +139,19 @@ class GpuRunner(TorchRunner):
     def _replayed(self, plan: StepPlan, adapters: Mapping[int, Adapter], size: tuple[int, int]) -> Logits:
         buffers = self._buffers.get(size)
         if buffers is None:
-            buffers = DecodeBuffers(*size, self._page_size, self._spare, self.device)
+            buffers = DecodeBuffers(*size, self._page_size, self._spare, self.memory.states, self.device)
             self._buffers[size] = buffers
         self._know(adapters)
-        buffers.fill(plan.slices, self._places, {number: place for place, number in enumerate(self._adapters)})
         key = (*size, int(exact()), int(bool(adapters)))
-        values = self.records.run(key, lambda: self._decode(buffers, adapted=bool(adapters)))
+        if key not in self.records:
+            buffers.clear()  # recording may run the step, and a recurrent state must not move on twice
+            self.records.record(key, lambda: self._decode(buffers, adapted=bool(adapters)))
+        buffers.fill(plan.slices, self._places, {number: place for place, number in enumerate(self._adapters)})
+        if self.states is not None:
+            self.states.copy(plan.restores)
+        values = self.records.run(key)
+        if self.states is not None:
+            self.states.copy(_checkpoints(plan))
         rows = tuple(row for item in plan.slices for row in item.logits())
         return Logits(values[: len(rows)], rows)
 
@@ -161,7 +174,9 @@ class GpuRunner(TorchRunner):
         ids = torch.where(buffers.sources < 0, buffers.ids, drawn)
         plan = plan_decode(buffers.table, buffers.contexts, buffers.slots, self._page_size)
         mixed = self._mixed_in(buffers) if adapted else None
-        hidden = self.model(ids, plan.positions, PagedAttention(self.pages, plan), mixed)
+        recurrence = self._recurrence
+        states = None if recurrence is None else plan_next_states(buffers.states, recurrence)
+        hidden = self.model(ids, plan.positions, self._attention(plan, states), mixed)
         return self.model.logits(hidden)
 
     def _mixed_in(self, buffers: DecodeBuffers) -> MixedAdapters:
@@ -170,6 +185,17 @@ class GpuRunner(TorchRunner):
         if found is None:
             found = self._mixed[buffers] = MixedAdapters.at(list(self._adapters.values()), buffers.owners)
         return found
+
+
+def _checkpoints(plan: StepPlan) -> list[tuple[int, int]]:
+    """The states to keep as they are behind each slice's one token: (from, to) slots."""
+    chains = [item.sequence.chain for item in plan.slices]
+    return [
+        (chain.slot, save.slot)
+        for chain in chains
+        if chain is not None and chain.slot is not None
+        for save in chain.saves
+    ]
 
 
 def _is_behind(row: Row) -> bool:

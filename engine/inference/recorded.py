@@ -24,7 +24,7 @@ ROWS = (1, 2, 4, *range(8, 257, 8))
 """Sizes that a step's rows are rounded up to; a step with more is not recorded."""
 
 FEWEST_PAGES = 32
-FIELDS = 5
+FIELDS = 6
 NOWHERE = -1
 
 Function = Callable[[], Tensor]
@@ -51,6 +51,7 @@ class DecodeBuffers:
         pages: width of the page table.
         page_size: tokens per page.
         spare: page that belongs to nobody.
+        spare_state: recurrent state that belongs to nobody; any number in a model without.
         device: where the step runs.
 
     Attributes:
@@ -59,19 +60,36 @@ class DecodeBuffers:
         slots: [rows], where keys and values go: ``page * page_size + offset``.
         contexts: [rows], tokens of each sequence, its new one included.
         owners: [rows], the adapter of each row, by its place among those of the step; -1 for the base.
+        states: [rows], where each sequence's recurrent state is.
         table: [rows, pages], pages in the order of positions.
     """
 
-    def __init__(self, rows: int, pages: int, page_size: int, spare: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, pages: int, page_size: int, spare: int, spare_state: int, device: torch.device
+    ) -> None:
         self.rows, self.pages = rows, pages
-        self._page_size, self._spare = page_size, spare
+        self._page_size, self._spare, self._spare_state = page_size, spare, spare_state
         size = rows * (FIELDS + pages)
         pinned = device.type == "cuda"
         self._hosts = [torch.zeros(size, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
         fields = self._device[: FIELDS * rows].view(FIELDS, rows)
-        self.ids, self.sources, self.slots, self.contexts, self.owners = fields
+        self.ids, self.sources, self.slots, self.contexts, self.owners, self.states = fields
         self.table = self._device[FIELDS * rows :].view(rows, pages)
+
+    def clear(self) -> None:
+        """Queue a step of nobody."""
+        for field, value in zip(
+            (self.ids, self.sources, self.slots, self.contexts, self.owners, self.states, self.table),
+            (*self._nobody, self._spare),
+            strict=True,
+        ):
+            field.fill_(value)
+
+    @property
+    def _nobody(self) -> tuple[int, ...]:
+        """The fields of a row that no sequence has."""
+        return 0, NOWHERE, self._spare * self._page_size, 1, NOWHERE, self._spare_state
 
     def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int], places: Mapping[int, int]) -> None:
         """Queue the inputs of a step.
@@ -84,10 +102,10 @@ class DecodeBuffers:
         host = self._hosts[0]
         self._hosts.reverse()
         flat: npt.NDArray[np.int32] = host.numpy()
-        ids, sources, slots, contexts, owners = flat[: FIELDS * self.rows].reshape(FIELDS, self.rows)
+        fields = flat[: FIELDS * self.rows].reshape(FIELDS, self.rows)
+        ids, sources, slots, contexts, owners, states = fields
         table = flat[FIELDS * self.rows :].reshape(self.rows, self.pages)
-        ids[:], sources[:], contexts[:], owners[:], table[:] = 0, NOWHERE, 1, NOWHERE, self._spare
-        slots[:] = self._spare * self._page_size
+        fields.T[:], table[:] = self._nobody, self._spare
         for row, item in enumerate(slices):
             sequence, start = item.sequence, item.start
             if start < sequence.known:
@@ -96,6 +114,8 @@ class DecodeBuffers:
                 sources[row] = drawn[sequence]
             contexts[row] = item.end
             owners[row] = places.get(sequence.adapter_id, NOWHERE)
+            if sequence.chain is not None and sequence.chain.slot is not None:
+                states[row] = sequence.chain.slot
             page, offset = divmod(start, self._page_size)
             slots[row] = sequence.pages[page] * self._page_size + offset
             table[row, : page + 1] = sequence.pages[: page + 1]
@@ -103,7 +123,7 @@ class DecodeBuffers:
 
 
 class Records:
-    """Recorded functions by key, each at its first use.
+    """Recorded functions by key.
 
     Args:
         device: where they run.
@@ -122,19 +142,23 @@ class Records:
     def __len__(self) -> int:
         return len(self._held)
 
-    def run(self, key: tuple[int, ...], function: Function) -> Tensor:
-        """The result of ``function``, which stays valid until the next run of any of them.
+    def __contains__(self, key: tuple[int, ...]) -> bool:
+        return key in self._held
+
+    def record(self, key: tuple[int, ...], function: Function) -> None:
+        """Record ``function`` unless it is; for that it may be run once, on what the buffers hold.
 
         Args:
             key: names it; the same key means the same computation on the same memory.
             function: without arguments, and without a look at what a tensor holds.
         """
-        replay = self._held.get(key)
-        if replay is None:
-            replay = self._recorded(function) if self._taken < self._budget else function
-            self._held[key] = replay
-        self.last = replay
-        return replay()
+        if key not in self._held:
+            self._held[key] = self._recorded(function) if self._taken < self._budget else function
+
+    def run(self, key: tuple[int, ...]) -> Tensor:
+        """The result of what was recorded, which stays valid until the next run of any of them."""
+        self.last = self._held[key]
+        return self.last()
 
     def clear(self) -> None:
         """Forget all of them, because something they read has moved."""

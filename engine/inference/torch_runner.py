@@ -12,8 +12,8 @@ from engine.inference.runner import Logits
 from engine.inference.scheduler import StepPlan
 from engine.inference.step import PagedAttention, PagedRecurrence, StepBuilder, StepInputs
 from engine.models import Adapter, Attention, CausalLM, delta_shape
-from kernels.gated_delta_net import new_states
-from kernels.paged_attention import new_pages
+from kernels.gated_delta_net import StatePlan, new_states
+from kernels.paged_attention import BatchPlan, new_pages
 
 
 class TorchRunner:
@@ -22,10 +22,10 @@ class TorchRunner:
     Args:
         model: the weights.
         config: sizes.
-        spare_pages: behind those of the account, of nobody.
+        spare: pages and recurrent states behind those of the account, of nobody.
     """
 
-    def __init__(self, model: CausalLM, config: EngineConfig, *, spare_pages: int = 0) -> None:
+    def __init__(self, model: CausalLM, config: EngineConfig, *, spare: int = 0) -> None:
         shape = model.config
         self.model = model
         self.config, self.dtype, self.device = shape, model.dtype, torch.device(model.device)
@@ -33,14 +33,12 @@ class TorchRunner:
         self.memory = account(shape, config, weight_bytes=model.weight_bytes, dtype=model.dtype, device=self.device)
         pages, size = self.memory.pages, config.page_size
         layers = shape.attention_layers
-        self.pages = new_pages(
-            layers, pages + spare_pages, size, shape.kv_heads, shape.head_dim, model.dtype, self.device
-        )
+        self.pages = new_pages(layers, pages + spare, size, shape.kv_heads, shape.head_dim, model.dtype, self.device)
         recurrence = delta_shape(shape.recurrence) if shape.recurrence else None
         self.rewinds = recurrence is None
-        self.states = (
-            new_states(shape.recurrent_layers, self.memory.states, recurrence, self.device) if recurrence else None
-        )
+        slots = self.memory.states + spare
+        self.states = new_states(shape.recurrent_layers, slots, recurrence, self.device) if recurrence else None
+        self._recurrence = recurrence
         self._builder = StepBuilder(size, self.device, recurrence)
 
     def prepare(self, adapter: Adapter) -> Adapter:
@@ -53,7 +51,7 @@ class TorchRunner:
         inputs = self._inputs(plan, adapters)
         if self.states is not None:
             self.states.copy(plan.restores)
-        attention = self._attention(inputs)
+        attention = self._attention(inputs.batch, inputs.states)
         hidden = self.model(inputs.token_ids, inputs.batch.positions, attention, inputs.adapters)
         wanted = hidden if inputs.logit_rows is None else hidden[inputs.logit_rows]
         return Logits(self.model.logits(wanted), inputs.rows)
@@ -65,10 +63,10 @@ class TorchRunner:
     def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
         return self._builder.build(plan, adapters)
 
-    def _attention(self, inputs: StepInputs) -> Attention:
-        if self.states is None or inputs.states is None:
-            return PagedAttention(self.pages, inputs.batch)
-        return PagedRecurrence(self.pages, inputs.batch, self.states, inputs.states)
+    def _attention(self, batch: BatchPlan, states: StatePlan | None) -> Attention:
+        if self.states is None or states is None:
+            return PagedAttention(self.pages, batch)
+        return PagedRecurrence(self.pages, batch, self.states, states)
 
     def clean(self, pages: Sequence[int]) -> None:
         """As ``Runner.clean``."""

@@ -24,6 +24,7 @@ from kernels.gated_delta_net.states import (
     StatePlan,
     States,
     new_states,
+    plan_next_states,
     plan_states,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "States",
     "gated_delta_net",
     "new_states",
+    "plan_next_states",
     "plan_states",
 ]

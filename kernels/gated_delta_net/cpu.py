@@ -53,10 +53,6 @@ def _in_torch(
     keep = torch.exp(-weights.rate * functional.softplus(decay + weights.bias))
     strength = torch.sigmoid(write)
     state = torch.where(plan.fresh[:, None, None, None], 0.0, states.memory[plan.slots])[plan.order]
-    ranks = torch.argsort(plan.order).tolist()
-    saves: dict[int, list[tuple[int, int]]] = {}
-    for sequence, after, slot in plan.saves.tolist():
-        saves.setdefault(after, []).append((ranks[sequence], slot))
     read = []
     for step, rows in enumerate(plan.rounds, 1):
         live = state[: len(rows)] * keep[rows][:, :, None, None]
@@ -65,7 +61,7 @@ def _in_torch(
         live = live + k.unsqueeze(-1) * change.unsqueeze(-2)
         read.append((live * query[rows].unsqueeze(-1)).sum(-2))
         state = live if len(rows) == len(state) else torch.cat([live, state[len(rows) :]])
-        for rank, slot in saves.get(step, ()):
+        for rank, slot in plan.stores.get(step, ()):
             states.memory[slot] = state[rank].detach()
     states.memory[plan.slots[plan.order]] = state.detach()
     return torch.cat(read)[plan.places]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,7 @@ class StatePlan:
         rounds: rows to compute together, one of each sequence that is not at its end, the longest sequences first.
         order: [N] i64, the sequences, longest first.
         places: [T] i64, where each row is among all rounds.
+        stores: ``saves`` by their number of rows before: places in ``order``, and slots.
     """
 
     shape: DeltaShape
@@ -118,6 +119,7 @@ class StatePlan:
     rounds: tuple[Tensor, ...]
     order: Tensor
     places: Tensor
+    stores: Mapping[int, Sequence[tuple[int, int]]]
 
 
 def plan_states(
@@ -166,5 +168,36 @@ def plan_states(
         "order": torch.from_numpy(order),
         "places": torch.from_numpy(places),
     }
+    ranks, stores = np.argsort(order), dict[int, list[tuple[int, int]]]()
+    for sequence, after, slot in saves:
+        stores.setdefault(after, []).append((int(ranks[sequence]), slot))
     moved = {name: tensor.to(device) for name, tensor in parts.items()}
-    return StatePlan(shape, rounds=tuple(torch.from_numpy(rows).to(device) for rows in rounds), **moved)
+    own_rounds = tuple(torch.from_numpy(rows).to(device) for rows in rounds)
+    return StatePlan(shape, rounds=own_rounds, stores=stores, **moved)
+
+
+def plan_next_states(slots: Tensor, shape: DeltaShape) -> StatePlan:
+    """Plan a step of sequences with one new token each, none their first, from what is on the device: nothing is read.
+
+    Args:
+        slots: [N] integers, each sequence's state; one that is there several times belongs to nobody.
+        shape: of the layers.
+    """
+    count, past, device = len(slots), shape.taps - 1, slots.device
+    rows = torch.arange(count, device=device)
+    remembered = rows.unsqueeze(1) * past + torch.arange(past, device=device)
+    windows = torch.cat((remembered, count * past + rows.unsqueeze(1)), 1)
+    return StatePlan(
+        shape,
+        starts=torch.arange(count + 1, device=device),
+        slots=slots.long(),
+        fresh=torch.zeros(count, dtype=torch.bool, device=device),
+        saves=rows.new_empty(0, 3),
+        windows=windows,
+        tails=windows[:, 1:],
+        save_tails=rows.new_empty(0, past),
+        rounds=(rows,),
+        order=rows,
+        places=rows,
+        stores={},
+    )

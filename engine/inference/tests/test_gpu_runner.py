@@ -13,7 +13,7 @@ from engine.inference.exactness.check import check
 from engine.inference.exactness.tiny import tiny_model as random_model
 from engine.inference.gpu_runner import ADAPTED, MOST_ADAPTERS, GpuRunner
 from engine.inference.pages import PagePool
-from engine.inference.prefix import PrefixIndex
+from engine.inference.prefix import Chain, PrefixIndex
 from engine.inference.recorded import NOWHERE, ROWS, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.runners import usual_running
 from engine.inference.sampler import LADDER, draw
@@ -21,8 +21,10 @@ from engine.inference.scheduler import Scheduler, Slice, StepPlan
 from engine.inference.sequence import Sequence
 from engine.inference.tests.tiny import tiny_adapter, tiny_model
 from engine.models import load_adapter, load_model
+from engine.models.tests.tiny_hybrid import save_hybrid
 from engine.text import Renderer
 from kernels.arguments import interpreting
+from kernels.gated_delta_net import native as recurrent
 from kernels.native import library
 from kernels.numerics import numerics as computing
 from kernels.paged_attention import native
@@ -301,7 +303,7 @@ def test_weights_changed_under_way_are_named_by_the_tokens_they_drew(path, model
     assert versions == [0, 1, 1]
 
 
-def test_a_recorded_step_depends_on_nothing_but_its_buffers(model, renderer, monkeypatch):
+def test_a_recorded_step_depends_on_nothing_but_its_buffers(model, renderer, hybrid, monkeypatch):
     """A graph of operators recorded at the first step, with every value that Python saw, serves all others."""
 
     class Traced(Records):
@@ -310,28 +312,38 @@ def test_a_recorded_step_depends_on_nothing_but_its_buffers(model, renderer, mon
                 return make_fx(function)()  # its operators, on the very tensors that it read
 
     monkeypatch.setattr(native, "decode", lambda *arguments: None)  # C reads memory where no graph sees it
-    engine = make(model, renderer, "ahead")
-    engine._runner.records = Traced(torch.device("cpu"))
-    requests = traffic(8, 2)
-    assert said(run(engine, requests)) == said(run(make(model, renderer, "torch"), requests))
-    assert len(engine._runner.records) >= 3
+    monkeypatch.setattr(recurrent, "gated_delta_net", lambda *arguments: None)
+    for one, own in ((model, renderer), (hybrid, None)):
+        engine = make(one, own, "ahead")
+        engine._runner.records = Traced(torch.device("cpu"))
+        requests = [request if own else strip(request) for request in traffic(8, 2)]
+        assert said(run(engine, requests)) == said(run(make(one, own, "torch"), requests))
+        assert len(engine._runner.records) >= 3
 
 
 def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
-    buffers = DecodeBuffers(4, 3, 4, spare=9, device=torch.device("cpu"))
+    buffers = DecodeBuffers(4, 3, 4, spare=9, spare_state=7, device=torch.device("cpu"))
     first, second = (Sequence(Request(name, (7, 8, 9), GREEDY), arrival=0, limit=23) for name in "ab")
     first.pages.extend([2])
     second.pages.extend([5, 3])
     second.append(11)
     second.promised = 1
     second.adapter_id = 5
+    second.chain = Chain(b"", slot=3)
     buffers.fill([Slice(first, 2, 1, 1), Slice(second, 4, 1, 1)], {second: 6}, {5: 2})
     assert buffers.ids.tolist() == [9, 0, 0, 0]
     assert buffers.sources.tolist() == [NOWHERE, 6, NOWHERE, NOWHERE]
     assert buffers.contexts.tolist() == [3, 5, 1, 1]
     assert buffers.owners.tolist() == [NOWHERE, 2, NOWHERE, NOWHERE]
     assert buffers.slots.tolist() == [2 * 4 + 2, 3 * 4, 36, 36]
+    assert buffers.states.tolist() == [7, 3, 7, 7]
     assert buffers.table.tolist() == [[2, 9, 9], [5, 3, 9], [9, 9, 9], [9, 9, 9]]
+    filled = buffers._device.clone()
+    buffers.clear()
+    cleared = buffers._device.clone()
+    buffers.fill([], {}, {})
+    assert torch.equal(buffers._device, cleared)
+    assert not torch.equal(filled, cleared)
 
 
 def test_a_chunk_that_ends_before_a_promised_token_draws_nothing():
@@ -353,7 +365,8 @@ def test_sizes_are_rounded_up():
 
 def test_records_beyond_the_budget_run_as_they_are():
     records = Records(torch.device("cpu"), budget=0)
-    assert records.run((1,), lambda: torch.ones(2)).tolist() == [1, 1]
+    records.record((1,), lambda: torch.ones(2))
+    assert records.run((1,)).tolist() == [1, 1]
     records.clear()
     assert len(records) == 0
 
@@ -434,8 +447,38 @@ def test_a_mixture_s_decoding_is_recorded_where_a_kernel_finds_the_experts(kind,
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("numerics", ["fast", "exact"])
-@pytest.mark.parametrize("kind", ["tiny-dense", "tiny-windows", "tiny-moe", "tiny-sinks"])
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    return load_model(save_hybrid(tmp_path_factory.mktemp("hybrid"), "qwen3_5"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_recurrent_states_move_on_once_in_recorded_steps(hybrid, prefix_cache):
+    """With room for few, so that requests go on from stored states, wait for room, and are preempted."""
+    one = hybrid.config.recurrent_layers * hybrid.config.recurrence.state_bytes
+    sizes = {"max_running": 4, "state_bytes": 12 * one, "prefix_cache": prefix_cache}
+    requests = [dataclasses.replace(request, prompt=request.prompt * 2) for request in traffic(16, 7)]
+    engines = [make(hybrid, None, kind, sizes=sizes) for kind in ("torch", "in step")]
+    theirs, ours = (run(engine, [strip(request) for request in requests]) for engine in engines)
+    assert said(ours) == said(theirs)
+    assert len(said(ours)) == 16
+    assert {rows for rows, _ in engines[1]._runner._buffers} == {1, 2, 4}
+    assert engines[1].stats.prefix_hits == engines[0].stats.prefix_hits
+    assert (engines[1].stats.prefix_hits > 0) == prefix_cache
+
+
+def strip(request):
+    """Without stop strings, which need a tokenizer."""
+    return dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, stop=()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "numerics"),
+    [
+        *((kind, "fast") for kind in ("tiny-dense", "tiny-windows", "tiny-moe", "tiny-sinks", "tiny-hybrid")),
+        *((kind, "exact") for kind in ("tiny-dense", "tiny-windows", "tiny-moe", "tiny-sinks")),
+    ],
+)
 def test_a_recorded_step_reads_nothing_back(kind, numerics, triton, monkeypatch):
     """With tensors that have no contents: to look at one is an error, so nothing can wait for a device."""
     monkeypatch.setattr("triton.runtime.interpreter.GridExecutor.__call__", lambda *arguments, **named: None)
@@ -444,6 +487,7 @@ def test_a_recorded_step_reads_nothing_back(kind, numerics, triton, monkeypatch)
     runner = GpuRunner(bare, EngineConfig(page_size=16, kv_bytes=1 << 20))
     sequence = Sequence(Request("it", (7, 8, 9), GREEDY), arrival=0, limit=23)
     sequence.pages.extend([2])
+    sequence.chain = Chain(b"", slot=0)
     with computing(numerics):
         logits = runner.compute(StepPlan((Slice(sequence, 2, 1, 1),)), {})
     assert logits.values.shape == (1, bare.config.vocab_size)
@@ -456,8 +500,8 @@ def test_adapters_that_recorded_steps_choose_from_are_few_and_the_last_used(mode
     loaded = load_adapter(adapters["a"], model.config, torch.float32)
     copies = {number: dataclasses.replace(loaded) for number in range(1, MOST_ADAPTERS + 3)}
     runner._know({1: copies[1]})
-    runner.records.run((1, 32, 0, 1), lambda: torch.zeros(1))
-    runner.records.run((1, 32, 0, 0), lambda: torch.zeros(1))
+    runner.records.record((1, 32, 0, 1), lambda: torch.zeros(1))
+    runner.records.record((1, 32, 0, 0), lambda: torch.zeros(1))
     runner._know({1: copies[1]})
     assert len(runner.records) == 2
     runner._know({2: copies[2], 3: copies[3]})

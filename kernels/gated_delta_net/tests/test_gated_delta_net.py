@@ -1,13 +1,22 @@
 """The C kernel and torch against float64, over any batch, any cut into steps and any states stored on the way."""
 
 import random
+from dataclasses import fields
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.gated_delta_net import DeltaShape, DeltaWeights, gated_delta_net, native, new_states, plan_states
+from kernels.gated_delta_net import (
+    DeltaShape,
+    DeltaWeights,
+    gated_delta_net,
+    native,
+    new_states,
+    plan_next_states,
+    plan_states,
+)
 from kernels.gated_delta_net.cpu import _in_torch
 from kernels.gated_delta_net.reference import gated_delta_net_reference
 from kernels.native import library, usable_variants
@@ -163,3 +172,16 @@ def test_exact_numerics_never_fall_back_to_torch(monkeypatch):
     plan = plan_states([6], [0], [True], [], shape)
     with numerics("exact"), pytest.raises(RuntimeError, match="compiled kernels"):
         gated_delta_net(*rows, weights, new_states(1, 1, shape).layer(0), plan)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_of_one_token_each_is_planned_without_a_look(shape):
+    slots = torch.tensor([4, 0, 3], dtype=torch.int32)
+    ours, theirs = plan_next_states(slots, shape), plan_states([1] * 3, [4, 0, 3], [False] * 3, [], shape)
+    assert ours.stores == theirs.stores == {}
+    assert len(ours.rounds) == len(theirs.rounds) == 1
+    names = [field.name for field in fields(ours) if isinstance(getattr(ours, field.name), torch.Tensor)]
+    for mine, wanted in ((ours.rounds[0], theirs.rounds[0]), *((getattr(ours, n), getattr(theirs, n)) for n in names)):
+        assert mine.dtype is wanted.dtype
+        assert torch.equal(mine, wanted)
+    assert plan_next_states(slots.to("meta"), shape).windows.is_meta
