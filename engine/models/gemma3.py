@@ -25,6 +25,10 @@ from kernels.pointwise import gelu_tanh
 class Gemma3(CausalLM):
     """A norm's weight is stored less one; it is held, and multiplied with, in float32."""
 
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, dtype, device)
+        self._root = torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
+
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
         """As ``CausalLM.slots``."""
@@ -46,8 +50,7 @@ class Gemma3(CausalLM):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """As ``CausalLM.embed``, scaled by the root of the width, itself rounded to the model's dtype."""
-        root = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
-        return super().embed(token_ids) * root.item()
+        return super().embed(token_ids) * self._root
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
         """As ``CausalLM.mix``."""

@@ -6,6 +6,8 @@ import dataclasses
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from engine.inference import Engine, EngineConfig, EngineLoop, Request, SamplingParams
 from engine.inference import sampler as sampling_module
@@ -479,7 +481,7 @@ def strip(request):
         *((kind, "exact") for kind in ("tiny-dense", "tiny-windows", "tiny-moe", "tiny-sinks")),
     ],
 )
-def test_a_recorded_step_reads_nothing_back(kind, numerics, triton, monkeypatch):
+def test_a_recorded_step_exchanges_nothing_with_the_host(kind, numerics, triton, monkeypatch):
     """With tensors that have no contents: to look at one is an error, so nothing can wait for a device."""
     monkeypatch.setattr("triton.runtime.interpreter.GridExecutor.__call__", lambda *arguments, **named: None)
     bare = random_model(kind, torch.bfloat16).to("meta")
@@ -490,9 +492,22 @@ def test_a_recorded_step_reads_nothing_back(kind, numerics, triton, monkeypatch)
     sequence.chain = Chain(b"", slot=0)
     with computing(numerics):
         logits = runner.compute(StepPlan((Slice(sequence, 2, 1, 1),)), {})
-    assert logits.values.shape == (1, bare.config.vocab_size)
-    assert logits.values.is_meta
-    assert len(runner.records) == 1
+        (replay,) = runner.records._held.values()
+        with OnDevice("meta"), torch.inference_mode():
+            assert replay().shape == logits.values.shape == (1, bare.config.vocab_size)
+
+
+class OnDevice(TorchDispatchMode):
+    """Whose operators take tensors of one device alone: another's would have to be brought there."""
+
+    def __init__(self, device):
+        super().__init__()
+        self._device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        assert all(one.device.type == self._device for one in given), f"{func} takes a tensor of another device"
+        return func(*args, **(kwargs or {}))
 
 
 def test_adapters_that_recorded_steps_choose_from_are_few_and_the_last_used(model, adapters):
