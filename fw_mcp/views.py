@@ -15,6 +15,8 @@ from fw_sdk.types import (
     Deployment,
     DeploymentState,
     Evaluation,
+    ExtraDifference,
+    ExtraMean,
     Failure,
     FineTuningJob,
     Job,
@@ -113,7 +115,7 @@ def score_view(summary: ScoreSummary | None, full: bool = True) -> dict[str, Any
         "truncated_rows": summary.truncated_rows or None,
         "distinct_answers": summary.distinct_answers if full else None,
         "constant_answer": _constant_view(summary.constant) if full else None,
-        "also": (summary.extra or None) if full else None,
+        "also": {name: _extra_view(found.mean, found) for name, found in summary.extra.items()} if full else None,
     }
 
 
@@ -121,6 +123,11 @@ def _constant_view(constant: ConstantAnswer | None) -> dict[str, Any] | None:
     if constant is None:
         return None
     return {"answer": untrusted(constant.answer, 200), "wanted_by": constant.share, "mean": constant.mean}
+
+
+def _extra_view(value: float, found: ExtraMean | ExtraDifference) -> dict[str, Any]:
+    key = "mean" if isinstance(found, ExtraMean) else "delta"
+    return {key: value, "ci95": [found.ci.low, found.ci.high], "n": found.n}
 
 
 def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[str, Any] | None:
@@ -142,6 +149,7 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
         "rows_needed": comparison.rows_needed,
         "trained_on": comparison.trained_on or None,
         "cost": (comparison.cost or None) if full else None,
+        "also": {name: _extra_view(found.delta, found) for name, found in comparison.extra.items()} if full else None,
     }
 
 

@@ -8,7 +8,7 @@ from engine.control.evaluations import all_scores
 from engine.control.references import rows_of
 from engine.control.services import Services
 from engine.evals.overlap import question_key
-from engine.evals.statistics import compare, scores_by_line
+from engine.evals.statistics import compare, compare_extra, scores_by_line
 from engine.jobs.rows import Row
 from engine.jobs.specs import TrainSpec
 from fw_sdk.types import (
@@ -38,8 +38,8 @@ def create(services: Services, request: CreateComparison, key: str | None) -> Co
         return existing
     baseline, candidate = _completed(services, request.baseline), _completed(services, request.candidate)
     _check_same_rows(baseline, candidate)
-    before = scores_by_line(all_scores(services, baseline.id))
-    after = scores_by_line(all_scores(services, candidate.id))
+    rows = [all_scores(services, side.id) for side in (baseline, candidate)]
+    before, after = map(scores_by_line, rows)
     if set(before) != set(after):
         raise _different("rows", f"{len(before)} lines", f"{len(after)} lines", "give both evaluations the same limit")
     numbers = compare(before, after)
@@ -51,6 +51,7 @@ def create(services: Services, request: CreateComparison, key: str | None) -> Co
         baseline_model=baseline.model,
         candidate_model=candidate.model,
         trained_on=_trained_on(services, candidate, set(after)),
+        extra=compare_extra(*rows),
         cost=_cost("baseline", baseline) | _cost("candidate", candidate),
         **asdict(numbers),
     )

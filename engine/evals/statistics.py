@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fw_sdk.types import FwError, Interval, RowScore, ScoreSummary, Verdict
+from fw_sdk.types import ExtraDifference, ExtraMean, FwError, Interval, RowScore, ScoreSummary, Verdict
 
 LEVEL = 0.95
 POWER = 0.8
@@ -57,7 +57,7 @@ def scores_by_line(scores: Iterable[RowScore]) -> dict[int, float]:
 def summarise(scores: Sequence[RowScore]) -> ScoreSummary:
     """The mean of all rows with its 95 % interval; rows without a score count as 0 and are counted apart.
 
-    ``extra`` has the mean of every other number that the evaluator returned, over the rows that returned it.
+    ``extra`` has every other number that the evaluator returned, over the rows that have it.
     Raises ``invalid_argument`` without rows.
     """
     if not scores:
@@ -74,13 +74,35 @@ def summarise(scores: Sequence[RowScore]) -> ScoreSummary:
     )
 
 
-def _extra_means(scores: Sequence[RowScore]) -> dict[str, float]:
-    columns: dict[str, list[float]] = {}
+def compare_extra(baseline: Iterable[RowScore], candidate: Iterable[RowScore]) -> dict[str, ExtraDifference]:
+    """The evaluator's other numbers, paired by line: each that both sides have on some line, with its interval."""
+    before, after = _extra_by_line(baseline), _extra_by_line(candidate)
+    compared = {}
+    for name in before.keys() & after.keys():
+        lines = sorted(before[name].keys() & after[name].keys())
+        if lines:
+            pair = [np.array([side[name][line] for line in lines], dtype=np.float64) for side in (before, after)]
+            ci = difference_interval(*pair)
+            compared[name] = ExtraDifference(n=len(lines), delta=_mean(pair[1] - pair[0]), ci=ci)
+    return dict(sorted(compared.items()))
+
+
+def _extra_means(scores: Iterable[RowScore]) -> dict[str, ExtraMean]:
+    found = {}
+    for name, by_line in _extra_by_line(scores).items():
+        values = np.array(list(by_line.values()), dtype=np.float64)
+        found[name] = ExtraMean(n=len(values), mean=_mean(values), ci=mean_interval(values))
+    return found
+
+
+def _extra_by_line(scores: Iterable[RowScore]) -> dict[str, dict[int, float]]:
+    """Name to line to value of every finite number beside the score."""
+    columns: dict[str, dict[int, float]] = {}
     for row in scores:
-        for key, value in row.details.items():
+        for name, value in row.details.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                columns.setdefault(key, []).append(float(value))
-    return {key: math.fsum(column) / len(column) for key, column in columns.items()}
+                columns.setdefault(name, {})[row.line] = float(value)
+    return columns
 
 
 def compare(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> ComparisonNumbers:

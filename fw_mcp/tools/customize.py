@@ -83,12 +83,12 @@ def register(server: AgentServer, platform: Platform) -> None:
         min_score: Annotated[float | None, Field(description=MIN_SCORE)] = None,
         deploy: bool = True,
         seed: int = 0,
-        dry_run: Annotated[bool, Field(description="plan and estimate only")] = False,
+        dry_run: Annotated[bool, Field(description="plan only")] = False,
     ) -> CallToolResult:
         """The whole loop: check data, score the base model (plain and few-shot), LoRA fine-tune, score again, compare
-        on the same rows, deploy if the gate holds. Returns a job_id at once; then job_wait. The same arguments return
-        the same job; a failed or cancelled one goes on. Evaluator: def evaluate(messages, ground_truth=None, **row)
-        -> float, messages ending with the model's answer."""
+        on the same rows, deploy if the gate holds. Returns a job_id; then job_wait. The same arguments return the same
+        job; a failed or cancelled one goes on. Evaluator: def evaluate(messages, ground_truth=None, **row) -> float or
+        dict with score, messages ending with the model's answer."""
         training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "lora_rank": lora_rank}
         settings = Settings(
             training={**training, "batch_size": batch_size, "seed": seed},

@@ -18,6 +18,7 @@ from fw_sdk.client import AsyncClient
 from fw_sdk.types import FwError, RowScore
 
 MAX_ROWS = 20
+MAX_NAME_CHARS = 60
 Rows = list[dict[str, Any]]
 
 
@@ -122,7 +123,8 @@ def _warning(means: dict[str, float | None]) -> str | None:
 
 def _view(score: RowScore) -> dict[str, Any]:
     view = {"row": score.index, "score": score.score, "error": untrusted(score.error, 400) if score.error else None}
-    return {**view, "answer": untrusted(score.output, 200)}
+    also = {name[:MAX_NAME_CHARS]: value for name, value in score.details.items() if isinstance(value, int | float)}
+    return {**view, "also": also or None, "answer": untrusted(score.output, 200)}
 
 
 def _after(scores: list[RowScore], warning: str | None = None) -> str:

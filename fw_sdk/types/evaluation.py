@@ -99,6 +99,22 @@ class Interval(Wire):
     level: float = 0.95
 
 
+class ExtraMean(Wire):
+    """The mean of another number that the evaluator returned, over the n rows that have it, with its interval."""
+
+    n: int
+    mean: float
+    ci: Interval
+
+
+class ExtraDifference(Wire):
+    """Such a number of two evaluations, candidate minus baseline, over the n rows that have it on both sides."""
+
+    n: int
+    delta: float
+    ci: Interval
+
+
 class ConstantAnswer(Wire):
     """What always giving the answer that most rows want would have scored on these rows.
 
@@ -125,7 +141,7 @@ class ScoreSummary(Wire):
     binary: bool = False
     distinct_answers: int | None = None
     constant: ConstantAnswer | None = None
-    extra: dict[str, float] = Field(default_factory=dict, description="means of the evaluator's other numbers")
+    extra: dict[str, ExtraMean] = Field(default_factory=dict, description="the evaluator's other numbers")
 
 
 class ServedConfiguration(Wire):
@@ -190,6 +206,7 @@ class Comparison(Resource):
     rows_needed: int | None = None
     trained_on: int = 0
     cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of both sides")
+    extra: dict[str, ExtraDifference] = Field(default_factory=dict, description="the evaluator's other numbers")
 
 
 class CreateComparison(RequestBody):

@@ -117,7 +117,7 @@ def test_every_row_is_asked_scored_and_kept(make, server, monkeypatch):
     context = make(concurrency=4)
     result = job.run(context)
     assert (result.summary.n, result.summary.mean, result.summary.binary) == (10, 0.6, True)
-    assert result.summary.failed_rows == 0 and result.summary.extra["length"] == pytest.approx(1.1)
+    assert result.summary.failed_rows == 0 and result.summary.extra["length"].mean == pytest.approx(1.1)
     assert (result.tokens_prompt, result.tokens_generated, result.failures) == (70, 30, {})
     assert result.configuration.model_digest == "sha256:one" and result.configuration.base_digest == "unknown"
     assert result.configuration.sampling["maxTokens"] == 256

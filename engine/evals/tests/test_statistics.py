@@ -121,8 +121,27 @@ def test_rows_without_a_score_count_as_zero_and_are_told_apart():
     summary = statistics.summarise(rows)
     assert (summary.n, summary.failed_rows, summary.truncated_rows) == (3, 1, 1)
     assert summary.mean == pytest.approx(2 / 3)
-    assert summary.extra == {"valid": 0.5, "length": 6.0}
+    assert {name: (found.mean, found.n) for name, found in summary.extra.items()} == {
+        "valid": (0.5, 2),
+        "length": (6, 2),
+    }
+    assert summary.extra["valid"].ci == statistics.wilson(1, 2)
     assert statistics.scores_by_line(rows) == {1: 1.0, 2: 0.0, 3: 1.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=30), st.integers(0, 3))
+def test_other_numbers_are_paired_like_scores_where_both_sides_have_them(pairs, missing):
+    sides = []
+    for side in range(2):
+        details = [{"f1": pair[side], "note": "x", "only": side} if side else {"f1": pair[side]} for pair in pairs]
+        rows = [RowScore(index=n, line=n + 1, score=0.0, details=found) for n, found in enumerate(details)]
+        sides.append(rows if side else rows[min(missing, len(rows) - 1) :])
+    found = statistics.compare_extra(*sides)
+    assert list(found) == ["f1"]
+    common = pairs[min(missing, len(pairs) - 1) :]
+    numbers = statistics.compare(*({n: pair[side] for n, pair in enumerate(common)} for side in range(2)))
+    assert (found["f1"].delta, found["f1"].ci, found["f1"].n) == (numbers.delta, numbers.ci, numbers.n)
 
 
 def test_one_row_says_next_to_nothing():
