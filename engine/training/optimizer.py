@@ -1,15 +1,15 @@
-"""AdamW over one flat vector: all adapter weights stand one after another, so a step is a dozen operators in all."""
+"""AdamW's state over one flat vector: all adapter weights stand one after another, so a step is one operator."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+from kernels.adamw import adamw
 
 
 class FlatAdamW:
-    """AdamW with decoupled weight decay, as ``torch.optim.AdamW`` computes it.
+    """What AdamW keeps between steps; the step itself is ``kernels.adamw``, with torch's betas and epsilon.
 
     Attributes:
         first: running mean of the gradient, [n] f32.
@@ -24,14 +24,17 @@ class FlatAdamW:
         self._weight_decay = weight_decay
 
     def step(self, parameters: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        """Change ``parameters`` ([n] f32) in place by one step along ``gradient`` ([n] f32, overwritten)."""
+        """Change ``parameters`` ([n] f32) in place by one step along ``gradient`` ([n] f32)."""
         self.steps += 1
-        self.first.lerp_(gradient, 1 - BETA_1)
-        self.second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-        root_correction = (1 - BETA_2**self.steps) ** 0.5
-        denominator = torch.sqrt(self.second, out=gradient).div_(root_correction).add_(EPSILON)
-        parameters.mul_(1 - learning_rate * self._weight_decay)
-        parameters.addcdiv_(self.first, denominator, value=-learning_rate / (1 - BETA_1**self.steps))
+        adamw(
+            [parameters],
+            [gradient],
+            [self.first],
+            [self.second],
+            step=self.steps,
+            rate=learning_rate,
+            weight_decay=self._weight_decay,
+        )
 
 
 def clip_gradient(gradient: Tensor, max_norm: float) -> float:

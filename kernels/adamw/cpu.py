@@ -29,5 +29,7 @@ def adamw(
         mean.lerp_(slope, 1 - betas[0])
         square.mul_(betas[1]).addcmul_(slope, slope, value=1 - betas[1])
         length = square.sqrt().div_(root).add_(eps)
-        decayed = parameter.float() * (1 - rate * weight_decay)
-        parameter.copy_(decayed.addcdiv_(mean, length, value=-rate / (1 - betas[0] ** step)))
+        value = parameter.float()  # itself if it is float32, and then all is done in place
+        value.mul_(1 - rate * weight_decay).addcdiv_(mean, length, value=-rate / (1 - betas[0] ** step))
+        if value is not parameter:
+            parameter.copy_(value)

@@ -1,0 +1,3 @@
+"""Fixtures of these tests."""
+
+from kernels.conftest import device as device
