@@ -15,6 +15,7 @@ from engine.inference.answer import Live
 from engine.inference.drawing import Drawing, drawings
 from engine.inference.gpu_runner import Launched
 from engine.inference.scheduler import StepPlan
+from engine.inference.shaping import Shaping
 
 
 @runtime_checkable
@@ -27,8 +28,8 @@ class AheadRunner(Protocol):
 
     ahead: bool
 
-    def launch(self, plan: StepPlan, adapters: Mapping[int, Any]) -> Launched:
-        """Queue the plan and its draws."""
+    def launch(self, plan: StepPlan, adapters: Mapping[int, Any], shapings: Mapping[str, Shaping]) -> Launched:
+        """Queue the plan and its draws; ``shapings`` by request."""
         ...
 
 
@@ -64,7 +65,8 @@ def take_off(
     version: Callable[[Live], int],
 ) -> Flight:
     """Launch ``plan`` and promise its tokens; the plan must be recorded with ``Scheduler.advance`` as if computed."""
-    launched = runner.launch(plan, adapters)
+    shapings = {id_: one.shaping for id_, one in live.items() if one.shaping is not None}
+    launched = runner.launch(plan, adapters, shapings)
     ids = [row.sequence.id for row in launched.rows]
     for row in launched.rows:
         row.sequence.promised += 1
@@ -73,4 +75,4 @@ def take_off(
 
 def draws_on_device(live: Iterable[Live]) -> bool:
     """Whether no request needs the host between its logits and its token, or logits of its prompt."""
-    return all(one.shaping is None and one.scores is None for one in live)
+    return all((one.shaping is None or one.shaping.on_device) and one.scores is None for one in live)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from engine.inference.config import EngineConfig
-from engine.inference.recorded import DecodeBuffers, Records, pages_of, rows_of
+from engine.inference.recorded import NOWHERE, DecodeBuffers, Records, pages_of, rows_of
 from engine.inference.runner import Logits
 from engine.inference.sampler import Pending, begin
 from engine.inference.scheduler import Row, StepPlan
 from engine.inference.sequence import Sequence as Running
+from engine.inference.shaping import RowShape, Shaping
 from engine.inference.step import StepInputs
 from engine.inference.torch_runner import TorchRunner
 from engine.inference.transfer import on_device
@@ -74,19 +75,33 @@ class GpuRunner(TorchRunner):
         return super().compute(plan, adapters) if size is None else self._replayed(plan, adapters, size)
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Launched:
+    def launch(self, plan: StepPlan, adapters: Mapping[int, Adapter], shapings: Mapping[str, Shaping]) -> Launched:
         """Queue a step and the draws of its tokens; every row of it is at an unknown position.
 
         Tokens that the plan's sequences were promised are those that the step before this one drew.
         """
         logits = self.compute(plan, adapters)
-        rows = logits.rows
+        rows, shapes = logits.rows, dict[int, RowShape]()
+        for place, row in enumerate(rows):
+            shaping = shapings.get(row.sequence.id)
+            if shaping is not None:
+                (shapes[place],) = shaping.rows((), row.position - row.sequence.known)
         pending = begin(
-            logits.values[: len(rows)], [row.sequence.request.sampling for row in rows], [row.position for row in rows]
+            logits.values[: len(rows)],
+            [row.sequence.request.sampling for row in rows],
+            [row.position for row in rows],
+            shapes,
+            self._latest(rows) if shapes else None,
         )
         self._drawn[: len(rows)].copy_(pending.tokens)
         self._places = {row.sequence: place for place, row in enumerate(rows)}
         return Launched(rows, pending)
+
+    def _latest(self, rows: Sequence[Row]) -> Tensor:
+        """The promised token in front of each row, [rows] i64; -1 for none."""
+        sources = [self._places[row.sequence] if _is_behind(row) else NOWHERE for row in rows]
+        places = on_device(sources, self.device, torch.int64)
+        return torch.where(places < 0, NOWHERE, self._drawn.index_select(0, places.clamp(min=0)))
 
     def replace(self, model: CausalLM) -> None:
         """As ``Runner.replace``."""

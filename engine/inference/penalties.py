@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.inference.request import SamplingParams
+from engine.inference.transfer import on_device
 
 
 def has_penalties(sampling: SamplingParams) -> bool:
@@ -31,14 +32,16 @@ class Entries:
     Attributes:
         ids: ``[n]`` int64.
         bias: ``[n]`` float32, added.
-        repeated: ``[n]`` float32, the repetition penalty; 1 for tokens that stand nowhere.
-        taken: ``[n]`` float32, what presence and frequency take away.
+        counts: ``[n]`` int32, how often each stands in the answer.
+        before: ``[n]`` bool, whether it stands in the prompt.
+        penalties: for frequency, presence and repetition.
     """
 
     ids: npt.NDArray[np.int64]
     bias: npt.NDArray[np.float32]
-    repeated: npt.NDArray[np.float32]
-    taken: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int32]
+    before: npt.NDArray[np.bool_]
+    penalties: tuple[float, float, float]
 
 
 class Penalties:
@@ -85,21 +88,44 @@ class Penalties:
     def entries(self) -> Entries:
         """Of the next token's place."""
         sampling, used = self._sampling, self._used
-        counts = self._counts[:used]
-        there = counts > 0
-        taken = np.float32(sampling.frequency_penalty) * counts.astype(np.float32)
-        taken += np.float32(sampling.presence_penalty) * there.astype(np.float32)
-        repeated = np.where(there | self._before[:used], np.float32(sampling.repetition_penalty), np.float32(1))
-        return Entries(self._ids[:used], self._bias[:used], repeated, taken)
+        penalties = (sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty)
+        counts = self._counts[:used].copy()
+        return Entries(self._ids[:used], self._bias[:used], counts, self._before[:used], penalties)
 
 
-def apply_penalties(logits: Tensor, rows: Sequence[tuple[int, Entries]]) -> None:
-    """Change ``logits [n, vocabulary]`` in place, all rows in one pass; ``rows`` has (row, its entries)."""
-    index = np.repeat([row for row, _ in rows], [len(entries.ids) for _, entries in rows])
-    ids, bias, repeated, taken = (
-        torch.from_numpy(np.concatenate([getattr(entries, name) for _, entries in rows])).to(logits.device)
-        for name in ("ids", "bias", "repeated", "taken")
-    )
-    places = (torch.from_numpy(index.astype(np.int64)).to(logits.device), ids)
-    values = logits[places] + bias
-    logits[places] = torch.where(values > 0, values / repeated, values * repeated) - taken
+def apply_penalties(logits: Tensor, rows: Sequence[tuple[int, Entries]], latest: Tensor | None = None) -> None:
+    """Change ``logits [n, vocabulary]`` in place, all rows in one pass.
+
+    Args:
+        logits: float32.
+        rows: (row, its entries), each row once.
+        latest: [n] i64, the token of each row that stands in its answer and is not counted, because the host does not
+            know it yet; -1 for none.
+    """
+    owner = np.repeat(np.arange(len(rows)), [len(entries.ids) for _, entries in rows])
+    joined = [np.concatenate([getattr(own, name) for _, own in rows]) for name in ("ids", "counts", "before")]
+    numbers = on_device(torch.from_numpy(np.stack([owner, *joined]).astype(np.int64)), logits.device)
+    bias = on_device(torch.from_numpy(np.concatenate([own.bias for _, own in rows])), logits.device)
+    penalties = on_device([own.penalties for _, own in rows], logits.device, torch.float32)
+    row = on_device([number for number, _ in rows], logits.device, torch.int64)
+    owner_of, ids, counts, before = numbers
+    if latest is not None:
+        uncounted = latest.index_select(0, row)
+        same = (ids == uncounted.index_select(0, owner_of)).long()
+        counts = counts + same
+    places = (row.index_select(0, owner_of), ids)
+    logits[places] = _penalised(logits[places] + bias, counts, before, penalties.index_select(0, owner_of))
+    if latest is not None:
+        # A token that has no entry yet: it stands in the answer once and nowhere else.
+        new = (uncounted >= 0) & (torch.zeros_like(uncounted).index_add_(0, owner_of, same) == 0)
+        places = (row, uncounted.clamp(min=0))
+        logits[places] = _penalised(logits[places], new.long(), torch.zeros_like(uncounted), penalties)
+
+
+def _penalised(values: Tensor, counts: Tensor, before: Tensor, penalties: Tensor) -> Tensor:
+    """values: [n] with their bias, counts and before: [n] i64, penalties: [n, 3] -> [n]."""
+    frequency, presence, repetition = penalties.unbind(1)
+    there = counts > 0
+    repeated = torch.where(there | (before > 0), repetition, 1.0)
+    taken = frequency * counts.float() + presence * there.float()
+    return torch.where(values > 0, values / repeated, values * repeated) - taken

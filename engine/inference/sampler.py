@@ -114,19 +114,22 @@ def begin(
     params: Rows[SamplingParams],
     positions: Rows[int],
     shapes: Mapping[int, RowShape] | None = None,
+    latest: Tensor | None = None,
 ) -> Pending:
-    """As ``draw``, without waiting for the device; with ``shapes`` it may have to."""
+    """As ``draw``, without waiting for the device, but for grammars; ``latest`` as of ``apply_penalties``."""
     largest, tokens = _most_likely(logits)
     _draw_rows(
         logits, tokens, params, positions, [row for row in range(len(params)) if not shapes or row not in shapes]
     )
     if shapes:
         rows = list(shapes)
-        shaped = logits[torch.tensor(rows, device=logits.device)]
-        shape(shaped, {place: item for place, item in enumerate(shapes.values())})
+        index = on_device(rows, logits.device, torch.int64)
+        shaped = logits.index_select(0, index)
+        uncounted = None if latest is None else latest.index_select(0, index)
+        shape(shaped, {place: item for place, item in enumerate(shapes.values())}, uncounted)
         _, chosen = _most_likely(shaped)
         _draw_rows(shaped, chosen, [params[row] for row in rows], [positions[row] for row in rows], range(len(rows)))
-        tokens[torch.tensor(rows, device=tokens.device)] = chosen
+        tokens.index_copy_(0, index, chosen)
     # The largest logit of a row is finite exactly if the row holds no NaN and no +inf.
     return Pending(tokens, torch.isfinite(largest), _scores(logits, tokens, [item.logprobs for item in params]))
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine.inference.masks import Matcher, Words, allowed, masks_along
 from engine.inference.penalties import Entries, Penalties, apply_penalties, has_penalties
 from engine.inference.request import Request
+from engine.inference.transfer import on_device
 from fw_sdk.types import FwError
 
 
@@ -87,15 +87,24 @@ class Shaping:
         """Whether the grammar lets nothing but the end follow."""
         return self.matcher is not None and self.matcher.finished
 
-    def rows(self, drafts: Sequence[int]) -> list[RowShape]:
+    @property
+    def on_device(self) -> bool:
+        """Whether a row can be shaped while the token before it is known to the device alone; a grammar reads it."""
+        return self.matcher is None
+
+    def rows(self, drafts: Sequence[int], promised: int = 0) -> list[RowShape]:
         """Of the next token and of the ones behind the drafts.
+
+        Args:
+            drafts: guesses behind the known tokens.
+            promised: tokens there that the device alone knows; without drafts.
 
         Raises:
             FwError: from the matcher.
         """
         masks = masks_along(self.matcher, drafts, self._ends) if self.matcher else [None] * (len(drafts) + 1)
         entries = self._entries(drafts)
-        early = max(0, self._least - self._generated)
+        early = max(0, self._least - self._generated - promised)
         return [
             RowShape(own, self._banned if place < early else (), mask)
             for place, (own, mask) in enumerate(zip(entries, masks, strict=True))
@@ -113,11 +122,11 @@ class Shaping:
         return found
 
 
-def shape(logits: Tensor, shapes: Mapping[int, RowShape]) -> None:
-    """Change rows of ``logits [n, vocabulary]`` in place; ``shapes`` by row."""
+def shape(logits: Tensor, shapes: Mapping[int, RowShape], latest: Tensor | None = None) -> None:
+    """Change rows of ``logits [n, vocabulary]`` in place; ``shapes`` by row, ``latest`` as of ``apply_penalties``."""
     penalised = [(row, item.entries) for row, item in shapes.items() if item.entries is not None]
     if penalised:
-        apply_penalties(logits, penalised)
+        apply_penalties(logits, penalised, latest)
     masked = {row: item.mask for row, item in shapes.items() if item.mask is not None}
     if masked:
         closed = torch.from_numpy(~allowed(list(masked.values()), logits.shape[1])).to(logits.device)
@@ -125,5 +134,5 @@ def shape(logits: Tensor, shapes: Mapping[int, RowShape]) -> None:
         logits[index] = logits[index].masked_fill_(closed, -torch.inf)
     banned = [(row, token) for row, item in shapes.items() for token in item.banned if 0 <= token < logits.shape[1]]
     if banned:
-        rows, tokens = np.array(banned, np.int64).T
-        logits[torch.from_numpy(rows).to(logits.device), torch.from_numpy(tokens).to(logits.device)] = -torch.inf
+        rows, tokens = on_device(torch.tensor(banned, dtype=torch.int64), logits.device).unbind(1)
+        logits[rows, tokens] = -torch.inf

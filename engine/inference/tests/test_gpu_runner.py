@@ -200,22 +200,42 @@ def test_a_request_that_left_and_one_of_its_name_do_not_meet(model, renderer):
     assert tuple(tokens) == make(model, renderer, "torch").generate([(9, 8)], GREEDY)[0].token_ids
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"sampling": dataclasses.replace(GREEDY, frequency_penalty=1.5)},
-        {"sampling": dataclasses.replace(GREEDY, logit_bias=((65, 9.0),))},
-        {"sampling": dataclasses.replace(GREEDY, prompt_logprobs=1)},
-        {"sampling": dataclasses.replace(GREEDY, ignore_eos=False, min_tokens=10)},
-    ],
-    ids=["penalty", "bias", "prompt", "least"],
-)
-def test_what_needs_the_host_between_logits_and_token_is_read_at_once(model, renderer, change):
+def test_what_needs_the_host_between_logits_and_token_is_read_at_once(model, renderer):
     requests = traffic(6, 3)
-    requests.insert(2, Request("special", (5, 6, 7), **change))
+    requests.insert(2, Request("special", (5, 6, 7), dataclasses.replace(GREEDY, prompt_logprobs=1)))
     results = [said(run(make(model, renderer, kind), requests)) for kind in ("torch", "ahead")]
     assert results[0] == results[1]
     assert len(results[1]) == 7
+
+
+@pytest.mark.parametrize("sizes", ["roomy", "preempted"])
+def test_penalties_biases_and_a_least_length_are_launched_ahead(model, renderer, sizes):
+    """Of greedy requests that would repeat themselves, and of drawn ones, beside others."""
+    ways = (
+        {"frequency_penalty": 1.5, "presence_penalty": 0.3},
+        {"repetition_penalty": 1.7},
+        {"logit_bias": ((65, 9.0), (66, 8.5)), "frequency_penalty": 0.9},
+        {"ignore_eos": False, "stop_token_ids": tuple(range(0, 256, 3)), "min_tokens": 10},
+        {"temperature": 0.8, "presence_penalty": -0.7, "repetition_penalty": 0.8, "logprobs": 2},
+    )
+    shaped = [
+        Request(f"s{index}", (5, 6, 7) * 3, dataclasses.replace(GREEDY, seed=index, **way))
+        for index, way in enumerate(ways)
+    ]
+    requests = [one for pair in zip(shaped, traffic(5, 3), strict=True) for one in pair]
+    engines = [make(model, renderer, kind, sizes=SIZES[sizes]) for kind in ("torch", "ahead")]
+    results = [said(run(engine, requests)) for engine in engines]
+    assert results[0] == results[1]
+    plain = [dataclasses.replace(one, sampling=dataclasses.replace(GREEDY, seed=0)) for one in shaped]
+    unshaped = said(run(make(model, renderer, "torch"), plain))
+    assert all(results[1][one.id] != unshaped[one.id] for one in shaped)
+    engine = engines[1]
+    for request in shaped:
+        engine.add(request)
+    engine.step()
+    while engine.has_work:
+        assert engine._flying is not None
+        engine.step()
 
 
 def test_speculation_takes_the_synchronous_way(model, renderer):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.inference import Engine, EngineConfig, Request, SamplingParams
 from engine.inference.masks import allowed, masks_along
 from engine.inference.sampler import draw
-from engine.inference.shaping import Shaping
+from engine.inference.shaping import Shaping, shape
 from engine.inference.tests.tiny import VOCABULARY, tiny_model
 from engine.models import PackedCausalAttention, load_model
 from engine.text import Renderer
@@ -114,6 +114,27 @@ PENALTIES = st.fixed_dictionaries(
         "logit_bias": st.dictionaries(st.integers(0, 60), st.floats(-9, 9), max_size=4).map(lambda x: tuple(x.items())),
     }
 )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(TOKENS.filter(bool), TOKENS, PENALTIES, st.integers(0, 45)), min_size=1, max_size=4))
+def test_a_token_that_the_device_alone_knows_counts_as_if_it_were_known(cases):
+    shapings, latest = [], []
+    for prompt, answer, changes, last in cases:
+        request = Request("r", tuple(prompt), SamplingParams(temperature=0, min_tokens=len(answer) + 1, **changes))
+        shapings.append(Shaping.of(request, 60, frozenset({3})))
+        for token in answer:
+            shapings[-1].push(token)
+        latest.append(last)
+    logits = torch.randn(len(cases), 64, generator=torch.Generator().manual_seed(0)) * 3
+    unknown, known = logits.clone(), logits.clone()
+    shape(unknown, {row: one.rows((), 1)[0] for row, one in enumerate(shapings)}, torch.tensor(latest))
+    for one, last in zip(shapings, latest, strict=True):
+        one.push(last)
+    shape(known, {row: one.rows(())[0] for row, one in enumerate(shapings)})
+    assert torch.equal(unknown, known)
+    bare = [torch.empty(logits.shape, device="meta"), torch.tensor(latest, device="meta")]
+    shape(bare[0], {row: one.rows((), 1)[0] for row, one in enumerate(shapings)}, bare[1])  # nothing is read back
 
 
 @settings(deadline=None, max_examples=80)
