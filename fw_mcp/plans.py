@@ -80,6 +80,12 @@ async def training_plan(client: AsyncClient, asked: dict[str, Any], estimate: Es
     return {**asked, **estimate.model_dump(exclude_none=True), "warnings": warnings}
 
 
+def kept(*datasets: str | None, evaluator: str | None = None) -> str:
+    """What stays of a plan: the inputs it read, stored under ids."""
+    names = [f"dataset '{name}'" for name in datasets if name] + ([f"evaluator '{evaluator}'"] if evaluator else [])
+    return ", ".join(names)
+
+
 def of_pull(found: PullEstimate, tool: str) -> CallToolResult:
     """The plan of a pull; ``tool`` is the one that was asked for its plan and would need the model first."""
     fields = {

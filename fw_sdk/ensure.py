@@ -24,7 +24,7 @@ def find_or_pull(client: Client, base: str | Path) -> Model:
         if error.code not in ("not_found", "invalid_argument"):
             raise
         return client.models.pull(base)
-    return client.models.pull(model.source or base, id=model.id) if model.state is ModelState.FAILED else model
+    return client.models.pull(model.source or base, id=model.id) if model.state.unmade else model
 
 
 def ensure_model(client: Client, base: str | Path) -> Model:

@@ -16,6 +16,7 @@ from fw_sdk.types import (
     FwError,
     Job,
     JobKind,
+    JobState,
     Model,
     ModelState,
     PeftDetails,
@@ -31,7 +32,7 @@ class Hooks:
 
     Attributes:
         completed: takes the program's result in; returns fields to set on the job.
-        unfinished: the job failed or was cancelled.
+        unfinished: the job failed or was cancelled, as its state says.
         restarted: it runs again.
     """
 
@@ -75,8 +76,9 @@ def _evaluated(_store: Store, job: Job, result: dict[str, Any]) -> dict[str, Any
     return {name: getattr(found, name) for name in names}
 
 
-def _model_failed(store: Store, job: Job) -> None:
-    _change_model(store, job, {"state": ModelState.FAILED})
+def _model_unmade(store: Store, job: Job) -> None:
+    cancelled = job.state is JobState.CANCELLED
+    _change_model(store, job, {"state": ModelState.CANCELLED if cancelled else ModelState.FAILED})
 
 
 def _model_expected(store: Store, job: Job) -> None:
@@ -100,7 +102,7 @@ def _change_model(store: Store, job: Job, fields: dict[str, Any]) -> None:
 
 
 HOOKS: dict[JobKind, Hooks] = {
-    JobKind.PULL: Hooks(_pulled, _model_failed, _model_expected),
-    JobKind.FINETUNE: Hooks(_trained, _model_failed, _model_expected),
+    JobKind.PULL: Hooks(_pulled, _model_unmade, _model_expected),
+    JobKind.FINETUNE: Hooks(_trained, _model_unmade, _model_expected),
     JobKind.EVALUATE: Hooks(_evaluated, _nothing, _nothing),
 }

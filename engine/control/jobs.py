@@ -20,6 +20,7 @@ from engine.control.events import Changes
 from engine.control.job_hooks import HOOKS
 from engine.control.job_outcome import LOG_TAIL_LINES, Outcome, failure_of, kernel_oom_kills, outcome
 from engine.control.program_events import last_progress, read_program_events
+from engine.control.queue import begun, tell_the_waiting
 from engine.control.settings import Settings
 from engine.control.store import ProgramEvent, Store
 from engine.jobs.files import read_json, write_json
@@ -168,6 +169,7 @@ class JobService:
                 log.exception("looking at %s failed", job.id)
         if not self._draining:
             self._launch_waiting()
+        tell_the_waiting(self._store, LIMITS)
 
     def _launch_waiting(self) -> None:
         running = self._running()
@@ -179,6 +181,7 @@ class JobService:
 
     def _launch(self, job: Job) -> None:
         directory = self.directory(job.id)
+        self._store.jobs.update(job.id, begun)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             launch = read_json(directory / "launch.json") or {"firstAttempt": job.attempt}
@@ -266,7 +269,7 @@ class JobService:
             tail = self._backend.logs(self.directory(job.id), LOG_TAIL_LINES)
             fields |= {"state": JobState.FAILED, "failure": failure_of(ended.failure, tail)}
         if ended.result is None:
-            HOOKS[job.kind].unfinished(self._store, job)
+            HOOKS[job.kind].unfinished(self._store, job.model_copy(update=fields))
         self._store.jobs.record(job.id, events, change=lambda current: current.model_copy(update=fields))
 
     def _tries(self, job: Job) -> int:
@@ -287,7 +290,7 @@ class JobService:
 
 def _cancelled_state(job: Job) -> Job:
     if job.state is JobState.PENDING:
-        return job.model_copy(update={"state": JobState.CANCELLED, "completed_time": datetime.now(UTC)})
+        return begun(job).model_copy(update={"state": JobState.CANCELLED, "completed_time": datetime.now(UTC)})
     return job.model_copy(update={"state": JobState.CANCELLING}) if job.state is JobState.RUNNING else job
 
 

@@ -104,7 +104,7 @@ def default_id(source: str) -> str:
 def forget_failed(models: Collection[Model], identifier: str) -> None:
     """Free the id of a model whose making failed, so that it can be made again."""
     found = models.find(identifier)
-    if found is not None and found.state is ModelState.FAILED:
+    if found is not None and found.state.unmade:
         models.delete(identifier)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fw_mcp.plans import kept
 from fw_mcp.views import after_comparison, after_job
 from fw_sdk.types import Comparison, Interval, JobKind, JobState, Pipeline, PipelineResult, Verdict
 
@@ -59,3 +60,8 @@ def test_what_was_not_to_be_served_is_looked_at_first(wanted: bool) -> None:
     following = after_job(pipeline)
     assert following.startswith("deploy(" if wanted else "job_get(job_id='p', view='samples')")
     assert "deploy(model='tuned'" in following
+
+
+def test_a_plan_says_what_it_stored() -> None:
+    assert kept("rows", None, evaluator="scorer") == "dataset 'rows', evaluator 'scorer'"
+    assert kept("rows", "other") == "dataset 'rows', dataset 'other'"

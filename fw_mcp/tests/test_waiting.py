@@ -100,6 +100,16 @@ def test_a_client_that_gives_up_leaves_the_job_and_the_connection_alone(
     asyncio.run(main())
 
 
+def test_an_empty_log_says_what_the_job_does(daemon: Daemon, lasting: str) -> None:
+    async def main() -> None:
+        async with Client(daemon.server()) as client:
+            shown = (await client.call_tool("job_get", {"job_id": lasting, "view": "logs"})).structured_content
+            assert "nothing so far" in shown["note"] or "not begun" in shown["note"]
+            assert shown["next"] == f"job_wait(job_id='{lasting}')"
+
+    asyncio.run(main())
+
+
 @EVERYWHERE
 def test_a_cancelled_job_ends_and_the_same_call_starts_no_second_one(transport: str, mode: str, daemon: Daemon) -> None:
     async def main() -> None:

@@ -22,7 +22,19 @@ from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch
 from fw_mcp.views import job_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Job, JobState, Model, ModelState, PullEstimate
+from fw_sdk.types import (
+    Dataset,
+    DatasetState,
+    Evaluator,
+    FwError,
+    Job,
+    JobKind,
+    JobState,
+    Model,
+    ModelKind,
+    ModelState,
+    PullEstimate,
+)
 
 STARTER = "smollm2-135m"
 HELDOUT_FRACTION = 0.1
@@ -143,15 +155,17 @@ class Source:
 async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: ToolContext) -> Model | Job:
     """The READY model called ``name``; a starter, a hub's model or one of the workspace is pulled first.
 
-    Returns the pull's job when it needs longer than one call may last.
+    Returns the pull's job when it needs longer than one call may last, and the training's of a model not yet trained.
     """
     wanted, model = await _located(client, platform, name)
-    if model is None or model.state is ModelState.FAILED:
+    if model is None or model.state.unmade:
         model = await client.models.pull(wanted.source, id=wanted.identifier)
     if model.state is ModelState.READY:
         return model
     if model.job is None:
         raise FwError("failed_precondition", f"Model '{model.id}' is not ready.", not_done="Nothing was run.")
+    if model.kind is ModelKind.ADAPTER:
+        return await client.jobs.get(short(model.job) or model.job)
     job = await _follow(client, short(model.job) or model.job, platform, ctx)
     if job.state is JobState.FAILED and job.failure is not None:
         raise FwError.from_dict(job.failure.to_wire())
@@ -166,7 +180,7 @@ async def pull_before(
     A starter is small and its plan needs it, so without ``starters`` it is not told.
     """
     wanted, model = await _located(client, platform, name)
-    if model is not None and model.state is not ModelState.FAILED:
+    if model is not None and not model.state.unmade:
         return None
     if wanted.by_id and not starters:
         return None
@@ -196,10 +210,11 @@ async def resumed(client: AsyncClient, job: AnyJob) -> AnyJob | Job:
     return job
 
 
-def still_coming(pull: Job, tool: str) -> CallToolResult:
-    """What a tool says whose base model is not there yet."""
-    again = f"job_wait(job_id='{pull.id}'), then {tool}(...) again with the same arguments"
-    return reply({**job_view(pull), "note": "the base model is still coming"}, again)
+def still_coming(making: Job, tool: str) -> CallToolResult:
+    """What a tool says whose model is not there yet."""
+    again = f"job_wait(job_id='{making.id}'), then {tool}(...) again with the same arguments"
+    note = "the model is still trained" if making.kind is JobKind.FINETUNE else "the base model is still coming"
+    return reply({**job_view(making), "note": note}, again)
 
 
 async def stored(get: Callable[[str], Awaitable[R]], identifier: str) -> R | None:

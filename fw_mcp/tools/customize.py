@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import measured_pace, of_pull, scored_rows, scoring, training_plan
+from fw_mcp.plans import kept, measured_pace, of_pull, scored_rows, scoring, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -83,7 +83,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         min_score: Annotated[float | None, Field(description=MIN_SCORE)] = None,
         deploy: bool = True,
         seed: int = 0,
-        dry_run: Annotated[bool, Field(description="plan only")] = False,
+        dry_run: Annotated[bool, Field(description="starts no job")] = False,
     ) -> CallToolResult:
         """The whole loop: check data, score the base model (plain and few-shot), LoRA fine-tune, score again, compare
         on the same rows, deploy if the gate holds. Returns a job_id; then job_wait. The same arguments return the same
@@ -170,6 +170,7 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         "min_score": settings.gate.get("min_score"),
         "deploy": settings.deploy,
         "started": False,
+        "stored": kept(found.data.id, found.heldout.id if found.heldout else None, evaluator=found.evaluator.id),
     }
     overlap = await client.datasets.overlap(scored.id, found.data.id)
     every = f"dataset(id='{scored.id}', overlap_with='{found.data.id}')"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import measured_pace, of_pull, scored_rows, scoring
+from fw_mcp.plans import kept, measured_pace, of_pull, scored_rows, scoring
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -40,7 +40,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         limit: Annotated[int | None, Field(ge=1, description="at most so many rows")] = None,
         few_shot: Annotated[int, Field(ge=0, le=32, description="training rows shown as examples")] = 0,
         max_tokens: Annotated[int, Field(ge=1)] = 256,
-        dry_run: Annotated[bool, Field(description="plan only")] = False,
+        dry_run: Annotated[bool, Field(description="starts no job")] = False,
     ) -> CallToolResult:
         """Score a model's greedy answers: one score a row, mean with 95 % interval. Evaluate two models on the same
         rows, then compare. Returns a job_id at once. The same arguments return the same job; a failed or cancelled one
@@ -84,6 +84,7 @@ async def _plan(
         "evaluator": scorer.id,
         "scoring": scoring(count, 1, await measured_pace(client, model)),
         "started": False,
+        "stored": kept(rows.id, evaluator=scorer.id),
     }
     return reply(fields, "evaluate(...) with the same arguments and without dry_run starts it")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import of_pull, training_plan
+from fw_mcp.plans import kept, of_pull, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -31,7 +31,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         lora_rank: Annotated[int, Field(ge=1, le=256)] = 16,
         batch_size: Annotated[int, Field(ge=16, description="tokens, not rows")] = 2048,
         seed: int = 0,
-        dry_run: Annotated[bool, Field(description="plan and estimate only")] = False,
+        dry_run: Annotated[bool, Field(description="starts no job")] = False,
     ) -> CallToolResult:
         """Train a LoRA adapter only; customize does the whole loop. dry_run shows steps, seconds and memory. Returns a
         job_id at once. The same arguments return the same job; a failed or cancelled one goes on from its last
@@ -59,6 +59,7 @@ def register(server: AgentServer, platform: Platform) -> None:
                     "data": {"id": rows.id, "report": report_view(rows.report) if rows.report else None},
                     "training": await training_plan(client, training, estimate),
                     "started": False,
+                    "stored": kept(rows.id),
                 }
                 return reply(fields, "finetune(...) with the same arguments and without dry_run starts it")
             job = await client.finetunes.create(

@@ -16,10 +16,10 @@ from fw_mcp.platform import Platform
 from fw_mcp.results import clean, page, reply, untrusted
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
-from fw_mcp.tools.job_wait import describe, look
-from fw_mcp.views import short
+from fw_mcp.tools.job_wait import describe, look, progress_line
+from fw_mcp.views import after_job, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Evaluation, FwError, Job, JobEvent, JobKind, Pipeline, RowScore, StepState
+from fw_sdk.types import Evaluation, FwError, Job, JobEvent, JobKind, JobState, Pipeline, RowScore, StepState
 
 CURVE_POINTS, FULL_CURVE_POINTS = 15, 150
 LOG_LINES = 2_000
@@ -119,10 +119,19 @@ async def _logs(
     older = found.total - cursor - len(found.shown) if found.following else 0
     fields = {"job_id": job.id, "lines": untrusted(text, len(text)) if text else None, "older_lines": older}
     if not lines:
-        fields["note"] = f"none of its {len(every)} lines match" if every else "it wrote nothing"
+        fields["note"] = f"none of its {len(every)} lines match" if every else _no_log(job)
     if found.following is None:
-        return reply(fields, f"job_get(job_id='{job.id}')")
+        return reply(fields, f"job_get(job_id='{job.id}')" if job.state.ended else after_job(job))
     return reply(fields, f"{_again(job, 'logs', pattern, limit, found.following)} shows older lines")
+
+
+def _no_log(job: Job) -> str:
+    """Why a log is empty: the job has not begun, has logged nothing so far, or never did."""
+    if job.state.ended:
+        return "it ended without a line in its log; job_get(view='summary') has what came of it"
+    if job.state is JobState.PENDING:
+        return f"it has not begun and has no log yet: {progress_line(job)}"
+    return f"it runs and has logged nothing so far: {progress_line(job)}; lines will be shown here"
 
 
 async def _samples(

@@ -74,20 +74,21 @@ async def look(client: AsyncClient, job_id: str) -> Job:
 async def progress_of(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:
     """(done, total, message). A pipeline counts steps, with the running step's own part as a fraction."""
     if not isinstance(job, Pipeline):
-        return job.progress.done, job.progress.total or None, _line(job)
+        return job.progress.done, job.progress.total or None, progress_line(job)
     total = len(job.steps) or None
     done = float(sum(step.state in (StepState.DONE, StepState.SKIPPED, StepState.FAILED) for step in job.steps))
     running = next((step for step in job.steps if step.state is StepState.RUNNING), None)
     if running is None:
-        return done, total, _line(job)
+        return done, total, progress_line(job)
     if running.job is None:
         return done, total, f"{running.name.value}: {running.message or 'running'}"
     child = await client.jobs.get(short(running.job) or running.job)
     part = child.progress.done / child.progress.total if child.progress.total else 0.0
-    return done + min(part, 0.99), total, f"{running.name.value}: {_line(child)}"
+    return done + min(part, 0.99), total, f"{running.name.value}: {progress_line(child)}"
 
 
-def _line(job: Job) -> str:
+def progress_line(job: Job) -> str:
+    """How far a job is, in one line."""
     progress = job.progress
     parts = [f"{progress.done}/{progress.total} {progress.unit}" if progress.total else job.state.value[10:].lower()]
     if progress.message:

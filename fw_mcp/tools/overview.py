@@ -24,6 +24,7 @@ from fw_sdk.types import (
     Evaluator,
     Job,
     JobKind,
+    JobState,
     Model,
     ModelKind,
     ModelState,
@@ -145,6 +146,7 @@ def _job(job: Job, full: bool) -> dict[str, Any]:
         "kind": job.kind.value,
         "state": state(job),
         "percent": job.progress.percent if not job.state.ended else None,
+        "message": job.progress.message or None if job.state is JobState.PENDING else None,
         "failure": untrusted(job.failure.message, 160) if job.failure else None,
     }
     more = {

@@ -11,11 +11,17 @@ from fw_sdk.types.base import RequestBody, Resource, Wire
 
 
 class ModelState(StrEnum):
-    """UPLOADING while a pull or a training writes it; READY when its digest is known."""
+    """UPLOADING while a pull or a training writes it; READY when its digest is known; else how its job ended."""
 
     UPLOADING = "UPLOADING"
     READY = "READY"
     FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def unmade(self) -> bool:
+        """Whether the job that was to make it ended without it; it may be made again under the same name."""
+        return self in (ModelState.FAILED, ModelState.CANCELLED)
 
 
 class ModelKind(StrEnum):

@@ -39,6 +39,7 @@ async def drive(client: Client) -> dict[str, Any]:
     assert plan["overlap"]["shared_prompts"] == 0
     started = await call(client, "customize", **LOOP)
     again = await call(client, "customize", **LOOP)
+    assert f"evaluator '{plan['evaluator']}'" in plan["stored"] and plan["data"]["id"] in plan["stored"]
     assert again["job_id"] == started["job_id"] == plan["would_start"]
     assert f"job_wait(job_id='{started['job_id']}')" in started["next"]
     messages: list[str] = []

@@ -47,6 +47,21 @@ def test_a_typed_failure_reaches_the_job_with_its_log_and_marks_the_model(server
     assert client.get(f"{ROOT}/jobs/bad").json()["failure"]["notDone"] == "no adapter"
 
 
+def test_a_cancelled_job_leaves_its_model_cancelled_and_its_name_free(server, tiny_llama_dir):
+    client, services = server
+    for name in ("a", "b", "c"):
+        job = f"accounts/local/jobs/{name}"
+        services.store.models.create(Model(name=f"accounts/local/models/m-{name}", kind=ModelKind.ADAPTER, job=job))
+        submit_little(services, name, steps=200, step_s=0.02)
+    wait_for(lambda: all(services.store.jobs.get(n).progress.done for n in ("a", "b")))
+    for name in "cab":
+        client.post(f"{ROOT}/jobs/{name}:cancel", json={})
+        wait_ended(services.store, name)
+        assert client.get(f"{ROOT}/models/m-{name}").json()["state"] == "CANCELLED"
+    again = client.post(f"{ROOT}/models:pull", json={"source": str(tiny_llama_dir), "modelId": "m-b"})
+    assert again.json()["state"] == "UPLOADING"
+
+
 def test_a_program_that_says_no_reason_fails_with_its_last_words(server):
     _, services = server
     submit_little(services, "mute", end="status")
@@ -109,7 +124,13 @@ def test_two_pulls_run_at_once_and_the_third_waits_and_is_cancelled_at_once(serv
         submit_little(services, name, steps=200, step_s=0.02)
     wait_for(lambda: all(services.store.jobs.get(n).progress.done for n in ("a", "b")))
     assert services.store.jobs.get("c").state is JobState.PENDING
-    assert client.post(f"{ROOT}/jobs/c:cancel", json={}).json()["state"] == JobState.CANCELLED
+    submit_little(services, "d")
+    waits = "waits for 'a' or 'b' to end; place {} of 2 in the queue"
+    said = [waits.format(1), waits.format(2)]
+    wait_for(lambda: [services.store.jobs.get(name).progress.message for name in "cd"] == said)
+    for name in "cd":
+        cancelled = client.post(f"{ROOT}/jobs/{name}:cancel", json={}).json()
+        assert cancelled["state"] == JobState.CANCELLED and not cancelled["progress"].get("message")
     assert not services.jobs.directory("c").exists()
     for name in ("a", "b"):
         client.post(f"{ROOT}/jobs/{name}:cancel", json={})
