@@ -61,7 +61,7 @@ def check_rows(plan: Plan, train: list[Row], scored: list[Row]) -> None:
 
 def _overlap_hint(plan: Plan) -> str:
     if plan.request.evaluation_dataset:
-        return "remove those rows from one of the two, or leave evaluationDataset out to score the dataset's own split"
+        return "remove those rows from one of the two, or score the held-out rows of the dataset itself"
     return "their prompts differ only in case, spacing or system message: keep one row of each pair"
 
 
