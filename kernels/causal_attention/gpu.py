@@ -17,6 +17,7 @@ from kernels.causal_attention.kernel import key_value_gradient as key_value_grad
 from kernels.causal_attention.kernel import output_shares as output_shares_kernel
 from kernels.causal_attention.kernel import query_gradient as query_gradient_kernel
 from kernels.causal_attention.spec import MAX_BACKWARD_WIDTH
+from kernels.causal_attention.whole_rows import whole_rows
 from kernels.numerics import exact
 from kernels.paged_attention.gpu import DTYPES, MAX_GROUP, MAX_WIDTH, attend_config, block, precision
 from kernels.paged_attention.kernel import attend as attend_kernel
@@ -31,14 +32,14 @@ def causal_attention(
     shared_prefix: int = 0,
     spec: AttentionSpec | None = None,
 ) -> Tensor:
-    """Each token attends to the tokens of its own segment up to itself; without gradients.
+    """Each token attends to the shared prefix and to the tokens of its own segment up to itself; without gradients.
 
     Args:
         query: [T, heads, head_dim] bf16, f16 or f32; it and the next two may be slices of a projection's output.
         key: [T, kv_heads, head_dim] of the same dtype.
         value: likewise.
-        segment_lengths: of the sequences one after another; they sum to T.
-        shared_prefix: 0; others are not served.
+        segment_lengths: of the sequences one after another; with the prefix they sum to T.
+        shared_prefix: tokens at the start that every segment continues; for the kernel each gets a copy.
         spec: of this layer; plain attention with the scale ``head_dim ** -0.5`` unless given.
 
     Returns:
@@ -47,8 +48,11 @@ def causal_attention(
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    within("shared_prefix", shared_prefix, 0, 0)
-    return attend_packed(query, key, value, segment_lengths, spec, totals=False)[0]
+    rows = whole_rows(segment_lengths, shared_prefix, len(query), query.device)
+    if rows is None:
+        return attend_packed(query, key, value, segment_lengths, spec, totals=False)[0]
+    query, key, value = (rows.spread(tensor) for tensor in (query, key, value))
+    return rows.gather(attend_packed(query, key, value, rows.lengths, spec, totals=False)[0])
 
 
 def attend_packed(
@@ -60,7 +64,7 @@ def attend_packed(
     *,
     totals: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """``causal_attention``, and if wanted the logarithm of each softmax's total: [T, heads] f32, else empty."""
+    """``causal_attention`` of whole rows, and if wanted the logarithm of each softmax's total: [T, heads] f32."""
     spec = _fitting(query, key, value, segment_lengths, spec)
     tokens, heads, width = query.shape
     group = heads // key.shape[1]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.attention_spec import AttentionSpec
 from kernels.causal_attention import cpu
+from kernels.causal_attention.whole_rows import whole_rows
 from kernels.numerics import exact, refuse_gradients
 from kernels.registry import answering
 
@@ -30,45 +31,63 @@ def causal_attention(
         value: [T, kv_heads, head_dim].
         segment_lengths: lengths of the sequences that lie one after another behind the prefix.
         shared_prefix: length of the prefix at the start of the batch that every segment continues; it and the
-            segments sum to T. With one, torch answers on a GPU too.
+            segments sum to T.
         spec: of this layer; plain attention with the scale ``head_dim ** -0.5`` unless given.
 
     Returns:
         [T, heads, head_dim]; differentiable in all three inputs, but not under exact numerics.
     """
     wanted = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    sizes = {"prefix": shared_prefix, "width": query.shape[-1], "gradient": int(wanted)}
-    found = answering("causal_attention", query, **sizes)
+    found = answering("causal_attention", query, width=query.shape[-1], gradient=int(wanted))
     if found.backend != "triton":
         return cpu.causal_attention(query, key, value, segment_lengths, shared_prefix, spec)
     if exact():
         refuse_gradients(query, key, value)
     if wanted:
-        result: Tensor = _Packed.apply(query, key, value, tuple(segment_lengths), spec)  # type: ignore[no-untyped-call]
+        lengths = tuple(segment_lengths)
+        result: Tensor = _Packed.apply(query, key, value, lengths, shared_prefix, spec)  # type: ignore[no-untyped-call]
         return result
-    out: Tensor = found.load()(query, key, value, segment_lengths, 0, spec)
+    out: Tensor = found.load()(query, key, value, segment_lengths, shared_prefix, spec)
     return out
 
 
 class _Packed(torch.autograd.Function):
-    """Keeps its inputs, its result and one number per row and head."""
+    """Keeps its inputs, its result and one number per row and head; of a shared prefix once."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], spec: AttentionSpec | None
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: tuple[int, ...],
+        prefix: int,
+        spec: AttentionSpec | None,
     ) -> Tensor:
         from kernels.causal_attention.gpu import attend_packed
 
-        out, totals = attend_packed(query, key, value, lengths, spec)
+        ctx.rows, ctx.lengths, ctx.spec = whole_rows(lengths, prefix, len(query), query.device), lengths, spec
+        if ctx.rows is None:
+            out, totals = attend_packed(query, key, value, lengths, spec)
+        else:
+            asked, keys, values = (ctx.rows.spread(tensor) for tensor in (query, key, value))
+            found = attend_packed(asked, keys, values, ctx.rows.lengths, spec)
+            out, totals = (ctx.rows.gather(tensor) for tensor in found)
         ctx.save_for_backward(query, key, value, out, totals)
-        ctx.lengths, ctx.spec = lengths, spec
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from kernels.causal_attention.gpu import causal_attention_backward
 
-        query, key, value, out, totals = ctx.saved_tensors
-        incoming = gradients[0].contiguous()
-        grown = causal_attention_backward(incoming, query, key, value, out, totals, ctx.lengths, ctx.spec)
-        return *grown, None, None
+        incoming, rows, lengths = gradients[0].contiguous(), ctx.rows, ctx.lengths
+        kept = ctx.saved_tensors
+        if rows is not None:
+            incoming, lengths = rows.spread_gradient(incoming), rows.lengths
+            kept = [rows.spread(tensor) for tensor in kept]
+        query, key, value, out, totals = kept
+        grown = causal_attention_backward(incoming, query, key, value, out, totals, lengths, ctx.spec)
+        if rows is not None:
+            d_query, d_key, d_value = (rows.gather_gradient(tensor) for tensor in grown)
+            grown = d_query, d_key, d_value
+        return *grown, None, None, None

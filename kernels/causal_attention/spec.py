@@ -176,8 +176,8 @@ _FLOATS = frozenset({BF16, F16, F32})
 
 
 def _served(shape: Mapping[str, int]) -> bool:
-    """No common prefix, and no gradient of wide heads, whose sums have no registers."""
-    return not shape.get("prefix") and (not shape.get("gradient") or shape["width"] <= MAX_BACKWARD_WIDTH)
+    """No gradient of wide heads, whose sums have no registers."""
+    return not shape.get("gradient") or shape["width"] <= MAX_BACKWARD_WIDTH
 
 
 IMPLEMENTATIONS = {

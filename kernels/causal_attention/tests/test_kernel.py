@@ -19,9 +19,9 @@ def test_equals_float64(spec, case, device):
     check(spec, case, device)
 
 
-@pytest.mark.parametrize("prefix", [0, 4])
-def test_the_operator_differentiates(prefix, device):
-    """With a common prefix torch answers; slices of one projection's output are taken as they lie."""
+@pytest.mark.parametrize(("prefix", "lengths"), [(0, [9, 15]), (4, [9, 11]), (8, [5, 0, 11]), (24, [])])
+def test_the_operator_differentiates(prefix, lengths, device, monkeypatch):
+    """With a common prefix too; slices of one projection's output are taken as they lie."""
     maker = Maker(device)
     projected = maker.normal(24, 4, 16, dtype=torch.float32).requires_grad_()
     weights = maker.normal(24, 2, 16, dtype=torch.float32)
@@ -29,10 +29,13 @@ def test_the_operator_differentiates(prefix, device):
 
     def gradient():
         three = projected[:, :2], projected[:, 2:3], projected[:, 3:]
-        result = causal_attention(*three, [9, 15 - prefix], prefix, spec)
+        result = causal_attention(*three, lengths, prefix, spec)
+        with torch.no_grad():
+            assert torch.equal(causal_attention(*three, lengths, prefix, spec), result)
         return result, torch.autograd.grad((result * weights).sum(), projected)[0]
 
-    with preferring("triton"):
+    with preferring("triton"), monkeypatch.context() as patched:
+        patched.setattr("kernels.causal_attention.cpu.causal_attention", None)
         ours = gradient()
     for mine, truth in zip(ours, gradient(), strict=True):
         torch.testing.assert_close(mine, truth)
@@ -75,7 +78,8 @@ def test_no_sum_depends_on_the_neighbours(device):
         ({"key": torch.zeros(5, 2, 16)}, "key"),
         ({"value": torch.zeros(6, 1, 16)}, "value"),
         ({"segment_lengths": [4, 1]}, "segment_lengths"),
-        ({"shared_prefix": 2}, "shared_prefix"),
+        ({"shared_prefix": -1}, "shared_prefix"),
+        ({"shared_prefix": 2}, "segment_lengths"),
         ({"spec": AttentionSpec(0.0)}, "spec's scale"),
         ({"spec": AttentionSpec(1.0, None, torch.zeros(3))}, "sinks"),
     ],
