@@ -40,6 +40,11 @@ def resume(job: str) -> Call[Job]:
     return paths.act(Job, COLLECTION, job, "resume")
 
 
+def delete(job: str) -> Call[None]:
+    """Delete an ended job: its record, events, log and scores. What it made stays."""
+    return paths.delete(COLLECTION, job)
+
+
 def logs(job: str, *, lines: int = 100) -> Call[list[str]]:
     """The last lines of a job's log."""
     return Call("GET", item_path(COLLECTION, job, "logs"), lambda body: list(body["lines"]), query={"lines": lines})

@@ -242,6 +242,21 @@ def test_sdk(place: Place, starter_gguf: Path) -> None:
     assert "state" in events
 
 
+def check_deletions(place: Place, pipeline: fw.types.Pipeline) -> None:
+    """Nothing goes without a yes, nothing that is used goes at all, and what goes is gone."""
+    things = {
+        "job": pipeline.outcome.evaluations["base"].rsplit("/", 1)[-1],
+        "evaluator": "evaluator",
+        "dataset": "heldout",
+    }
+    for noun, identifier in things.items():
+        unsure = place.run(noun, "delete", identifier)
+        assert unsure.returncode == 5 and f"fw {noun} delete {identifier} --yes" in unsure.stderr
+        assert place.run(noun, "delete", identifier, "--yes").returncode == 0
+        assert place.run(noun, "delete", identifier, "--yes").returncode == 3
+    assert "adapter" in place.run("model", "delete", BASE, "--yes").stderr
+
+
 def test_cli(place: Place, starter_gguf: Path) -> None:
     place.up()
     place.pull(starter_gguf)
@@ -256,6 +271,7 @@ def test_cli(place: Place, starter_gguf: Path) -> None:
     place.fw("compare", *sides, "--plot", "picture.png")
     assert (place.workspace / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert "text" in place.fw("chat", name, QUESTION, "--max-tokens", "8")
+    check_deletions(place, pipeline)
     assert place.run("status").returncode == 0
     assert place.run("down").returncode == 0
     assert place.run("status").returncode == 9

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fw_sdk.cli.app import command, group
+from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, show_some
 from fw_sdk.cli.output import Format, emit_list, emit_one, hint, settings
 
@@ -47,11 +48,13 @@ def register(app: typer.Typer) -> None:
     command(noun, "show")(show)
     command(noun, "preview")(preview)
     command(noun, "overlap")(overlap)
+    add_delete(noun, "dataset")
     noun = group("Evaluators: Python files that score one row.")
     app.add_typer(noun, name="evaluator")
     command(noun, "create")(create_evaluator)
     command(noun, "check")(check_evaluator)
     command(noun, "list")(list_evaluators)
+    add_delete(noun, "evaluator")
 
 
 def check(path: Annotated[Path, typer.Argument(help="A JSONL file.")]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fw_sdk.cli.app import command, group
+from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, settle, show_some
 from fw_sdk.cli.output import Format, emit_list, emit_one, settings
 
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
     command(noun, "resume")(resume)
     command(noun, "logs")(logs)
     command(noun, "events")(events)
+    add_delete(noun, "job")
 
 
 def list_jobs(limit: Limit = 50) -> None:

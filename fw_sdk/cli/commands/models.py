@@ -1,4 +1,4 @@
-"""``fw model``: pull, list, show."""
+"""``fw model``: pull, list, show, delete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fw_sdk.cli.app import command, group
+from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, settle, show_some
 from fw_sdk.cli.output import emit_one, short_id
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     command(noun, "pull")(pull)
     command(noun, "list")(list_models)
     command(noun, "show")(show)
+    add_delete(noun, "model")
 
 
 def pull(
