@@ -72,7 +72,7 @@ def attend_packed(
     found = torch.empty((tokens if totals else 0, heads), dtype=torch.float32, device=query.device)
     if tokens:
         sequences, lengths = len(segment_lengths), tuple(segment_lengths)
-        config = attend_config("attend", width, query, group)
+        config = attend_config("attend", width, query, group, 1)
         # The exact kernel has registers for one stride of keys and values, and finds them as pages of one token.
         paged = exact()
         if paged and key.stride() != value.stride():

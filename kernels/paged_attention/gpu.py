@@ -63,7 +63,7 @@ def paged_decode(
     if not query.shape[0] or not sequences:
         return out
     group = heads // kv_heads
-    config = attend_config("paged_decode", width, pages, group)
+    config = attend_config("paged_decode", width, pages, group, page_size)
     splits = -(-max_pages * page_size // config["SPLIT"])
     sums = torch.empty((sequences, splits, heads, width), dtype=torch.float32, device=query.device)
     levels = torch.empty((sequences, splits, heads, 2), dtype=torch.float32, device=query.device)
@@ -126,7 +126,7 @@ def paged_prefill(
     kv_heads = pages.shape[1]
     totals = torch.empty((tokens, heads), dtype=torch.float32, device=query.device) if logsumexp else None
     if tokens and sequences:
-        config = attend_config("attend", width, pages, heads // kv_heads)
+        config = attend_config("attend", width, pages, heads // kv_heads, pages.shape[3])
         tiles = tokens // (config["BLOCK_M"] // (heads // kv_heads)) + sequences
         attend_kernel[(tiles, kv_heads)](
             query, pages[0], pages[1], table, contexts, starts, query if sinks is None else sinks,
@@ -216,10 +216,10 @@ def _require_scales(beside: Tensor, scales: Tensor | None, kv_heads: int) -> Non
         require("scales", scales, dtypes=(torch.float32,), shape=(2, kv_heads), beside=beside, contiguous=True)
 
 
-def attend_config(kernel: str, width: int, keys: Tensor, group: int) -> Config:
+def attend_config(kernel: str, width: int, keys: Tensor, group: int, page_size: int) -> Config:
     """The configuration of ``kernel`` for such keys; a group that is larger than its tile gets one that holds it."""
     kind, bits = "exact" if exact() else "fast", 8 * keys.dtype.itemsize
-    config = tuned("paged_attention", kernel, width=width, bits=bits, numerics=kind)
+    config = tuned("paged_attention", kernel, width=width, bits=bits, numerics=kind, page_size=page_size)
     return {**config, "BLOCK_M": max(config["BLOCK_M"], block(group))}
 
 

@@ -198,13 +198,13 @@ def attend(
     row, column = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     valid = (row < TOKENS * GROUP) & (token + row // GROUP < length)
     head = kv_head * GROUP + row % GROUP
-    place = begin.to(tl.int64) + token + row // GROUP
+    place = begin + token + row // GROUP
     held = valid[:, None] & (column < WIDTH)[None, :]
-    at = query + place[:, None] * query_stride + head[:, None] * query_head_stride + column[None, :]
+    at = query + place.to(tl.int64)[:, None] * query_stride + head[:, None] * query_head_stride + column[None, :]
     asked = tl.load(at, mask=held, other=0.0)
     position = earliest + row // GROUP
     seen_from = tl.maximum(position - window + 1, 0) if HAS_WINDOW else tl.zeros((BLOCK_M,), tl.int32)
-    seen_to = tl.where(valid, position + 1, 0)
+    seen_to = position + 1  # of rows that no token has too: what they sum up is not stored
     key_head, value_head = keys + kv_head * key_head_stride, values + kv_head * value_head_stride
     where = table + sequence.to(tl.int64) * max_pages if PAGED else begin.to(tl.int64)
     if HAS_SCALES:
@@ -247,10 +247,10 @@ def attend(
     result, level = finished(
         maximum, total, sums, sinks, value_scales, head, valid, HAS_SINKS, HAS_SCALES, GROUP
     )  # fmt: skip
-    at = out + place[:, None] * out_stride + head[:, None] * WIDTH + column[None, :]
+    at = out + place.to(tl.int64)[:, None] * out_stride + head[:, None] * WIDTH + column[None, :]
     tl.store(at, result.to(out.dtype.element_ty), mask=held)
     if HAS_LOGSUMEXP:
-        tl.store(logsumexp + place * heads + head, level, mask=valid)
+        tl.store(logsumexp + place.to(tl.int64) * heads + head, level, mask=valid)
 
 
 @triton.jit

@@ -22,6 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from kernels.numerics import numerics
+from kernels.registry import implementations
 from kernels.spec import Case, Gate, Maker, Spec
 from kernels.tuned import Config, forced, kernels_of, space
 
@@ -95,12 +97,17 @@ class Row:
 def compile_spec(spec: Spec) -> Iterator[Row]:
     """Every launch of the spec's large problems, as configured, then with each configuration of the table's space.
 
-    The configurations are compiled at the first problem only: they change the code, a problem's size does not.
+    The configurations are compiled at the first problem only: they change the code, a problem's size does not. What is
+    launched under exact numerics is among the rows if it differs.
     """
     seen: set[tuple[str, str, str]] = set()
+    kinds = [kind for kind in ("fast", "exact") if kind in implementations(spec.name)[0].numerics]
     for number, case in enumerate(spec.shapes):
-        for config_of in [(None, None), *(_alternatives(spec) if number == 0 else ())]:
-            for row in _compile_case(spec, case, *config_of):
+        alternatives = list(_alternatives(spec)) if number == 0 else []
+        for kind, config_of in [*((kind, (None, None)) for kind in kinds), *((kinds[0], one) for one in alternatives)]:
+            with numerics(kind):
+                rows = _compile_case(spec, case, *config_of)
+            for row in rows:
                 key = (row.kernel, row.case, row.config)
                 if key not in seen:
                     seen.add(key)
