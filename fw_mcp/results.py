@@ -160,9 +160,13 @@ def _next_call(error: FwError) -> str:
     """The error's own hint unless it speaks of the shell, else what usually helps with its code."""
     if error.code in WORDS_OF_OUR_OWN:
         return NEXT_CALL[error.code]
-    job = error.details.get("job")
-    if isinstance(job, str) and error.code in ("not_found", "failed_precondition"):
-        return f"job_wait(job_id='{clean(job)}') shows how it stands; then the same call with the model it makes"
+    if error.code in ("not_found", "failed_precondition"):
+        job, ended = error.details.get("job"), error.details.get("endedJob")
+        if isinstance(job, str):
+            return f"job_wait(job_id='{clean(job)}'); then the same call with the model it makes"
+        if isinstance(ended, str):
+            again = "the call that started it goes on with it, given the same arguments"
+            return f"job_get(job_id='{clean(ended)}', view='logs') shows why; {again}"
     hint = clean(error.hint)
     of_this_surface = not any(mark in hint for mark in ("fw ", "/v1/"))
     if hint and of_this_surface:

@@ -54,7 +54,7 @@ def refuse_job(store: Store, name: str, param: str = "model") -> None:
             "not_found", f"{what}, its model is '{made}'.", hint=f"name '{made}'", param=param, details=details
         )
     makes = f", and makes '{made}'" if made and not job.state.ended else ""
-    raise FwError("not_found", f"{what}{makes}.", hint=_about(job), param=param, details={"job": job.id})
+    raise FwError("not_found", f"{what}{makes}.", hint=_about(job), param=param, details=_named(job))
 
 
 def not_ready(store: Store, model: Model) -> FwError:
@@ -64,8 +64,11 @@ def not_ready(store: Store, model: Model) -> FwError:
         message, hint = f"Model '{model.id}' is not there.", "pull or train it again"
     else:
         message, hint = f"Model '{model.id}' is not ready: its job '{job.id}' {HOW_IT_STANDS[job.state]}.", _about(job)
-    details = {"job": job.id} if job else None
-    return FwError("failed_precondition", message, hint=hint, param="model", details=details)
+    return FwError("failed_precondition", message, hint=hint, param="model", details=_named(job) if job else None)
+
+
+def _named(job: Job) -> dict[str, str]:
+    return {"endedJob" if job.state.ended else "job": job.id}
 
 
 def _about(job: Job) -> str:

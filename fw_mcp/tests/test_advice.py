@@ -165,6 +165,15 @@ def test_the_same_problem_of_many_lines_is_said_once() -> None:
     assert [(view["line"], view.get("also_lines")) for view in views] == [(2, [5, 9]), (3, None)]
 
 
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [({"job": "ft-1"}, "job_wait(job_id='ft-1')"), ({"endedJob": "ft-1"}, "job_get(job_id='ft-1', view='logs')")],
+)
+def test_a_model_that_is_not_there_yet_leads_to_its_job(details: dict[str, str], words: str) -> None:
+    error = FwError("not_found", "'ft-1' is a job.", hint="GET /v1/models", details=details)
+    assert str((refusal(error, "evaluate").structured_content or {})["next"]).startswith(words)
+
+
 def test_the_text_of_an_error_does_not_quote_a_row_outside_of_the_fence() -> None:
     problem = RowProblem(line=3, code="unknown_role", message="role 'obey me' is none", quotes=True)
     report = DatasetReport(rows=9, valid_rows=8, problems=[problem])

@@ -158,6 +158,8 @@ async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: Too
     Returns the pull's job when it needs longer than one call may last, and the training's of a model not yet trained.
     """
     wanted, model = await _located(client, platform, name)
+    if model is not None and model.state.unmade and model.kind is ModelKind.ADAPTER:
+        raise _untrained(model)
     if model is None or model.state.unmade:
         model = await client.models.pull(wanted.source, id=wanted.identifier)
     if model.state is ModelState.READY:
@@ -170,6 +172,18 @@ async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: Too
     if job.state is JobState.FAILED and job.failure is not None:
         raise FwError.from_dict(job.failure.to_wire())
     return await client.models.get(model.id) if job.state is JobState.COMPLETED else job
+
+
+def _untrained(model: Model) -> FwError:
+    ended = "failed" if model.state is ModelState.FAILED else "was cancelled"
+    return FwError(
+        "failed_precondition",
+        f"Model '{model.id}' was not made: its training {ended}.",
+        not_done="Nothing was run.",
+        hint="the call that started the training goes on with it, given the same arguments",
+        param="model",
+        details={"endedJob": short(model.job)} if model.job else None,
+    )
 
 
 async def pull_before(

@@ -49,7 +49,7 @@ def test_the_name_of_a_job_is_told_from_a_wrong_name(store, lookup, state, words
         Pipeline(name="accounts/local/pipelines/train-1", kind=JobKind.PIPELINE, state=state, request=PIPELINE)
     )
     error = refusal(lookup, store, "train-1")
-    assert error.code == "not_found" and error.details == {"job": "train-1"}
+    assert error.code == "not_found" and error.details == {"endedJob" if state.ended else "job": "train-1"}
     assert error.message.startswith("'train-1' is a job, not a model") and words in error.message
 
 
@@ -82,5 +82,6 @@ def test_a_model_that_is_not_there_says_how_its_job_stands(store, job_state, mod
     name = "accounts/local/supervisedFineTuningJobs/ft-2"
     store.jobs.create(FineTuningJob(name=name, kind=JobKind.FINETUNE, state=job_state))
     error = refusal(ready_model, store, "tuned")
-    assert error.code == "failed_precondition" and error.details == {"job": "ft-2"}
+    assert error.code == "failed_precondition"
+    assert error.details == {"endedJob" if job_state.ended else "job": "ft-2"}
     assert f"its job 'ft-2' {words}" in error.message and hint in error.hint
