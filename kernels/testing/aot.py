@@ -105,7 +105,7 @@ def compile_spec(spec: Spec) -> Iterator[Row]:
     for number, case in enumerate(spec.shapes):
         alternatives = list(_alternatives(spec)) if number == 0 else []
         for kind, config_of in [*((kind, (None, None)) for kind in kinds), *((kinds[0], one) for one in alternatives)]:
-            # An operator that a launcher calls in turn must be a GPU's as well, whatever tensors of ``meta`` would take.
+            # What a launcher calls in turn must be a GPU's as well, whatever tensors of ``meta`` would take.
             with numerics(kind), preferring("triton") if kind == "exact" else nullcontext():
                 rows = _compile_case(spec, case, *config_of)
             for row in rows:
