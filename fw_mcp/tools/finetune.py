@@ -13,8 +13,9 @@ from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for, pull_before, resumed, still_coming
 from fw_mcp.tools.job_wait import describe
-from fw_mcp.views import report_view
-from fw_sdk.types import Job
+from fw_mcp.views import report_view, short
+from fw_sdk.client import AsyncClient
+from fw_sdk.types import FineTuningJob, FwError, Job
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -25,6 +26,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         ctx: ToolContext,
         data: Annotated[str, Field(description="JSONL path or dataset id")],
         base_model: str = STARTER,
+        name: Annotated[str | None, Field(description="its id")] = None,
         split: Literal["train", "heldout", "all"] = "train",
         epochs: Annotated[int, Field(ge=1, le=100)] = 2,
         learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3,
@@ -33,9 +35,8 @@ def register(server: AgentServer, platform: Platform) -> None:
         seed: int = 0,
         dry_run: Annotated[bool, Field(description="starts no job")] = False,
     ) -> CallToolResult:
-        """Train a LoRA adapter only; customize does the whole loop. dry_run shows steps, seconds and memory. Returns a
-        job_id at once. The same arguments return the same job; a failed or cancelled one goes on from its last
-        checkpoint."""
+        """Train a LoRA adapter only; customize does the whole loop. Returns a job_id. The same arguments return the
+        same job; a failed or cancelled one goes on from its last checkpoint."""
         training: dict[str, Any] = {
             "epochs": epochs,
             "learning_rate": learning_rate,
@@ -50,7 +51,8 @@ def register(server: AgentServer, platform: Platform) -> None:
             model = await model_for(client, platform, base_model, ctx)
             if isinstance(model, Job):
                 return still_coming(model, "finetune")
-            output = f"{rows.id[:40].strip('-._')}-lora-{fingerprint(model.digest, rows.id, split, training)}"
+            default = f"{rows.id[:40].strip('-._')}-lora-{fingerprint(model.digest, rows.id, split, training)}"
+            output = short(name) or default
             if dry_run:
                 estimate = await client.finetunes.estimate(model.id, rows.id, split=split, **training)
                 fields = {
@@ -62,7 +64,18 @@ def register(server: AgentServer, platform: Platform) -> None:
                     "stored": kept(rows.id),
                 }
                 return reply(fields, "finetune(...) with the same arguments and without dry_run starts it")
-            job = await client.finetunes.create(
-                model.id, rows.id, id=f"ft-{output}", split=split, output_model=output, **training
-            )
+            job = await _start(client, model.id, rows.id, output, {"split": split, **training})
             return describe(await resumed(client, job), model=output)
+
+
+async def _start(client: AsyncClient, base: str, rows: str, output: str, settings: dict[str, Any]) -> FineTuningJob:
+    """Create the fine-tune that makes ``output``, or return the equal one of that name."""
+    try:
+        return await client.finetunes.create(base, rows, id=f"ft-{output}", output_model=output, **settings)
+    except FwError as error:
+        if error.code == "already_exists":
+            error.hint = (
+                "finetune(...) without name, or with another; overview(only='models') lists those that are taken"
+            )
+            error.param = "name"
+        raise
