@@ -116,17 +116,18 @@ class Trainer:
         """
         trained = sum(self._examples[row].trained_tokens for row in rows)
         passes = plan_passes(rows, self._lengths, lanes=self._lane_count)
-        (loss, gradient), *others = self._lanes.map(lambda chosen: self._pass(chosen, trained), passes)
-        for more_loss, more_gradient in others:
-            loss += more_loss
-            gradient += more_gradient
-        return loss, gradient
+        parts = self._lanes.map(lambda chosen: self._pass(chosen, trained), passes)
+        gradient = parts[0][1]
+        for _, more in parts[1:]:
+            gradient += more
+        # Losses are read last: reading one waits for the device, and the next pass would begin only then.
+        return sum(float(loss) for loss, _ in parts), gradient
 
-    def _pass(self, rows: Sequence[int], trained: int) -> tuple[float, Tensor]:
-        """What ``rows`` contribute to a step's loss over ``trained`` tokens, and to its gradient."""
+    def _pass(self, rows: Sequence[int], trained: int) -> tuple[Tensor, Tensor]:
+        """What ``rows`` contribute to a step's loss over ``trained`` tokens, [] f32, and to its gradient, [n] f32."""
         batch = pack([self._examples[row] for row in rows], self._device)
         loss = self._losses(batch).sum() / trained
-        return float(loss.detach()), self.adapter.gradient(loss)
+        return loss.detach(), self.adapter.gradient(loss)
 
     def _step(self) -> StepReport:
         started = time.perf_counter()
