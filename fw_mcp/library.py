@@ -11,12 +11,17 @@ from functools import cache
 from importlib import resources
 
 _WORD = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
+_ENDINGS = (
+    *["ifications", "ification", "ifying", "ifiers", "ifier", "ifies", "ified", "ify"],
+    *["isations", "isation", "ising", "ised", "ise", "izations", "ization", "izing", "ized", "ize"],
+    *["ments", "ment", "ing", "ions", "ion", "ive", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e"],
+)
+"""Longer ones first."""
 _COMMON = frozenset(
     """a about all an and any are as at be by can do does for from get has have how i if in is it its me my need no not
     of on or should some that the their them there they this to use used using was way what when where which who why
     will with would you your""".split()  # noqa: SIM905  a list of words reads as words
 )
-_ENDINGS = ("ments", "ment", "ing", "ions", "ion", "ive", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e")
 _SATURATION, _LENGTH_WEIGHT = 1.4, 0.5
 _SHORTEST = 0.5
 """Of the mean length: a row of a table is not the better answer for saying less."""
@@ -198,10 +203,8 @@ def _words(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """Folds plurals and the commonest endings, so that 'deploying' and 'deployments' find 'deploy'."""
-    for ending in (
-        *["ments", "ment", "ing", "ions", "ion", "ive", "ors", "or", "ers", "er", "ies", "es", "ed", "s", "e"],
-    ):
+    """Folds plurals and the commonest endings in either spelling: 'deployments' finds 'deploy'."""
+    for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 4:
             return word[: -len(ending)]
     return word

@@ -40,6 +40,8 @@ def test_prompts_fill_in_what_they_are_given() -> None:
         ("learning rate lora rank epochs", "fine-tuning"),
         ("stop a deployment", "deployments"),
         ("gate not_worse margin", "deployments"),
+        ("classification", "recipes"),
+        ("quantized weights", "models"),
         ("openai client base_url", "inference"),
         ("claude mcp add", "mcp"),
         ("exit codes of the command line", "cli"),
