@@ -213,12 +213,17 @@ def _steps(pipeline: Pipeline, full: bool) -> dict[str, Any] | None:
     return None if pipeline.state is JobState.COMPLETED and set(states.values()) == {"done"} else states
 
 
-def cut_warning(summary: ScoreSummary | None) -> str | None:
-    """What makes a score mean less than it says: answers that were cut, rows that could not be scored."""
+def cut_warning(summary: ScoreSummary | None, *, beside: ScoreSummary | None = None) -> str | None:
+    """What makes a score mean less than it says: answers that were cut, rows that could not be scored.
+
+    Where the model scored ``beside`` it, which was trained on wanted answers, was never cut, those fit: then what was
+    cut here was no wanted answer, and a higher limit would change nothing.
+    """
     if summary is None:
         return None
     parts = []
-    if summary.truncated_rows > CUT_SHARE * summary.n:
+    fits = beside is not None and not beside.truncated_rows
+    if summary.truncated_rows > CUT_SHARE * summary.n and not fits:
         parts.append(
             f"{summary.truncated_rows} of {summary.n} answers reached max_tokens; raise it if wanted ones are as long"
         )
@@ -272,7 +277,7 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
 def _warnings(outcome: PipelineResult) -> str | None:
     """Each score's warning, under the label of what was scored; of baselines little is expected."""
     said = {"tuned": score_warning(outcome.tuned)}
-    said |= {item.label: cut_warning(item.summary) for item in outcome.baselines}
+    said |= {item.label: cut_warning(item.summary, beside=outcome.tuned) for item in outcome.baselines}
     return ". ".join(f"{label}: {words}" for label, words in said.items() if words) or None
 
 
