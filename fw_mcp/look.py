@@ -23,8 +23,11 @@ class Look:
     pattern: re.Pattern[str] | None = None
     cursor: int = 0
 
-    def report(self, report: DatasetReport, again: str) -> dict[str, Any]:
-        """The report with a page of the findings that match, and the call that shows the next one."""
+    def report(self, report: DatasetReport, again: str, *, stored: bool = False) -> dict[str, Any]:
+        """The report with a page of the findings that match, and the call that shows the next one.
+
+        Only rows that are ``stored`` have a split: of a file it is not known yet what will be held out.
+        """
         found = [item for item in report.problems if self._matches(f"{item.code} {item.severity} {item.message}")]
         groups = [[item] for item in found] if self.full else same_problems(found)
         shown = page(groups, lone_problem_view if self.full else problem_view, self.cursor, PROBLEMS)
@@ -32,7 +35,10 @@ class Look:
         more = f"dataset({again}, {cursor}) lists the next ones" if shown.following else None
         beyond = report.problems_omitted
         note = f"{beyond} more problems were not kept: correct these first" if beyond and not more else None
-        return {**report_view(report, self.full), "problems": shown.shown, "more": more, "note": note}
+        view = report_view(report, self.full)
+        if not stored:
+            view |= {"train_rows": None, "heldout_rows": None}
+        return {**view, "problems": shown.shown, "more": more, "note": note}
 
     def overlap(self, overlap: Overlap, other: str, again: str) -> dict[str, Any]:
         """How many rows stand on both sides, and a page of the pairs that match."""

@@ -18,6 +18,7 @@ from fw_sdk.types import DatasetReport, RowProblem
 
 MAX_PROBLEMS = 100
 BEGINNING_CHARS = 160
+MAX_LABELS, ROWS_PER_LABEL = 24, 8
 MAX_NAMES, MAX_NAME_CHARS = 8, 40
 MAX_HEADER_BYTES = 64 * 1024
 MAX_LINE_BYTES = 8 * 1024**2
@@ -68,6 +69,7 @@ def validate_file(path: Path, rule: SplitRule, lengths: LengthCounter | None = N
     for number, line in _lines(path, digest, found):
         if shape is None:
             checker.check(number, line)
+    checker.end()
     if found.report.rows == 0 and shape is None:
         checker.problem(1, "empty", "the file has no rows")
     found.digest = f"sha256:{digest.hexdigest()}"
@@ -113,7 +115,8 @@ class _Checker:
     def __init__(self, report: DatasetReport, rule: SplitRule, lengths: LengthCounter | None) -> None:
         self._report, self._rule, self._lengths = report, rule, lengths
         self._seen: dict[bytes, int] = {}
-        self._answers: dict[str, tuple[int, str]] = {}
+        self._answers: dict[str, tuple[int, str, bytes]] = {}
+        self._labels: dict[str, list[int]] = {}
         self._beginning = ""
 
     def problem(self, line: int, code: str, message: str, severity: str = "error", *, quotes: bool = False) -> None:
@@ -154,20 +157,38 @@ class _Checker:
         if first != row.line:
             report.duplicate_rows += 1
             self.problem(row.line, "duplicate", f"the same row as line {first}", "warning")
-        self._compare_answers(row)
+        else:
+            self._compare_answers(row)
+        if len(self._labels) <= MAX_LABELS:
+            self._labels.setdefault(answer_key(row), []).append(row.line)
         if is_heldout(row, self._rule.heldout_fraction, self._rule.seed):
             report.heldout_rows += 1
         else:
             report.train_rows += 1
 
     def _compare_answers(self, row: Row) -> None:
-        """Warn of a row that asks what an earlier one asks, under the same system message, and wants another answer."""
-        answer = answer_key(row)
-        first, wanted = self._answers.setdefault(question_key(row, system=True), (row.line, answer))
-        if answer != wanted:
-            self.problem(
-                row.line, "conflicting_answers", f"the same prompt as line {first}, with another answer", "warning"
-            )
+        """Warn of a row that asks what an earlier one asks, under the same system message, whatever it wants."""
+        answer, said = answer_key(row), canonical(row.messages[-1])
+        question = question_key(row, system=True)
+        first, wanted, said_first = self._answers.setdefault(question, (row.line, answer, said))
+        if first == row.line:
+            return
+        if answer == wanted and said == said_first:
+            self._report.duplicate_rows += 1
+            same = f"the prompt of line {first} (case, spacing and marks apart) with the same answer"
+            self.problem(row.line, "duplicate", same, "warning")
+        elif answer != wanted:
+            conflict = f"the same prompt as line {first}, with another answer"
+            self.problem(row.line, "conflicting_answers", conflict, "warning")
+
+    def end(self) -> None:
+        """Warn of answers that one row alone wants where all others are labels that repeat: mostly a typing error."""
+        self._beginning = ""
+        rows = sum(len(lines) for lines in self._labels.values())
+        if len(self._labels) <= MAX_LABELS and rows >= ROWS_PER_LABEL * len(self._labels):
+            others = f"the other {rows - 1} rows want few that repeat"
+            for line in (lines[0] for lines in self._labels.values() if len(lines) == 1):
+                self.problem(line, "rare_answer", f"no other row wants this answer; {others}", "warning")
 
     def _check_length(self, row: Row) -> None:
         if self._lengths is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,12 @@ from engine.jobs.rows import Row, answer_key, canonical
 from fw_sdk.types import Overlap, OverlapPair
 
 MAX_PAIRS = 1_000
+MARKS_BEHIND_WORDS = re.compile(r"(?<=\w)[.,;:!?…]+(?= |$)")
 PROMPT_CHARS = 120
 
 
 def overlap(rows: Sequence[Row], other: Sequence[Row]) -> Overlap:
-    """Rows of ``rows`` whose question stands in ``other``, whatever its case, spacing or system prompt."""
+    """Rows of ``rows`` whose question stands in ``other``, whatever its case, spacing, marks or system prompt."""
     asked: dict[str, list[Row]] = {}
     for row in other:
         asked.setdefault(question_key(row), []).append(row)
@@ -43,7 +45,10 @@ def _last_words(row: Row) -> str:
 
 
 def question_key(row: Row, *, system: bool = False) -> str:
-    """Digest of a row's prompt without letter case and spacing; with ``system`` of its system message and tools too."""
+    """Digest of a row's prompt without letter case, spacing and marks behind words: ``It?`` asks what ``it`` does.
+
+    With ``system`` it is of its system message and tools too.
+    """
     turns = [
         {**message, "content": _folded(message.get("content"))}
         for message in row.prompt
@@ -53,4 +58,7 @@ def question_key(row: Row, *, system: bool = False) -> str:
 
 
 def _folded(content: Any) -> Any:
-    return " ".join(content.casefold().split()) if isinstance(content, str) else content
+    if not isinstance(content, str):
+        return content
+    words = " ".join(content.casefold().split())
+    return MARKS_BEHIND_WORDS.sub("", words) or words

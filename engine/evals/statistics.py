@@ -260,7 +260,7 @@ def rows_needed(difference: Values, scale: float) -> int | None:
     n, total = len(difference), math.fsum(difference)
     second_moment = (math.fsum(difference**2) + scale**2) / (n + 1)
     variance = second_moment - (total / (n + 1)) ** 2
-    if total == 0:
+    wanted, effect = (_Z + _Z_POWER) ** 2 * variance, (total / n) ** 2
+    if effect == 0 or wanted > MOST_ROWS_NEEDED * effect:  # a tiny difference may be none when it is squared
         return None
-    needed = math.ceil((_Z + _Z_POWER) ** 2 * variance / (total / n) ** 2)
-    return max(n + 1, needed) if needed <= MOST_ROWS_NEEDED else None
+    return max(n + 1, math.ceil(wanted / effect))

@@ -110,7 +110,7 @@ async def _kept(
 async def _stored(client: AsyncClient, dataset: Dataset, look: Look) -> dict[str, Any]:
     fields: dict[str, Any] = {"stored": True, **dataset_view(dataset)}
     if dataset.report is not None:
-        fields["report"] = look.report(dataset.report, f"id='{dataset.id}'")
+        fields["report"] = look.report(dataset.report, f"id='{dataset.id}'", stored=True)
     most = MAX_ROWS if look.pattern else FULL_SAMPLE
     return fields | look.sample(list(await client.datasets.rows(dataset.id, limit=most)))
 

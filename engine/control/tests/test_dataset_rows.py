@@ -119,9 +119,27 @@ def test_rows_that_ask_the_same_and_want_another_answer_are_warned_of(tmp_path):
     path.write_bytes(b"\n".join(lines))
     report = validate_file(path, RULE).report
     assert [(p.line, p.code, p.severity) for p in report.problems] == [
-        (line, "conflicting_answers", "warning") for line in (2, 5, 8, 10)
+        (2, "conflicting_answers", "warning"),
+        (4, "duplicate", "warning"),
+        *((line, "conflicting_answers", "warning") for line in (5, 8, 10)),
     ]
-    assert report.ok and report.valid_rows == 10 and "same prompt as line 1" in report.problems[0].message
+    assert report.ok and report.valid_rows == 10 and report.duplicate_rows == 1
+    assert "same prompt as line 1" in report.problems[0].message
+
+
+def test_the_same_question_in_other_words_marks_is_a_duplicate_and_a_lone_label_is_warned_of(tmp_path):
+    def asked(text, answer):
+        return row({"role": "user", "content": text}, {"role": "assistant", "content": answer})
+
+    lines = [asked(f"Where is box {n}?", ("shop", "depot")[n % 2]) for n in range(30)]
+    lines += [asked("where is box 3", "depot"), asked("Where is box 40", "shpo")]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = validate_file(path, RULE).report
+    assert [(p.line, p.code) for p in report.problems] == [(31, "duplicate"), (32, "rare_answer")]
+    assert report.ok and "line 4" in report.problems[0].message and "31 rows" in report.problems[1].message
+    path.write_bytes(b"\n".join([*lines, *(asked(f"Box {n} now?", f"room {n}") for n in range(40))]))
+    assert [p.code for p in validate_file(path, RULE).report.problems] == ["duplicate"]
 
 
 def test_a_byte_order_mark_an_empty_file_and_an_endless_line_are_refused(tmp_path):

@@ -144,6 +144,11 @@ def test_other_numbers_are_paired_like_scores_where_both_sides_have_them(pairs, 
     assert (found["f1"].delta, found["f1"].ci, found["f1"].n) == (numbers.delta, numbers.ci, numbers.n)
 
 
+@pytest.mark.parametrize("tiny", [5e-324, 1e-283, 1e-160, 1e-9])
+def test_no_number_of_rows_is_named_for_a_difference_that_is_next_to_none(tiny):
+    assert statistics.rows_needed(np.array([0.0, tiny]), 1.0) is None
+
+
 def test_one_row_says_next_to_nothing():
     assert statistics.summarise(scored([1.0])).ci.low < 0.25
     assert statistics.compare({1: 0.0}, {1: 1.0}).verdict is Verdict.INCONCLUSIVE
