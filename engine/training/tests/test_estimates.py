@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.catalog import ModelConfig
-from engine.training.estimates import estimate
+from engine.training import estimates
+from engine.training.estimates import BF16_FLAGS, estimate
 from engine.training.packing import plan_steps
 from fw_sdk.types import TrainingConfig
 
@@ -29,10 +30,12 @@ def test_rows_tokens_and_steps_are_exact(lengths, epochs, batch_size):
     assert found.steps == len(plan_steps(lengths, batch_size=batch_size, epochs=epochs, seed=0))
 
 
-def test_the_function_calling_example_takes_minutes_and_under_three_gibibytes():
+def test_the_function_calling_example_takes_minutes_and_few_gibibytes():
+    """Three where the CPU computes with 16 bits, four where it does not."""
     found = estimate(SMOL, [233] * 300, [33] * 300, TrainingConfig())
     assert found.seconds is None or found.seconds > 20
-    assert 600 << 20 < found.peak_memory_bytes < 3 << 30
+    gibibytes = 3 if set(BF16_FLAGS) & estimates._cpu_flags() else 4
+    assert 600 << 20 < found.peak_memory_bytes < gibibytes << 30
     assert found.warnings == []
 
 
