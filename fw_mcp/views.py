@@ -354,6 +354,8 @@ def _after_pipeline(pipeline: Pipeline) -> str:
             samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
             return f"{samples}; then customize(...) with more or better rows, or a lower min_score than {wanted:g}"
         following = after_comparison(outcome.comparison)
+        if wanted is not None and following.startswith("deploy("):
+            following = f"{following.removesuffix(')')}, min_score={wanted:g})"
         if pipeline.request.get("deploy") is False and following.startswith("deploy("):
             samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
             return f"{samples}; it is not served, as asked: {following} would"

@@ -70,7 +70,9 @@ def test_nobody_confirms_what_the_gate_refuses_anyhow(
     assert is_hopeless(wanted(Gate(min_score=0.5)), compared("better")) is False
 
 
-@pytest.mark.parametrize(("min_score", "words"), [(0.6, "min_score than 0.6"), (0.5, "deploy(model='new'")])
+@pytest.mark.parametrize(
+    ("min_score", "words"), [(0.6, "min_score than 0.6"), (0.5, "deploy(model='new', comparison='c1', min_score=0.5)")]
+)
 def test_a_pipeline_that_missed_its_minimum_is_not_told_to_deploy_anyhow(min_score: float, words: str) -> None:
     pipeline = Pipeline(
         name="accounts/local/pipelines/p",
