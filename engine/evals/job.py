@@ -23,7 +23,7 @@ from engine.evals.score_log import ScoredRow, ScoreLog
 from engine.evals.statistics import summarise
 from engine.jobs.program import JobContext, main
 from engine.jobs.rows import Row, read_rows
-from engine.jobs.specs import EvaluateResult, EvaluateSpec, RowsRef
+from engine.jobs.specs import EvaluateResult, EvaluateSpec, FewShotRows, RowsRef
 from fw_sdk.types import ConstantAnswer, FwError, RowScore, ServedConfiguration
 
 POLL_S = 0.1
@@ -61,7 +61,7 @@ def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
             log.clear()
             raise _model_changed(spec.model, change) from None
         constant = constant_baseline(evaluator, rows)
-    return _result(spec, log, constant)
+    return _result(spec, log, constant, examples)
 
 
 def _rows(reference: RowsRef) -> list[Row]:
@@ -86,6 +86,12 @@ def _rehearse(evaluator: EvaluatorProcess, rows: Sequence[Row]) -> None:
         raise evaluator_failed("even on the rows' own answers", *errors[0])
 
 
+def _shown(few_shot: FewShotRows, examples: FewShotExamples) -> dict[str, Any]:
+    """Which examples stood in the prompt, in full: another draw from the same rows is another measurement."""
+    drawn = {"count": few_shot.count, "seed": few_shot.seed, "lines": examples.lines}
+    return {**drawn, "dataset": few_shot.rows.name, "digest": few_shot.rows.digest}
+
+
 def evaluator_failed(when: str, line: int, error: str) -> FwError:
     """The error of an evaluation in which no row could be scored."""
     return FwError(
@@ -106,7 +112,9 @@ def _model_changed(model: str, change: ModelChanged) -> FwError:
     )
 
 
-def _result(spec: EvaluateSpec, log: ScoreLog, constant: ConstantAnswer | None) -> EvaluateResult:
+def _result(
+    spec: EvaluateSpec, log: ScoreLog, constant: ConstantAnswer | None, examples: FewShotExamples | None
+) -> EvaluateResult:
     scores = log.finish()
     failures = log.failures()
     if all(score.score is None for score in scores):
@@ -129,7 +137,7 @@ def _result(spec: EvaluateSpec, log: ScoreLog, constant: ConstantAnswer | None) 
             numerics=identity.numerics,
             template_digest=identity.template_digest,
             sampling=spec.inference.to_wire(),
-            few_shot=few_shot and {"count": few_shot.count, "seed": few_shot.seed, "digest": few_shot.rows.digest},
+            few_shot=few_shot and examples and _shown(few_shot, examples),
         ),
         tokens_generated=sum(row.generated_tokens for row in log.rows.values()),
         tokens_prompt=sum(row.prompt_tokens for row in log.rows.values()),

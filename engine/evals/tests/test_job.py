@@ -171,6 +171,19 @@ def test_few_shot_examples_stand_between_system_prompt_and_question_and_never_ho
     assert len(first) == 4  # the same three for all but the rows that are examples themselves
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_every_answer_is_an_example_before_one_is_shown_twice(make, server, count):
+    labels = ["hot"] * 20 + ["cold", "mild"]
+    rows = [row(number) for number in range(len(labels))]
+    for item, label in zip(rows, labels, strict=True):
+        item["messages"][-1]["content"] = label
+    result = job.run(make(rows=rows, few_shot=count, limit=1))
+    shown = [message["content"] for message in server.requests[0]["messages"] if message["role"] == "assistant"]
+    assert len(shown) == count and len(set(shown)) == min(count, 3)
+    lines = result.configuration.few_shot["lines"]
+    assert sorted(labels[line - 1] for line in lines) == sorted(shown)
+
+
 def test_too_few_rows_for_examples_is_said_before_anything_is_asked(make, server):
     with pytest.raises(FwError, match="there are 10") as caught:
         job.run(make(few_shot=10))
