@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from engine.control.dataset_rows import RowError, check_messages
 from engine.control.references import active_users, evaluator_path, ready_dataset, rows_of
 from engine.control.services import Services
 from engine.evals.evaluators import EvaluatorProcess, check_source
 from engine.jobs.files import write_atomic
-from engine.jobs.rows import Row
+from engine.jobs.rows import Row, canonical
 from fw_sdk.types import (
     CheckEvaluator,
     CreateEvaluator,
@@ -67,23 +68,34 @@ def _sample(services: Services, request: CheckEvaluator) -> list[Row]:
     rows = [Row(line, data) for line, data in enumerate(request.rows or [], 1)][: request.limit]
     for row in rows:
         try:
-            check_messages({"ground_truth": None, **row.data})
+            check_messages({"ground_truth": None, **row.data, **_question(row.data)})
         except RowError as error:
             message = f"row {row.line}: {error}"
             raise FwError("invalid_argument", message, not_done="nothing was scored", param="rows") from None
     return rows
 
 
+def _question(data: dict[str, Any]) -> dict[str, Any]:
+    """The messages before the answer that ends them: any answer may be scored, an empty one too."""
+    messages = data.get("messages")
+    answered = isinstance(messages, list) and len(messages) > 1 and isinstance(messages[-1], dict)
+    return {"messages": messages[:-1]} if answered and messages[-1].get("role") == "assistant" else {}
+
+
 def _score(process: EvaluatorProcess, index: int, row: Row, answers: list[str] | None) -> RowScore:
-    last = row.messages[-1]
-    own = str(last.get("content") or "") if last["role"] == "assistant" else ""
-    answer = own if answers is None else answers[index]
+    message = _own_answer(row) if answers is None else {"role": "assistant", "content": answers[index]}
     others = {name: value for name, value in row.data.items() if name not in ("messages", "ground_truth")}
-    messages = [*row.prompt, {"role": "assistant", "content": answer}]
-    scored = process.score(messages, row.ground_truth, others)
+    scored = process.score([*row.prompt, message], row.ground_truth, others)
+    calls = message.get("tool_calls")
+    output = str(message.get("content") or (canonical(calls).decode() if calls else ""))
     return RowScore(
-        index=index, line=row.line, score=scored.score, output=answer, error=scored.error, details=scored.details
+        index=index, line=row.line, score=scored.score, output=output, error=scored.error, details=scored.details
     )
+
+
+def _own_answer(row: Row) -> dict[str, Any]:
+    last = row.messages[-1]
+    return last if last.get("role") == "assistant" else {"role": "assistant", "content": ""}
 
 
 def delete(services: Services, identifier: str) -> None:

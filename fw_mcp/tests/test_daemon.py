@@ -278,6 +278,26 @@ def test_an_evaluator_is_tried_on_wanted_and_on_wrong_answers(daemon: Daemon) ->
     assert good.structured_content["rows"] == 4 and "warning" not in good.structured_content
     assert "measures nothing" in bad.structured_content["warning"]
     assert [score["score"] for score in own.structured_content["scores"]] == [0.0, 0.0]
+    assert own.structured_content["mean_score"] == {"given_answers": 0.0}
+
+
+def test_many_answers_that_are_stored_are_marked_in_one_call(daemon: Daemon) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"day {n}"},
+                {"role": "assistant", "content": "wet" if n % 4 else ""},
+            ]
+        }
+        for n in range(100)
+    ]
+    path = daemon.workspace / "marked.jsonl"
+    path.write_text("".join(json.dumps({**row, "ground_truth": "wet"}) + "\n" for row in rows))
+    source = "def evaluate(messages, ground_truth=None, **row):\n    return messages[-1]['content'] == ground_truth\n"
+    called = ("evaluator_check", {"evaluator": source, "data": "marked.jsonl", "limit": 100})
+    fields = ask(daemon, called)[0].structured_content
+    assert fields["mean_score"]["own_answer"] == 0.75 and len(fields["scores"]) == 20
+    assert [int(n % 4 > 0) for n in range(100)] == fields["score_of_every_row"]
 
 
 def test_an_evaluator_that_raises_is_shown_with_its_error(daemon: Daemon) -> None:

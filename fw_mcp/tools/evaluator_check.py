@@ -17,7 +17,8 @@ from fw_mcp.views import short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import FwError, RowScore
 
-MAX_ROWS = 20
+MAX_ROWS = 200
+DETAILED = 20
 MAX_NAME_CHARS = 60
 Rows = list[dict[str, Any]]
 
@@ -47,7 +48,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             scorer = await evaluator_for(client, platform, evaluator)
             if answers is not None:
                 scores = await client.evaluators.check(scorer.id, rows=rows, answers=answers, limit=len(rows))
-                return reply({"evaluator": scorer.id, "scores": [_view(score) for score in scores]}, _after(scores))
+                return reply({"evaluator": scorer.id, **_scored({"given_answers": scores}, scores)}, _after(scores))
             return await _probe(client, scorer.id, rows)
 
 
@@ -93,17 +94,25 @@ async def _probe(client: AsyncClient, evaluator: str, rows: Rows) -> CallToolRes
     wanted = [score.output for score in own]
     others = await scored(wanted[1:] + wanted[:1]) if len(set(wanted)) > 1 else []
     empty = await scored([""] * len(rows))
-    means = {"own_answer": _mean(own), "another_rows_answer": _mean(others), "empty_answer": _mean(empty)}
-    warning = _warning(means)
+    groups = {"own_answer": own, "another_rows_answer": others, "empty_answer": empty}
+    warning = _warning({name: _mean(scores) for name, scores in groups.items()})
     fields = {
         "evaluator": evaluator,
-        "rows": len(rows),
-        "mean_score": means,
         "warning": warning,
-        "scores": [_view(score) for score in own],
+        **_scored(groups, own),
         "errors_on_wrong_answers": sorted({str(score.error) for score in [*others, *empty] if score.error})[:3],
     }
     return reply(fields, _after([*own, *others, *empty], warning))
+
+
+def _scored(groups: dict[str, list[RowScore]], shown: list[RowScore]) -> dict[str, Any]:
+    """Each group's mean, and the rows of one of them: the first with their answers, of many the bare scores too."""
+    return {
+        "rows": len(shown),
+        "mean_score": {name: _mean(scores) for name, scores in groups.items()},
+        "scores": [_view(score) for score in shown[:DETAILED]],
+        "score_of_every_row": [score.score for score in shown] if len(shown) > DETAILED else None,
+    }
 
 
 def _mean(scores: list[RowScore]) -> float | None:

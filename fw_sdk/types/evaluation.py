@@ -50,7 +50,7 @@ class CheckEvaluator(RequestBody):
     dataset: str | None = None
     rows: list[dict[str, Any]] | None = None
     answers: list[str] | None = None
-    limit: int = Field(default=5, ge=1, le=50)
+    limit: int = Field(default=5, ge=1, le=500)
 
 
 class InferenceParameters(RequestBody):

@@ -267,6 +267,14 @@ def test_an_evaluator_is_checked_stored_and_tried(shared):
     assert error_of(client.post(check, json={"rows": rows, "answers": []}))["param"] == "answers"
     assert error_of(client.post(check, json={}))["code"] == "invalid_argument"
     assert error_of(client.post(check, json={"rows": [{"messages": []}]}))["param"] == "rows"
+    empty = [{"messages": [rows[0]["messages"][0], {"role": "assistant", "content": ""}], "ground_truth": "2"}]
+    assert client.post(check, json={"rows": empty}).json()["scores"][0]["score"] == 0.0
+    calls = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    asked = [{"messages": [rows[0]["messages"][0], {"role": "assistant", "content": None, "tool_calls": calls}]}]
+    source = "def evaluate(messages, **row):\n    return len(messages[-1]['tool_calls'])\n"
+    client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "calls", "source": source}).raise_for_status()
+    called = client.post(f"{ROOT}/evaluators/calls:check", json={"rows": asked}).json()["scores"][0]
+    assert called["score"] == 1.0 and '"add"' in called["output"]
     raising = {"evaluatorId": "r", "source": "def evaluate(messages):\n    raise KeyError('city')\n"}
     client.post(f"{ROOT}/evaluatorsV2", json=raising).raise_for_status()
     score = client.post(f"{ROOT}/evaluators/r:check", json={"rows": rows}).json()["scores"][0]

@@ -132,7 +132,7 @@ def create_evaluator(
 def check_evaluator(
     evaluator: Annotated[str, typer.Argument(help="The evaluator's id.")],
     dataset: Annotated[str, typer.Option(help="Whose rows' own answers are scored.")],
-    limit: Annotated[int, typer.Option(min=1, max=50, help="Rows.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Rows.")] = 5,
 ) -> None:
     """Score some rows' own last answers: a good evaluator gives them full marks."""
     scores = connect().evaluators.check(evaluator, dataset=dataset, limit=limit)
