@@ -196,8 +196,8 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
         view = {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
         shown = job.configuration.few_shot if job.configuration else None
         examples = {key: shown.get(key) for key in ("count", "dataset", "lines")} if shown else None
-        more = {"rows_of": short(job.input_dataset), "split": job.input_split.value, "seconds": job.seconds}
-        more |= {"examples_in_prompt": examples}
+        rows_of = {"rows_of": short(job.input_dataset), "split": job.input_split.value}
+        more = {**rows_of, "examples_in_prompt": examples, "seconds": job.seconds}
         return {**view, "warning": score_warning(job.summary), **(more if full else {})}
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}

@@ -77,9 +77,10 @@ def _sample(services: Services, request: CheckEvaluator) -> list[Row]:
 
 def _question(data: dict[str, Any]) -> dict[str, Any]:
     """The messages before the answer that ends them: any answer may be scored, an empty one too."""
-    messages = data.get("messages")
-    answered = isinstance(messages, list) and len(messages) > 1 and isinstance(messages[-1], dict)
-    return {"messages": messages[:-1]} if answered and messages[-1].get("role") == "assistant" else {}
+    match data.get("messages"):
+        case [_, *_, {"role": "assistant"}] as messages:
+            return {"messages": messages[:-1]}
+    return {}
 
 
 def _score(process: EvaluatorProcess, index: int, row: Row, answers: list[str] | None) -> RowScore:
