@@ -71,7 +71,7 @@ def _fetch_weights(
     names = {target.name for target in targets}
     have = sum(path.stat().st_size for path in staged.iterdir() if path.name.removesuffix(".part") in names)
     check_room(staged, total - have)
-    progress, done, said = reporter(context, f"downloading {repo}", resumed_at=have), 0, 0.0
+    progress, done, said = reporter(context, f"downloading {repo}"), 0, 0.0
     for file, target in zip(weights, targets, strict=True):
 
         def report(now: int, before: int = done, size: int = file.size) -> None:

@@ -18,12 +18,12 @@ from fw_sdk.types import FwError
 SPARE_BYTES = 64 << 20
 
 
-def reporter(context: JobContext[PullSpec], message: str, *, resumed_at: int = 0) -> Progress:
+def reporter(context: JobContext[PullSpec], message: str) -> Progress:
     """A function of (bytes done, bytes in all) that reports progress, and raises ``Cancelled`` once asked to stop."""
 
     def report(done: int, total: int) -> None:
         context.check_cancelled()
-        context.progress(done, total, message, unit="bytes", resumed_at=resumed_at)
+        context.progress(done, total, message, unit="bytes")
 
     return report
 

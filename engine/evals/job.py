@@ -160,7 +160,7 @@ class Evaluation:
         self._context, self._spec, self._log = context, context.spec, log
         self._evaluator, self._examples, self._rows = evaluator, examples, rows
         self._earlier_s, self._started = log.clock_s, time.monotonic()
-        self._resumed_at, self._reported = len(log.rows), 0.0
+        self._reported = 0.0
         self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
     async def run(self) -> None:
@@ -205,7 +205,7 @@ class Evaluation:
         except ModelChanged as change:
             self._context.warning(f"the model changed since the earlier attempt; all rows are asked again ({change})")
             self._log.clear()
-            self._resumed_at, self._earlier_s = 0, 0.0
+            self._earlier_s = 0.0
 
     async def _ask_all(self, model: ServedModel, queue: Iterator[int]) -> None:
         for index in queue:
@@ -258,7 +258,7 @@ class Evaluation:
         if force or now - self._reported > PROGRESS_EVERY_S:
             self._reported = now
             message = f"mean {self._log.mean:.3f} of {done} rows" if done else ""
-            self._context.progress(done, len(self._rows), message, unit="rows", resumed_at=self._resumed_at)
+            self._context.progress(done, len(self._rows), message, unit="rows")
 
 
 if __name__ == "__main__":

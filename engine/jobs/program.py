@@ -42,30 +42,43 @@ class JobContext(Generic[S]):
         self.dir = job_dir
         self.spec = spec
         self._cancelled = False
-        self._started = time.monotonic()
+        self._began: tuple[int, int, float] | None = None
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """Append one event (``progress``, ``metric``, ``message``, ``warning``)."""
         append_line(self.dir / "events.jsonl", {"time": datetime.now(UTC).isoformat(), "type": kind, "data": data})
 
-    def progress(self, done: int, total: int, message: str = "", *, unit: str = "steps", resumed_at: int = 0) -> None:
-        """Report ``done`` of ``total`` units. ``resumed_at`` units were done by an earlier attempt."""
-        elapsed, fresh = time.monotonic() - self._started, done - resumed_at
-        eta_s = elapsed / fresh * (total - done) if fresh > 0 else None
-        fields = {"done": done, "total": total, "unit": unit, "message": message, "etaS": eta_s}
+    def progress(self, done: int, total: int, message: str = "", *, unit: str = "steps") -> None:
+        """Report ``done`` of ``total`` units."""
+        fields = {"done": done, "total": total, "unit": unit, "message": message, "etaS": self._eta_s(done, total)}
         self.emit("progress", fields)
+
+    def _eta_s(self, done: int, total: int) -> float | None:
+        """Seconds that are left at the pace since the first report; what was loaded before it is no part of that."""
+        now = time.monotonic()
+        if self._began is None or done < self._began[0] or total != self._began[1]:
+            self._began = (done, total, now)
+        first, _, since = self._began
+        if done == total:
+            return 0.0
+        return (now - since) / (done - first) * (total - done) if done > first else None
 
     def metric(self, step: int, **values: float) -> None:
         """Report numbers that belong to one step."""
         self.emit("metric", {"step": step, **values})
 
     def message(self, text: str) -> None:
-        """Say something worth reading."""
-        self.emit("message", {"text": text})
+        """Say something worth reading, as an event and in the log."""
+        self._say("message", text)
 
     def warning(self, text: str) -> None:
         """Say something that may change what the result means."""
-        self.emit("warning", {"text": text})
+        self._say("warning", text)
+
+    def _say(self, kind: str, text: str) -> None:
+        self.emit(kind, {"text": text})
+        prefix = "warning: " if kind == "warning" else ""
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {prefix}{text}", file=sys.stderr, flush=True)
 
     @property
     def cancelled(self) -> bool:

@@ -40,9 +40,9 @@ def run(context: JobContext[TrainSpec]) -> TrainResult:
     examples = _examples(context, spec.rows, renderer, config)
     heldout = _heldout(context, renderer, config)
     trainer = _trainer(context, base, config, examples)
-    resumed_at = _resume(context, trainer)
+    _resume(context, trainer)
     try:
-        trainer.run(lambda report: _after_step(context, trainer, report, resumed_at))
+        trainer.run(lambda report: _after_step(context, trainer, report))
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from error
     heldout_loss = trainer.evaluate(heldout) if heldout else None
@@ -107,16 +107,17 @@ def _fingerprint(spec: TrainSpec) -> dict[str, Any]:
     }
 
 
-def _resume(context: JobContext[TrainSpec], trainer: Trainer) -> int:
+def _resume(context: JobContext[TrainSpec], trainer: Trainer) -> None:
     checkpoint = load_checkpoint(context.dir, _fingerprint(context.spec))
     if checkpoint is None:
-        return 0
+        return
     trainer.restore(checkpoint)
-    context.message(f"resumed behind step {checkpoint.step} of {trainer.total_steps}")
-    return checkpoint.step
+    done = f"goes on from the checkpoint behind step {checkpoint.step} of {trainer.total_steps}"
+    context.message(done)
+    context.progress(checkpoint.step, trainer.total_steps, done, unit="steps")
 
 
-def _after_step(context: JobContext[TrainSpec], trainer: Trainer, report: StepReport, resumed_at: int) -> None:
+def _after_step(context: JobContext[TrainSpec], trainer: Trainer, report: StepReport) -> None:
     context.metric(
         report.step,
         loss=report.loss,
@@ -125,7 +126,7 @@ def _after_step(context: JobContext[TrainSpec], trainer: Trainer, report: StepRe
         tokens=report.tokens,
         tokens_per_second=report.tokens / report.seconds,
     )
-    context.progress(report.step, trainer.total_steps, f"loss {report.loss:.3f}", unit="steps", resumed_at=resumed_at)
+    context.progress(report.step, trainer.total_steps, f"loss {report.loss:.3f}", unit="steps")
     last = report.step == trainer.total_steps
     if last or context.cancelled or report.step % context.spec.config.checkpoint_interval_steps == 0:
         _save(context, trainer)

@@ -101,8 +101,8 @@ def test_a_killed_run_resumes_to_the_same_bits_and_a_cancelled_one_saves_first(s
     resumed = result_of(job, process)
 
     told = " ".join(event["text"] for event in events(job, "message"))
-    assert "resumed behind step 3" in told or "resumed behind step 6" in told
-    assert f"resumed behind step {cancelled_at} of" in told
+    assert "behind step 3 of" in told or "behind step 6 of" in told
+    assert f"behind step {cancelled_at} of" in told
     assert resumed["adapterDigest"] == whole["adapterDigest"] == digest_tree(Path(whole["adapterPath"]))
     assert resumed["loss"] == whole["loss"]
     assert resumed["heldoutLoss"] == whole["heldoutLoss"] < whole["firstLoss"]
