@@ -16,8 +16,8 @@ GIB = 2**30
 MIB = 2**20
 
 
-def scored_rows(dataset: Dataset, split: Split, limit: int | None) -> int | None:
-    """How many rows an evaluation of that side would score."""
+def rows_on_side(dataset: Dataset, split: Split, limit: int | None) -> int | None:
+    """How many rows a job on that side of the split would take."""
     report = dataset.report
     if report is None:
         return None

@@ -288,9 +288,10 @@ def _baseline_view(item: BaselineResult, full: bool) -> dict[str, Any]:
     comparison = item.comparison
     return {
         "label": item.label,
-        "evaluation": short(item.evaluation) if full else None,
+        "evaluation": short(item.evaluation),
         "score": score_view(item.summary, full),
         "delta_of_tuned": comparison.delta if comparison else None,
+        "ci95": [comparison.ci.low, comparison.ci.high] if comparison else None,
         "verdict": comparison.verdict.value if comparison else None,
     }
 
@@ -350,7 +351,7 @@ def _after_pipeline(pipeline: Pipeline) -> str:
         return f"{hint.rstrip('.')}; then {again}" if hint else again
     outcome = pipeline.outcome
     if outcome.deployment:
-        return f"generate(model='{short(outcome.deployment)}', prompts=['...'])"
+        return ask_tuned(short(outcome.deployment))
     if outcome.comparison is not None:
         wanted = (pipeline.request.get("gate") or {}).get("minScore")
         if wanted is not None and outcome.comparison.candidate_mean < wanted:
@@ -385,8 +386,9 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
         return f"{start}, name='{served_as}', confirm='{served_as}') serves it in the place of the baseline"
     if comparison.p_value is not None and comparison.baseline_mean >= ENOUGH:
         return (
-            f"generate(model='{short(comparison.baseline_model)}', prompts=['...']): no training is needed, the "
-            f"baseline has {comparison.baseline_mean:.2f} of 1 with its prompt (few-shot: with the examples in it)"
+            f"generate(model='{short(comparison.baseline_model)}', prompts=['...']): the baseline has "
+            f"{comparison.baseline_mean:.2f} of 1 with its prompt (few-shot: with the examples in it), so beyond it "
+            "no training is needed, and only harder rows could show a better one"
         )
     if comparison.verdict is Verdict.WORSE:
         return "keep the baseline; change the data or the training, then customize(...)"
@@ -398,10 +400,15 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
     return "customize(...) with more or better training rows; keep the baseline until a verdict is 'better'"
 
 
+def ask_tuned(model: str | None) -> str:
+    """The call that asks a model that was trained; it answers as it learned to only when it is asked as it was then."""
+    return f"generate(model='{model}', prompts=['...']), and system='...' if the rows it learned from have one"
+
+
 def after_deployment(deployment: Deployment) -> str:
     """What follows a look at a deployment."""
     if deployment.state is DeploymentState.READY:
-        return f"generate(model='{deployment.id}', prompts=['...'])"
+        return ask_tuned(deployment.id)
     if deployment.state is DeploymentState.CREATING:
         return f"deploy(model='{short(deployment.base_model)}', name='{deployment.id}') shows when it is READY"
     return "overview()"

@@ -118,4 +118,5 @@ def _few_steps(steps: int, training: TrainingConfig, tokens: int) -> str:
     if wanted >= training.batch_size:
         return f"only {steps} steps teach little: raise the epochs or give more rows"
     about = training.epochs * tokens // wanted
-    return f"only {steps} steps teach little: batch_size={wanted} makes about {about}; or raise the epochs"
+    more = f"batch_size={wanted} makes about {about} and takes longer"
+    return f"only {steps} steps teach little: {more}; or raise the epochs"

@@ -8,7 +8,7 @@ import pytest
 
 from fw_mcp.asked import Row, ends
 from fw_mcp.look import Look
-from fw_mcp.plans import Pace, of_pull, scored_rows, scoring
+from fw_mcp.plans import Pace, of_pull, rows_on_side, scoring
 from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import refusal
 from fw_mcp.views import after_comparison, after_job, cut_warning, problem_view, same_problems, same_warning
@@ -207,8 +207,8 @@ def test_a_row_s_question_and_wanted_answer() -> None:
 def test_plans_count_rows_and_time_them_by_what_was_measured() -> None:
     report = DatasetReport(rows=120, valid_rows=110, train_rows=100, heldout_rows=10)
     dataset = Dataset(name="accounts/local/datasets/d", report=report)
-    assert [scored_rows(dataset, split, None) for split in Split] == [110, 100, 10]
-    assert scored_rows(dataset, Split.ALL, 7) == 7 and scored_rows(dataset, Split.HELDOUT, 50) == 10
+    assert [rows_on_side(dataset, split, None) for split in Split] == [110, 100, 10]
+    assert rows_on_side(dataset, Split.ALL, 7) == 7 and rows_on_side(dataset, Split.HELDOUT, 50) == 10
     timed = scoring(10, 3, Pace(0.5, "e1"))
     assert timed == {"rows": 10, "evaluations": 3, "seconds": 15.0, "paced_by": "e1"}
     assert scoring(10, 3, None)["seconds"] is None

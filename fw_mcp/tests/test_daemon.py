@@ -281,6 +281,24 @@ def test_an_evaluator_is_tried_on_wanted_and_on_wrong_answers(daemon: Daemon) ->
     assert own.structured_content["mean_score"] == {"given_answers": 0.0}
 
 
+def test_rows_that_end_with_the_question_are_tried_with_their_ground_truth(daemon: Daemon) -> None:
+    questions = [{"messages": [{"role": "user", "content": f"{n}?"}], "ground_truth": str(n)} for n in range(3)]
+    truths = daemon.workspace / "questions.jsonl"
+    truths.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    bare = daemon.workspace / "objects.jsonl"
+    bare.write_text("".join(json.dumps({**row, "ground_truth": {"n": 1}}) + "\n" for row in questions))
+    source = "def evaluate(messages, ground_truth=None, **row):\n    return messages[-1]['content'] == ground_truth\n"
+    good, unknown = ask(
+        daemon,
+        ("evaluator_check", {"evaluator": source, "data": "questions.jsonl"}),
+        ("evaluator_check", {"evaluator": source, "data": "objects.jsonl"}),
+    )
+    means = {"own_answer": 1.0, "another_rows_answer": 0.0, "empty_answer": 0.0}
+    assert good.structured_content["mean_score"] == means and "warning" not in good.structured_content
+    assert "give answers" in unknown.structured_content["warning"]
+    assert unknown.structured_content["next"] == "evaluator_check(..., answers=[...])"
+
+
 def test_many_answers_that_are_stored_are_marked_in_one_call(daemon: Daemon) -> None:
     rows = [
         {

@@ -180,7 +180,7 @@ def _named(evaluations: list[Evaluation], name: str, param: str) -> list[Evaluat
         f"No finished evaluation is called '{name}', and no model of that name was evaluated."
         + (f" Models: {', '.join(models)}. Newest evaluations: {ids}." if ids else " There is no evaluation yet."),
         not_done="Nothing was compared.",
-        hint="customize(...) evaluates models",
+        hint="compare(baseline=..., candidate=...) with two of these" if ids else "customize(...) evaluates models",
         param=param,
     )
 

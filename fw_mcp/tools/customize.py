@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import kept, measured_pace, of_pull, scored_rows, scoring, training_plan
+from fw_mcp.plans import kept, measured_pace, of_pull, rows_on_side, scoring, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -156,7 +156,7 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
     split = Split.ALL if found.heldout else Split.TRAIN
     estimate = await client.finetunes.estimate(found.model.id, found.data.id, split=split, **settings.training)
     scored, side = (found.heldout, Split.ALL) if found.heldout else (found.data, Split.HELDOUT)
-    rows = scored_rows(scored, side, settings.evaluation_limit)
+    rows = rows_on_side(scored, side, settings.evaluation_limit)
     fields: dict[str, Any] = {
         "would_start": identifier,
         "base_model": found.model.id,
@@ -169,6 +169,7 @@ async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifi
         "gate": settings.gate["kind"],
         "min_score": settings.gate.get("min_score"),
         "deploy": settings.deploy,
+        "deploys_as": identifier if settings.deploy else None,
         "started": False,
         "stored": kept(found.data.id, found.heldout.id if found.heldout else None, evaluator=found.evaluator.id),
     }

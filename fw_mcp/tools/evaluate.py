@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import kept, measured_pace, of_pull, scored_rows, scoring
+from fw_mcp.plans import kept, measured_pace, of_pull, rows_on_side, scoring
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -76,7 +76,7 @@ async def _plan(
 ) -> CallToolResult:
     deployment = await stored(client.deployments.get, served)
     model = await client.models.get(short(deployment.base_model) or served if deployment else served)
-    count = scored_rows(rows, Split(asked["split"]), asked["limit"])
+    count = rows_on_side(rows, Split(asked["split"]), asked["limit"])
     fields = {
         "would_start": identifier,
         "model": model.id,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.plans import kept, of_pull, training_plan
+from fw_mcp.plans import kept, of_pull, rows_on_side, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -15,7 +15,7 @@ from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for,
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import FineTuningJob, FwError, Job
+from fw_sdk.types import FineTuningJob, FwError, Job, Split
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -59,6 +59,8 @@ def register(server: AgentServer, platform: Platform) -> None:
                     "would_start": f"ft-{output}",
                     "base_model": model.id,
                     "data": {"id": rows.id, "report": report_view(rows.report) if rows.report else None},
+                    "rows": rows_on_side(rows, Split(split), None),
+                    "split": split,
                     "training": await training_plan(client, training, estimate),
                     "started": False,
                     "stored": kept(rows.id),

@@ -1,26 +1,32 @@
-"""The tables of ``docs/agent-experience.md``: written from the records, and compared with them by tests."""
+"""The tables of the pages on agents: written from the records, and compared with them by tests."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "agent-experience.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (DOCS / "agent-experience.md", DOCS / "agent-tasks.md")
 
 
 def table_under(heading: str) -> str:
-    """The first table below a heading of the page."""
-    found = _place(heading).search(PAGE.read_text(encoding="utf-8"))
-    assert found is not None, f"{PAGE.name} has no table under '{heading}'"
+    """The first table below a heading of the pages."""
+    found = _place(heading).search(_page_with(heading).read_text(encoding="utf-8"))
+    assert found is not None, f"no page has a table under '{heading}'"
     return found["table"].strip()
 
 
 def put_table(heading: str, table: str) -> None:
     """Write ``table`` in the place of the one below ``heading``."""
-    text = PAGE.read_text(encoding="utf-8")
+    page = _page_with(heading)
+    text = page.read_text(encoding="utf-8")
     new, count = _place(heading).subn(lambda found: f"{found['before']}{table}\n", text, count=1)
-    assert count == 1, f"{PAGE.name} has no table under '{heading}'"
-    PAGE.write_text(new, encoding="utf-8")
+    assert count == 1, f"no page has a table under '{heading}'"
+    page.write_text(new, encoding="utf-8")
+
+
+def _page_with(heading: str) -> Path:
+    return next(page for page in PAGES if f"\n## {heading}\n" in page.read_text(encoding="utf-8"))
 
 
 def _place(heading: str) -> re.Pattern[str]:
