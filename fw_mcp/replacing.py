@@ -89,12 +89,14 @@ def check_replacing(wanted: Wanted, replaced: str, evidence: Comparison | None, 
 
 def way_back(former: Deployment) -> str:
     """The call that serves the former model again, on what it was served on."""
-    gate = former.gate
-    because = "force=true"
-    if not former.forced and former.comparison is not None:
-        because = f"comparison='{short(former.comparison)}'"
-        if gate.kind is GateKind.NOT_WORSE:
-            because += f", gate='not_worse', margin={gate.margin:g}"
-        if gate.min_score is not None:
-            because += f", min_score={gate.min_score:g}"
-    return f"deploy(model='{short(former.base_model)}', name='{former.id}', {because}, confirm='{former.id}')"
+    gate, because = former.gate, []
+    if former.comparison is not None:
+        because.append(f"comparison='{short(former.comparison)}'")
+    if former.forced or former.comparison is None:
+        because.append("force=true")
+    elif gate.kind is GateKind.NOT_WORSE:
+        because.append(f"gate='not_worse', margin={gate.margin:g}")
+    if gate.min_score is not None and not former.forced:
+        because.append(f"min_score={gate.min_score:g}")
+    named = f"model='{short(former.base_model)}', name='{former.id}'"
+    return f"deploy({named}, {', '.join(because)}, confirm='{former.id}')"

@@ -27,7 +27,8 @@ stage 'ruff check' ruff check .
 stage 'ruff format' ruff format --check .
 stage mypy mypy --exclude '/tests/' fw_sdk fw_mcp engine kernels
 stage lint-imports lint-imports
-stage pytest pytest "$@"
+# A file's tests share what is slow to make, so files are dealt out, and those of tests/, which last longest, first.
+stage pytest pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 
 if ((${#failed[@]})); then
     printf 'FAILED: %s\n' "${failed[*]}"

@@ -98,7 +98,7 @@ def test_replacing_needs_evidence_and_then_the_name_again() -> None:
 @pytest.mark.parametrize(
     ("more", "because"),
     [
-        ({"forced": True, "comparison": "c1"}, "force=true"),
+        ({"forced": True, "comparison": "c1"}, "comparison='c1', force=true"),
         ({}, "force=true"),
         ({"comparison": "accounts/local/comparisons/c1"}, "comparison='c1'"),
         (

@@ -101,7 +101,8 @@ async def _start(client: AsyncClient, wanted: Wanted, former: Deployment | None,
         )
     except FwError as error:
         if error.code == "gate_not_met":
-            error.hint = f"{towards_the_gate(wanted, evidence)}; force=true only if the person asked for it"
+            override = f"force=true, confirm='{wanted.name}'" if replaced else "force=true"
+            error.hint = f"{towards_the_gate(wanted, evidence)}; {override} only if the person asked for it"
         raise
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from fw_mcp.platform import Platform, Reporter, ToolContext
 from fw_mcp.results import reply, untrusted
 from fw_mcp.server import AgentServer, hints
+from fw_mcp.tools.arguments import stored
 from fw_mcp.views import short
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Answer, FwError
@@ -47,7 +48,8 @@ def register(server: AgentServer, platform: Platform) -> None:
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         async with platform.session() as client:
             answers = [await _ask(client, name, conversations, sampling) for name in names]
-        return _shown(names, answers, max_tokens)
+            served = await stored(client.deployments.get, names[0])
+        return _shown(names, answers, max_tokens, short(served.base_model) if served else None)
 
 
 async def _ask(
@@ -56,10 +58,12 @@ async def _ask(
     return list(await asyncio.gather(*(client.answer(model, asked, **sampling) for asked in conversations)))
 
 
-def _shown(names: Sequence[str], answers: Sequence[list[Answer]], max_tokens: int) -> CallToolResult:
+def _shown(
+    names: Sequence[str], answers: Sequence[list[Answer]], max_tokens: int, served: str | None
+) -> CallToolResult:
     limit = min(MAX_ANSWER_CHARS, MAX_ALL_ANSWERS_CHARS // sum(map(len, answers)))
     shown = [[untrusted(answer.text, limit) for answer in row] for row in answers]
-    fields: dict[str, Any] = {"model": names[0], "answers": shown[0]}
+    fields: dict[str, Any] = {"model": names[0], "served_model": served, "answers": shown[0]}
     if len(names) > 1:
         fields["against"] = {"model": names[1], "answers": shown[1]}
         fields["same_answers"] = sum(one.text == other.text for one, other in zip(*answers, strict=True))
