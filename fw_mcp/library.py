@@ -29,7 +29,9 @@ _TITLE_WEIGHT = 3
 _PAGE_WEIGHT = 0.6
 _NAME_WEIGHT = 2.0
 _RECORD_WEIGHT = 0.6
-RECORDS = frozenset({"agent-experience", "agent-tasks", "architecture", "benchmarks", "compatibility-mcp", "kernels"})
+RECORDS = frozenset(
+    "agent-experience agent-tasks architecture benchmarks benchmarks-cpu compatibility-mcp kernels".split()  # noqa: SIM905
+)
 """Pages that say how fw is made and measured, not how it is used; they have a shape of their own."""
 _ROW = re.compile(r"^\| *([^|]+?) *\|")
 _RULER = re.compile(r"^\|(?: *:?-+:? *\|)+$")

@@ -57,8 +57,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_fits_an_agent_s_budget(page: Path) -> None:
-    if page.name != "benchmarks.md":  # a record of measurements, which grows
-        assert count_tokens(page.read_text(encoding="utf-8")) <= 2_500
+    assert count_tokens(page.read_text(encoding="utf-8")) <= 2_500
 
 
 def test_python_blocks_are_python_of_this_package() -> None:

@@ -56,7 +56,7 @@ EXIT = re.compile(r"# exit (\d)\b")
 """What a command's comment says about its exit code; 0 where it says nothing."""
 EXAMPLE_ROWS = {"train": 12, "heldout": 6}
 BROKEN_ROWS = {"train": 32, "heldout": 6}
-"""What is kept of an example that a page writes, so that what follows runs in seconds; of the broken one, all faults."""
+"""What is kept of an example that a page writes, so that what follows runs in seconds; all faults of the broken one."""
 SMALLER = {"fw quickstart": "fw quickstart --smoke"}
 """Whole commands, and what runs here in their place."""
 SERVES_S = 180.0

@@ -33,7 +33,7 @@ from pathlib import Path
 from tests.benchmarks import cpu_accuracy, training
 from tests.benchmarks.cpu_report import FAST, Figures, accuracy_table, speed_table
 from tests.benchmarks.cpu_side import Side
-from tests.benchmarks.report import machine, table, versions, write_section
+from tests.benchmarks.report import CPU_PAGE, machine, table, versions, write_section
 
 FW, HTTP, LLAMA, VLLM = "fw", "fw over HTTP", "llama.cpp", "vLLM"
 MODULES = {FW: "cpu_ours", FAST: "cpu_ours", HTTP: "cpu_http", LLAMA: "cpu_llama_cpp", VLLM: "cpu_vllm"}
@@ -302,7 +302,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="what to measure; default: all")
     parser.add_argument("--training-rows", type=int, default=48)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks-cpu.md")
     return parser.parse_args()
 
 
@@ -329,7 +329,7 @@ def main() -> None:
         body = run(bench, options.only, options.training_rows)
     print(f"{machine()}; {versions(PACKAGES)}\n\n{body}")
     if options.write:
-        write_section("cpu", command_of(options), PACKAGES, body)
+        write_section("cpu", command_of(options), PACKAGES, body, CPU_PAGE)
 
 
 if __name__ == "__main__":

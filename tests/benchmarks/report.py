@@ -1,4 +1,4 @@
-"""Where figures go: a section of ``docs/benchmarks.md`` between two markers, with the machine and the command."""
+"""Where figures go: a section of a page between two markers, with the machine and the command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "benchmarks.md"
+CPU_PAGE = DOCS / "benchmarks-cpu.md"
 
 
 def machine() -> str:
