@@ -33,6 +33,8 @@ RECORDS = frozenset(
     "agent-experience agent-tasks architecture benchmarks benchmarks-cpu compatibility-mcp kernels".split()  # noqa: SIM905
 )
 """Pages that say how fw is made and measured, not how it is used; they have a shape of their own."""
+_ASKED = frozenset({"agent-experience", "agent-tasks"})
+"""Pages whose rows repeat what agents asked: a row that is the question has no answer."""
 _ROW = re.compile(r"^\| *([^|]+?) *\|")
 _RULER = re.compile(r"^\|(?: *:?-+:? *\|)+$")
 MAX_EXCERPT_CHARS = 700
@@ -148,7 +150,8 @@ class _Index:
 
 @cache
 def _index() -> _Index:
-    return _indexed([section for page, text in pages().items() for section in _sections(page, text)])
+    every = (section for page, text in pages().items() for section in _sections(page, text))
+    return _indexed([section for section in every if not (section.row and section.page in _ASKED)])
 
 
 @cache

@@ -128,6 +128,8 @@ def test_search_puts_the_page_that_answers_in_front(query: str, page: str) -> No
         ("how do I know if my evaluator is good", "evaluators"),
         ("answers are garbage after training", "troubleshooting fine-tuning"),
         ("tool_calls in training rows", "datasets"),
+        ("what happens to my training if the daemon is killed", "fine-tuning"),
+        ("partial credit for lists in the marker", "evaluators"),
         ("how to see the loss curve", "mcp fine-tuning"),
         ("why was it not deployed", "deployments"),
         ("kv cache size", "cli serving"),

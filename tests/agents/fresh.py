@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.agents.agent import WAIT
@@ -113,9 +114,19 @@ def records() -> list[Record]:
 
 
 def table(found: Sequence[Record]) -> str:
-    """Markdown, one attempt a line."""
+    """Markdown, one attempt a line; the last one counts the successes and has the medians."""
     head = "| task | outcome | calls | waits | tokens | errors, recovered in | minutes |\n|---|---|---|---|---|---|---|"
-    return "\n".join([head, *(_line(record) for record in found)])
+    return "\n".join([head, *(_line(record) for record in found), _summary(found)])
+
+
+def _summary(found: Sequence[Record]) -> str:
+    good = sum(record.outcome == "success" for record in found)
+    calls, waits, tokens, errors, seconds = (
+        median(column)
+        for column in zip(*((r.calls, r.waits, r.tokens, len(r.errors), r.seconds) for r in found), strict=True)
+    )
+    figures = f"{calls:.0f} | {waits:.0f} | {tokens:,.0f} | {errors:.0f} | {seconds / 60:.0f}"
+    return f"| **in all, medians** | {good} of {len(found)} | {figures} |"
 
 
 def _line(record: Record) -> str:
