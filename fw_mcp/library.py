@@ -29,12 +29,10 @@ _TITLE_WEIGHT = 3
 _PAGE_WEIGHT = 0.6
 _NAME_WEIGHT = 2.0
 _RECORD_WEIGHT = 0.6
-RECORDS = frozenset(
-    "agent-experience agent-tasks architecture benchmarks benchmarks-cpu compatibility-mcp kernels".split()  # noqa: SIM905
-)
-"""Pages that say how fw is made and measured, not how it is used; they have a shape of their own."""
 _ASKED = frozenset({"agent-experience", "agent-tasks"})
 """Pages whose rows repeat what agents asked: a row that is the question has no answer."""
+RECORDS = _ASKED | {"architecture", "benchmarks", "benchmarks-cpu", "compatibility-mcp", "kernels"}
+"""Pages that say how fw is made and measured, not how it is used; they have a shape of their own."""
 _ROW = re.compile(r"^\| *([^|]+?) *\|")
 _RULER = re.compile(r"^\|(?: *:?-+:? *\|)+$")
 MAX_EXCERPT_CHARS = 700

@@ -194,15 +194,22 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
         return {**job_view(job), "steps": steps, "outcome": outcome_view(job.outcome, full)}
     if isinstance(job, Evaluation):
         view = {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
-        shown = job.configuration.few_shot if job.configuration else None
-        examples = {key: shown.get(key) for key in ("count", "dataset", "lines")} if shown else None
-        rows_of = {"rows_of": short(job.input_dataset), "split": job.input_split.value}
-        more = {**rows_of, "examples_in_prompt": examples, "seconds": job.seconds}
+        more = {
+            "rows_of": short(job.input_dataset),
+            "split": job.input_split.value,
+            "examples_in_prompt": _examples_view(job),
+            "seconds": job.seconds,
+        }
         return {**view, "warning": score_warning(job.summary), **(more if full else {})}
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
         return {**view, "data": short(job.dataset), "training": job.training} if full else view
     return job_view(job)
+
+
+def _examples_view(evaluation: Evaluation) -> dict[str, Any] | None:
+    shown = evaluation.configuration.few_shot if evaluation.configuration else None
+    return {key: shown.get(key) for key in ("count", "dataset", "lines")} if shown else None
 
 
 def _steps(pipeline: Pipeline, full: bool) -> dict[str, Any] | None:
@@ -351,7 +358,7 @@ def _after_pipeline(pipeline: Pipeline) -> str:
         return f"{hint.rstrip('.')}; then {again}" if hint else again
     outcome = pipeline.outcome
     if outcome.deployment:
-        return ask_tuned(short(outcome.deployment))
+        return _ask_tuned(short(outcome.deployment))
     if outcome.comparison is not None:
         wanted = (pipeline.request.get("gate") or {}).get("minScore")
         if wanted is not None and outcome.comparison.candidate_mean < wanted:
@@ -400,7 +407,7 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
     return "customize(...) with more or better training rows; keep the baseline until a verdict is 'better'"
 
 
-def ask_tuned(model: str | None) -> str:
+def _ask_tuned(model: str | None) -> str:
     """The call that asks a model that was trained; it answers as it learned to only when it is asked as it was then."""
     return f"generate(model='{model}', prompts=['...']), and system='...' if the rows it learned from have one"
 
@@ -408,7 +415,7 @@ def ask_tuned(model: str | None) -> str:
 def after_deployment(deployment: Deployment) -> str:
     """What follows a look at a deployment."""
     if deployment.state is DeploymentState.READY:
-        return ask_tuned(deployment.id)
+        return _ask_tuned(deployment.id)
     if deployment.state is DeploymentState.CREATING:
         return f"deploy(model='{short(deployment.base_model)}', name='{deployment.id}') shows when it is READY"
     return "overview()"

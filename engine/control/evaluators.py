@@ -44,7 +44,7 @@ def create(services: Services, request: CreateEvaluator, key: str | None) -> Eva
 
 
 def check(services: Services, identifier: str, request: CheckEvaluator) -> list[RowScore]:
-    """Score a few rows in the evaluator's own process: given answers, or the rows' own last assistant messages."""
+    """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
     evaluator = services.store.evaluators.get(identifier)
     rows = _sample(services, request)
     if request.answers is not None and len(request.answers) != len(rows):
@@ -95,8 +95,11 @@ def _score(process: EvaluatorProcess, index: int, row: Row, answers: list[str] |
 
 
 def _own_answer(row: Row) -> dict[str, Any]:
+    """The row's last assistant message; of a row that ends with the question, its ground truth if that is a text."""
     last = row.messages[-1]
-    return last if last.get("role") == "assistant" else {"role": "assistant", "content": ""}
+    if last.get("role") == "assistant":
+        return last
+    return {"role": "assistant", "content": row.ground_truth if isinstance(row.ground_truth, str) else ""}
 
 
 def delete(services: Services, identifier: str) -> None:

@@ -15,6 +15,7 @@ from mcp.types import CallToolResult
 
 from fw_mcp.tests.conftest import ERAS, TRANSPORTS, Daemon
 
+EXACT = "def evaluate(messages, ground_truth=None, **row):\n    return messages[-1]['content'] == ground_truth\n"
 EVALUATOR = "def evaluate(messages, ground_truth=None, **row):\n    return 1.0\n"
 
 
@@ -287,11 +288,10 @@ def test_rows_that_end_with_the_question_are_tried_with_their_ground_truth(daemo
     truths.write_text("".join(json.dumps(row) + "\n" for row in questions))
     bare = daemon.workspace / "objects.jsonl"
     bare.write_text("".join(json.dumps({**row, "ground_truth": {"n": 1}}) + "\n" for row in questions))
-    source = "def evaluate(messages, ground_truth=None, **row):\n    return messages[-1]['content'] == ground_truth\n"
     good, unknown = ask(
         daemon,
-        ("evaluator_check", {"evaluator": source, "data": "questions.jsonl"}),
-        ("evaluator_check", {"evaluator": source, "data": "objects.jsonl"}),
+        ("evaluator_check", {"evaluator": EXACT, "data": "questions.jsonl"}),
+        ("evaluator_check", {"evaluator": EXACT, "data": "objects.jsonl"}),
     )
     means = {"own_answer": 1.0, "another_rows_answer": 0.0, "empty_answer": 0.0}
     assert good.structured_content["mean_score"] == means and "warning" not in good.structured_content
@@ -311,8 +311,7 @@ def test_many_answers_that_are_stored_are_marked_in_one_call(daemon: Daemon) -> 
     ]
     path = daemon.workspace / "marked.jsonl"
     path.write_text("".join(json.dumps({**row, "ground_truth": "wet"}) + "\n" for row in rows))
-    source = "def evaluate(messages, ground_truth=None, **row):\n    return messages[-1]['content'] == ground_truth\n"
-    called = ("evaluator_check", {"evaluator": source, "data": "marked.jsonl", "limit": 100})
+    called = ("evaluator_check", {"evaluator": EXACT, "data": "marked.jsonl", "limit": 100})
     fields = ask(daemon, called)[0].structured_content
     assert fields["mean_score"]["own_answer"] == 0.75 and len(fields["scores"]) == 20
     assert [int(n % 4 > 0) for n in range(100)] == fields["score_of_every_row"]

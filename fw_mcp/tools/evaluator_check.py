@@ -90,16 +90,16 @@ async def _probe(client: AsyncClient, evaluator: str, rows: Rows) -> CallToolRes
     async def scored(answers: list[str] | None) -> list[RowScore]:
         return list(await client.evaluators.check(evaluator, rows=rows, answers=answers, limit=len(rows)))
 
-    own = await scored(_wanted(rows))
+    own = await scored(None)
     wanted = [score.output for score in own]
-    others = await scored(wanted[1:] + wanted[:1]) if len(set(wanted)) > 1 else []
-    empty = await scored([""] * len(rows))
-    groups = {"own_answer": own, "another_rows_answer": others, "empty_answer": empty}
     if not any(wanted):
         asked = "no row has an answer of its own: give answers, good and bad ones, and compare their scores"
         return reply(
             {"evaluator": evaluator, "rows": len(rows), "warning": asked}, "evaluator_check(..., answers=[...])"
         )
+    others = await scored(wanted[1:] + wanted[:1]) if len(set(wanted)) > 1 else []
+    empty = await scored([""] * len(rows))
+    groups = {"own_answer": own, "another_rows_answer": others, "empty_answer": empty}
     warning = _warning({name: _mean(scores) for name, scores in groups.items()})
     fields = {
         "evaluator": evaluator,
@@ -108,20 +108,6 @@ async def _probe(client: AsyncClient, evaluator: str, rows: Rows) -> CallToolRes
         "errors_on_wrong_answers": sorted({str(score.error) for score in [*others, *empty] if score.error})[:3],
     }
     return reply(fields, _after([*own, *others, *empty], warning))
-
-
-def _wanted(rows: Rows) -> list[str] | None:
-    """The ground truths, if no row ends with an answer of its own and all have a text for one; else None."""
-    truths = [row.get("ground_truth") for row in rows if not _answered(row)]
-    texts = [truth for truth in truths if isinstance(truth, str) and truth]
-    return texts if len(texts) == len(rows) else None
-
-
-def _answered(row: dict[str, Any]) -> bool:
-    match row.get("messages"):
-        case [*_, {"role": "assistant"}]:
-            return True
-    return False
 
 
 def _scored(groups: dict[str, list[RowScore]], shown: list[RowScore]) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class RowScore(Wire):
 
 
 class CheckEvaluator(RequestBody):
-    """Body of ``POST /evaluators/{id}:check``: score given answers, or the rows' own last assistant messages."""
+    """Body of ``POST /evaluators/{id}:check``: score given answers, or the rows' own.
+
+    A row's own answer is its last assistant message, or else its ground truth if that is a text.
+    """
 
     dataset: str | None = None
     rows: list[dict[str, Any]] | None = None

@@ -26,7 +26,9 @@ def put_table(heading: str, table: str) -> None:
 
 
 def _page_with(heading: str) -> Path:
-    return next(page for page in PAGES if f"\n## {heading}\n" in page.read_text(encoding="utf-8"))
+    found = [page for page in PAGES if f"\n## {heading}\n" in page.read_text(encoding="utf-8")]
+    assert found, f"no page has the heading '{heading}'"
+    return found[0]
 
 
 def _place(heading: str) -> re.Pattern[str]:

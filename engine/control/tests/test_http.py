@@ -269,6 +269,8 @@ def test_an_evaluator_is_checked_stored_and_tried(shared):
     assert error_of(client.post(check, json={"rows": [{"messages": []}]}))["param"] == "rows"
     empty = [{"messages": [rows[0]["messages"][0], {"role": "assistant", "content": ""}], "ground_truth": "2"}]
     assert client.post(check, json={"rows": empty}).json()["scores"][0]["score"] == 0.0
+    question = [{"messages": empty[0]["messages"][:1], "ground_truth": "2"}]
+    assert client.post(check, json={"rows": question}).json()["scores"][0]["score"] == 1.0
     calls = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
     asked = [{"messages": [rows[0]["messages"][0], {"role": "assistant", "content": None, "tool_calls": calls}]}]
     source = "def evaluate(messages, **row):\n    return len(messages[-1]['tool_calls'])\n"
