@@ -17,9 +17,9 @@ from fw_sdk.client import AsyncClient
 from fw_sdk.types import Job, JobKind, Pipeline, StepState
 
 POLL_S = 1.0
-WATCHED_WAIT_S, UNWATCHED_WAIT_S = 300.0, 45.0
-"""How long a wait lasts that names no time. A client that shows progress knows that the call lives; many others give
-up after a minute."""
+WATCHED_WAIT_S, UNWATCHED_WAIT_S = 540.0, 45.0
+"""How long a wait lasts that names no time. A client that shows progress knows that the call lives, and few end it
+before ten minutes; many others give up after one."""
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -30,7 +30,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         ctx: ToolContext,
         job_id: str,
         timeout_s: Annotated[
-            float | None, Field(ge=0, le=LONG_WAIT_S, description="0 looks; default: 300 with progress shown, else 45")
+            float | None, Field(ge=0, le=LONG_WAIT_S, description="0 looks; default: 540 with progress shown, else 45")
         ] = None,
     ) -> CallToolResult:
         """Wait until a job ends, at most timeout_s seconds (50 over HTTP, 600 on stdio or with progress shown). A job

@@ -4,10 +4,22 @@
 
 #define TILE (LANES == 16 ? 16 : 4)  // tokens that share one unpacking of the weights: as many as registers hold
 #define AHEAD 2048  // bytes of weights that are fetched before they are needed
-#define TOGETHER 4
+#define TOGETHER 4  // tokens, at least, whose dot products run beside each other, since each is a chain
+
+// The columns 4c … 4c+3 of the rows of a vector.
+INLINE vb unpacked(const uint8_t *block, int c, const int bits) {
+    return bits == 8 ? load_bytes(block + 64 * c) : nibbles(load_bytes(block + 64 * (c % 4)), c / 4);
+}
+
+// Four more columns of a block; ``whole`` makes lanes of 32 bits of the sums at its end.
+INLINE vi add_dots(vi sums, vb weights, const int8_t *values, const int bits) {
+    return bits == 4 ? dot4_nibbles(sums, weights, values) : dot4(sums, weights, values);
+}
+INLINE vi whole(vi sums, const int bits) { return bits == 4 ? widened(sums) : sums; }
 
 // One vector of a panel's rows times ``tokens`` tokens of one sixteen: sums[t] over all blocks, in the order of the
-// blocks. ``fresh`` says that the weights come from memory. The constants unroll it; every instance adds in the same order, so the tile's size does not show in the result.
+// blocks. ``fresh`` says that the weights come from memory. The constants unroll it; every instance adds in the same
+// order, so the tile's size does not show in the result.
 INLINE void multiply_rows(const matrix *m, const uint8_t *block, int64_t vec, const quantized *x, int64_t first,
                           int fresh, vf *sums, const int tokens, const int bits, const int group,
                           const int wide) {
@@ -24,24 +36,22 @@ INLINE void multiply_rows(const matrix *m, const uint8_t *block, int64_t vec, co
         // The hardware's own prefetching leaves two thirds of the memory's speed unused.
         if (fresh)
             for (int64_t i = 0; i < stride; i += 64) __builtin_prefetch(block + AHEAD + i);
-        vb weights[8];
-        UNROLL for (int c = 0; c < 8; c++) {
-            if (bits == 8) weights[c] = load_bytes(block + 64 * c + 4 * LANES * vec);
-            else weights[c] = nibbles(load_bytes(block + 64 * (c % 4) + 4 * LANES * vec), c / 4);
-        }
         const uint16_t *halves = (const uint16_t *)(block + bits * 64) + LANES * vec;
         UNROLL for (int g = 0; g < BLOCK / group; g++, token_sums += 16) {
             const vf scale = load_halves(halves + PANEL * g);
             const vf minimum = m->has_minima ? load_halves(halves + PANEL * (BLOCK / group + g)) : scale * offset;
             UNROLL for (int t = 0; t < tokens; t += together) {
                 vi dot[2 * TOGETHER] = {{0}}, low[2 * TOGETHER] = {{0}};
-                UNROLL for (int c = g * group / 4; c < (g + 1) * group / 4; c++)
+                UNROLL for (int c = g * group / 4; c < (g + 1) * group / 4; c++) {
+                    const vb weights = unpacked(block + 4 * LANES * vec, c, bits);
                     UNROLL for (int i = 0; i < beside; i++) {
-                        dot[i] = dot4(dot[i], weights[c], values + (t + i) * BLOCK + 4 * c);
-                        if (wide) low[i] = dot4(low[i], weights[c], lower + (t + i) * BLOCK + 4 * c);
+                        dot[i] = add_dots(dot[i], weights, values + (t + i) * BLOCK + 4 * c, bits);
+                        if (wide) low[i] = add_dots(low[i], weights, lower + (t + i) * BLOCK + 4 * c, bits);
                     }
+                }
                 UNROLL for (int i = 0; i < beside; i++) {
-                    const vf product = to_floats(wide ? (dot[i] << 7) + low[i] : dot[i]) * scales[t + i];
+                    const vi high = whole(dot[i], bits);
+                    const vf product = to_floats(wide ? (high << 7) + whole(low[i], bits) : high) * scales[t + i];
                     total[t + i] = fused(product, scale, total[t + i]);
                     total[t + i] = fused(minimum, broadcast(token_sums[t + i]), total[t + i]);
                 }

@@ -12,8 +12,6 @@
 #include "../native/team.h"
 
 #define BLOCK 32
-#ifndef TOGETHER
-#endif  // tokens whose dot products run beside each other, since each is a chain
 
 // Mirrors kernels.block_matmul.matrix.CMatrix.
 typedef struct {

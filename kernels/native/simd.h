@@ -134,26 +134,46 @@ INLINE vf load_halves(const uint16_t *from) { return (vf)_mm256_cvtph_ps(_mm_loa
 INLINE void store_halves(uint16_t *to, vf v) {
     _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
-INLINE void store_int8(int8_t *to, vi v) { for (int i = 0; i < LANES; i++) to[i] = (int8_t)v[i]; }
+INLINE void store_int8(int8_t *to, vi v) {
+    const __m256i all = (__m256i)v;
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(words, words));
+}
 INLINE vb nibbles(vb v, int high) {
     const __m256i shifted = high ? _mm256_srli_epi16((__m256i)v, 4) : (__m256i)v;
     return (vb)_mm256_and_si256(shifted, _mm256_set1_epi8(15));
 }
-INLINE vi dot4(vi sums, vb weights, const int8_t *values) {
+INLINE __m256i four_bytes(const int8_t *values) {
     int32_t four;
     memcpy(&four, values, 4);
-    const __m256i signed_bytes = _mm256_set1_epi32(four);
+    return _mm256_set1_epi32(four);
+}
 #ifdef __AVXVNNI__
-    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)weights, signed_bytes);
+INLINE vi dot4(vi sums, vb weights, const int8_t *values) {
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)weights, four_bytes(values));
+}
 #else
+// Sums that GCC takes as they are; else it would add all products in a tree, for which there are no registers.
+INLINE vi settled(vi sums) {
+    __asm__("" : "+x"(sums));
+    return sums;
+}
+INLINE vi dot4(vi sums, vb weights, const int8_t *values) {
+    const __m256i signed_bytes = four_bytes(values);
     // Products of two bytes are added in 16 bits, which 255 * 127 * 2 would overflow: the lowest bit goes apart.
     const __m256i upper = _mm256_and_si256(_mm256_srli_epi16((__m256i)weights, 1), _mm256_set1_epi8(127));
     const __m256i lowest = _mm256_and_si256((__m256i)weights, _mm256_set1_epi8(1));
     const __m256i twice = _mm256_madd_epi16(_mm256_maddubs_epi16(upper, signed_bytes), _mm256_set1_epi16(2));
     const __m256i once = _mm256_madd_epi16(_mm256_maddubs_epi16(lowest, signed_bytes), _mm256_set1_epi16(1));
-    return (vi)_mm256_add_epi32((__m256i)sums, _mm256_add_epi32(twice, once));
-#endif
+    return settled((vi)_mm256_add_epi32((__m256i)sums, _mm256_add_epi32(twice, once)));
 }
+// Eight dots with weights of four bits fit into 16 bits: 8 * 2 * 15 * 128 < 2^15.
+#define NARROW_SUMS
+INLINE vi dot4_nibbles(vi sums, vb weights, const int8_t *values) {
+    return settled((vi)_mm256_add_epi16((__m256i)sums, _mm256_maddubs_epi16((__m256i)weights, four_bytes(values))));
+}
+INLINE vi widened(vi sums) { return (vi)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1)); }
+#endif
 
 #else
 
@@ -191,6 +211,12 @@ INLINE void store_halves(uint16_t *to, vf v) { for (int i = 0; i < LANES; i++) t
 INLINE void store_int8(int8_t *to, vi v) { for (int i = 0; i < LANES; i++) to[i] = (int8_t)v[i]; }
 INLINE vb nibbles(vb v, int high) { return high ? v >> 4 : v & 15; }
 
+#endif
+
+// dot4_nibbles: dot4 for weights below 16, up to eight times from zeros on; ``widened`` makes 32-bit lanes of the sums.
+#ifndef NARROW_SUMS
+INLINE vi dot4_nibbles(vi sums, vb weights, const int8_t *values) { return dot4(sums, weights, values); }
+INLINE vi widened(vi sums) { return sums; }
 #endif
 
 // Sum of the lanes, always in the same tree; the largest lane; the sum of integers.

@@ -99,6 +99,19 @@ def test_quantising_floats_moves_no_weight_by_more_than_half_a_level(bits, bound
     assert np.abs(got - weights).max() <= bound + 1e-3
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_largest_sums_there_can_be_overflow_nowhere(variant, bits, wide):
+    weights = np.ones((16, 64), np.float32)
+    weights[:, ::32] = 0.0  # so that the others are the highest level
+    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 64, bits=bits, wide=wide)
+    held = np.stack([matrix.row(LIBRARY, index) for index in range(16)])
+    x = np.stack([np.ones(64), -np.ones(64), np.tile([1.0, -1.0], 32)]).astype(np.float32)
+    got = multiply(LIBRARY, matrix, x, variant=variant)
+    np.testing.assert_allclose(got, block_matmul_reference(x, held, wide), rtol=1e-6, atol=1e-4)
+
+
 def test_zeros_stay_zeros():
     zeros = np.zeros((16, 64), np.float32)
     for bits in (4, 8):
