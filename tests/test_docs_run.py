@@ -72,9 +72,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterat
     """A daemon, the starter under its own name, and the files that the pages speak of."""
     place = Place.prepare(tmp_path_factory.mktemp("docs"))
     try:
-        rows = [_row(number) for number in range(110)]
-        (place.workspace / "train.jsonl").write_text("".join(rows[:100]))
-        (place.workspace / "heldout.jsonl").write_text("".join(rows[100:]))
+        rows = [_row(number) for number in range(88)]
+        (place.workspace / "train.jsonl").write_text("".join(rows[:80]))
+        (place.workspace / "heldout.jsonl").write_text("".join(rows[80:]))
         (place.workspace / "notes.csv").write_text('note,label\nThe box is wet.,returns\n"Late, again",delivery\n')
         (place.workspace / "evaluator.py").write_text(next(code for kind, code in blocks("evaluators")))
         for name in (
@@ -98,10 +98,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterat
 
 
 def _row(number: int) -> str:
-    """Only Tuesdays: what few rows can teach and a comparison can see."""
+    """Only Tuesdays: what few rows can teach and a comparison can see. The model's own system message is longer."""
     day = date(2024, 3, 5) + timedelta(weeks=number)
-    asked = {"role": "user", "content": f"Which day is {day}?"}
-    return json.dumps({"messages": [asked, {"role": "assistant", "content": "Tuesday"}]}) + "\n"
+    told, asked = {"role": "system", "content": "Say the day."}, {"role": "user", "content": f"Which day is {day}?"}
+    return json.dumps({"messages": [told, asked, {"role": "assistant", "content": "Tuesday"}]}) + "\n"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine.control import comparisons, evaluations, finetunes, gates
+from engine.control.overview import device
 from engine.control.pipeline_check import check
 from engine.control.pipeline_plan import LABELS, Plan
 from engine.control.pipeline_report import best_comparison, outcome
@@ -14,6 +15,8 @@ from engine.control.services import Services
 from fw_sdk.types import (
     Comparison,
     DeploymentState,
+    Device,
+    Estimate,
     Evaluation,
     Failure,
     FwError,
@@ -27,6 +30,10 @@ from fw_sdk.types import (
 )
 
 Handler = Callable[[Plan, Pipeline, Step], Awaitable[Step]]
+
+
+SPARE_MEMORY = 2.0
+"""How many times what a training is estimated to take must be free for idle workers to stay."""
 
 
 class StepFailed(Exception):
@@ -96,8 +103,11 @@ class Steps:
 
     async def _finetune(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
         if step.state is StepState.PENDING:
-            await self._services.workers.sweep(idle_s=0)  # its memory is worth more to the trainer
-            job = await asyncio.to_thread(finetunes.create, self._services, plan.finetune(), plan.finetune_id, None)
+            request = plan.finetune()
+            cost = await asyncio.to_thread(finetunes.estimate_cost, self._services, request)
+            if not leaves_room(device(), cost):
+                await self._services.workers.sweep(idle_s=0)
+            job = await asyncio.to_thread(finetunes.create, self._services, request, plan.finetune_id, None)
             return self._begun(step, job)
         done = self._child(step)
         if done.state is not JobState.COMPLETED:
@@ -170,3 +180,8 @@ def _ended(step: Step, job: Job, message: str) -> Step:
     if job.start_time and job.completed_time:
         seconds = (job.completed_time - job.start_time).total_seconds()
     return step.model_copy(update={"state": StepState.DONE, "message": message, "seconds": seconds})
+
+
+def leaves_room(machine: Device, training: Estimate) -> bool:
+    """Whether idle workers may keep their memory beside a training; a GPU's is not known, so there not."""
+    return machine.kind == "cpu" and SPARE_MEMORY * training.peak_memory_bytes < machine.memory_available_bytes

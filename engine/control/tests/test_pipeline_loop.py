@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.control.pipeline_steps import leaves_room
 from engine.control.tests.daemon_process import Daemon
+from fw_sdk.types import Device, Estimate
 
 EVALUATOR = """
 def evaluate(messages, ground_truth=None, **row):
@@ -183,6 +185,25 @@ def test_a_gate_that_does_not_hold_skips_the_deployment(daemon: Daemon) -> None:
     assert pipeline["steps"][-1]["state"] == "skipped"
     assert "The gate 'better' is not met" in pipeline["outcome"]["deployedBecause"]
     assert daemon.request("GET", "/v1/accounts/local/deployments/lazy").status_code == 404
+
+
+def test_a_worker_stays_beside_a_training_that_leaves_room(daemon: Daemon) -> None:
+    def workers() -> list[str]:
+        return [path.read_text() for path in (daemon.home.root / "workers").glob("*.json")]
+
+    daemon.call("POST", "pipelines", request("roomy", fewShotCount=0, deploy=False))
+    daemon.until(lambda: states(daemon.call("GET", "pipelines/roomy"))["baseline"] == "done", "the base's scores")
+    before = workers()
+    daemon.wait_job("roomy")
+    assert len(before) == 1 and workers() == before
+
+
+def test_workers_make_room_where_memory_is_short_and_on_a_gpu() -> None:
+    estimate = Estimate(rows=1, tokens_per_epoch=1, trained_tokens_per_epoch=1, steps=1, peak_memory_bytes=2 << 30)
+    machine = Device(kind="cpu", name="", cores=2, memory_bytes=8 << 30, memory_available_bytes=5 << 30, bf16=False)
+    assert leaves_room(machine, estimate)
+    assert not leaves_room(machine.model_copy(update={"memory_available_bytes": 4 << 30}), estimate)
+    assert not leaves_room(machine.model_copy(update={"kind": "cuda"}), estimate)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class Size:
 
 
 FULL = Size(None, None, 1, 1024, 2e-3, 4, 96)
-SMOKE = Size(24, 12, 1, 1024, 2e-3, 1, 48)
+SMOKE = Size(16, 8, 1, 1024, 2e-3, 1, 48)
 
 
 def register(app: typer.Typer) -> None:
