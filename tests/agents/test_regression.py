@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fw_mcp.tools.job_wait import WATCHED_WAIT_S
 from tests.agents import regression
 from tests.agents.mistakes import MISTAKES
 from tests.agents.page import table_under
@@ -78,7 +79,7 @@ def test_every_task_is_recorded_and_on_the_page() -> None:
 def test_what_counts_as_dearer() -> None:
     before = Cost("t", "T", calls=3, waits=1, errors=0, tokens=1_000, seconds=10.0)
     assert dearer(before, before) == dearer(replace(before, tokens=1_100, seconds=99.0), before) == []
-    assert dearer(replace(before, waits=2, seconds=310.0), before) == []
+    assert dearer(replace(before, waits=2, seconds=WATCHED_WAIT_S + 10), before) == []
     for change in ({"calls": 4}, {"waits": 2}, {"errors": 1}, {"tokens": 1_200}):
         assert len(dearer(replace(before, **change), before)) == 1, change
 

@@ -30,6 +30,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernels import native
 from tests.benchmarks import cpu_accuracy, training
 from tests.benchmarks.cpu_report import FAST, Figures, accuracy_table, speed_table
 from tests.benchmarks.cpu_side import Side
@@ -314,6 +315,12 @@ def command_of(options: argparse.Namespace) -> str:
     return " ".join(["python -m tests.benchmarks.cpu --model GGUF", *pythons, sizes + only, "--write"])
 
 
+def section() -> str:
+    """The page has one for every instruction set: a processor's figures say nothing about another kind."""
+    library = native.library()
+    return f"cpu-{library.variant}" if library else "cpu-none"
+
+
 def main() -> None:
     """Measure and print; with ``--write`` replace the page's section."""
     options = arguments()
@@ -329,7 +336,7 @@ def main() -> None:
         body = run(bench, options.only, options.training_rows)
     print(f"{machine()}; {versions(PACKAGES)}\n\n{body}")
     if options.write:
-        write_section("cpu", command_of(options), PACKAGES, body, CPU_PAGE)
+        write_section(section(), command_of(options), PACKAGES, body, CPU_PAGE)
 
 
 if __name__ == "__main__":
