@@ -283,7 +283,7 @@ def run(bench: Bench, only: Sequence[str], training_rows: int) -> str:
     others = Processor.now().others_since(before)
     if others > QUIET:
         print(f"warning: others had {others:.0%} of the processor; these figures are wrong", file=sys.stderr)
-    sides = "; ".join(f"{name}: {text}" for name, text in bench.peers.items())
+    sides = "; ".join(f"{name}: {text}" for name, text in bench.peers.items() if name not in (FW, FAST))
     facts = (
         f"{bench.model.name}, {bench.threads} threads; medians of {bench.rounds} rounds in turn after a warm-up "
         f"(least–most); others had {others:.0%} of the processor meanwhile. {sides}."

@@ -21,7 +21,7 @@ class Row:
         work: what was done, by its name in the figures.
         title: what the table calls it.
         unit: of the figures.
-        ours, peer: two sides of that work; no peer is "".
+        ours, peer: two sides of that work.
         must, goal: the least ratio of ours to the peer's, or where ``ratio`` is false the most that ours may be.
         ratio: which of the two.
     """
@@ -39,11 +39,9 @@ class Row:
         """``must`` or ``goal`` as text."""
         return f"≥ {value:g}x" if self.ratio else f"≤ {value:g} {self.unit}"
 
-    def reached(self, value: float, ratio: float | None) -> str:
+    def reached(self, value: float, ratio: float) -> str:
         """Which of the two limits the median ``value`` and its ratio to the peer's keep."""
-        if self.ratio and ratio is None:
-            return "–"
-        signed = (ratio or 0.0) if self.ratio else -value
+        signed = ratio if self.ratio else -value
         must, goal = (self.must, self.goal) if self.ratio else (-self.must, -self.goal)
         return "goal" if signed >= goal else "must" if signed >= must else "missed"
 
@@ -83,17 +81,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def line(row: Row, sides: Mapping[str, Sequence[float]]) -> list[str]:
-    """A row's cells; a peer that was not measured is a dash."""
-    ours, peer = sides[row.ours], sides.get(row.peer)
+    """A row's cells."""
+    ours, peer = sides[row.ours], sides[row.peer]
     value = statistics.median(ours)
-    ratio = value / statistics.median(peer) if peer else None
+    ratio = value / statistics.median(peer)
     return [
         row.title,
         row.unit,
         spread(ours),
         row.peer,
-        spread(peer) if peer else "–",
-        "–" if ratio is None else f"{ratio:.2f}",
+        spread(peer),
+        f"{ratio:.2f}",
         row.limit(row.must),
         row.limit(row.goal),
         row.reached(value, ratio),
@@ -101,9 +99,9 @@ def line(row: Row, sides: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def speed_table(figures: Figures) -> str:
-    """Everything that has been measured, beside its peers."""
+    """Everything that has been measured beside its peer."""
     header = ["work", "unit", "fw", "peer", "peer's", "fw / peer", "must", "goal", "reached"]
-    rows = [line(row, figures[row.work]) for row in ROWS if row.ours in figures.get(row.work, {})]
+    rows = [line(row, figures[row.work]) for row in ROWS if {row.ours, row.peer} <= figures.get(row.work, {}).keys()]
     return table(header, rows)
 
 
