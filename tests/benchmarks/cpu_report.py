@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.cpu_accuracy import Distance
@@ -39,9 +39,13 @@ class Row:
         """``must`` or ``goal`` as text."""
         return f"≥ {value:g}x" if self.ratio else f"≤ {value:g} {self.unit}"
 
-    def reached(self, value: float, ratio: float) -> str:
+    def measured(self, sides: Collection[str]) -> bool:
+        """Whether those sides are enough for its limits: a ratio needs the peer."""
+        return self.ours in sides and (self.peer in sides or not self.ratio)
+
+    def reached(self, value: float, ratio: float | None) -> str:
         """Which of the two limits the median ``value`` and its ratio to the peer's keep."""
-        signed = ratio if self.ratio else -value
+        signed = (ratio or 0.0) if self.ratio else -value
         must, goal = (self.must, self.goal) if self.ratio else (-self.must, -self.goal)
         return "goal" if signed >= goal else "must" if signed >= must else "missed"
 
@@ -81,17 +85,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def line(row: Row, sides: Mapping[str, Sequence[float]]) -> list[str]:
-    """A row's cells."""
-    ours, peer = sides[row.ours], sides[row.peer]
+    """A row's cells; a peer that was not measured is a dash."""
+    ours, peer = sides[row.ours], sides.get(row.peer)
     value = statistics.median(ours)
-    ratio = value / statistics.median(peer)
+    ratio = value / statistics.median(peer) if peer else None
     return [
         row.title,
         row.unit,
         spread(ours),
         row.peer,
-        spread(peer),
-        f"{ratio:.2f}",
+        spread(peer) if peer else "–",
+        "–" if ratio is None else f"{ratio:.2f}",
         row.limit(row.must),
         row.limit(row.goal),
         row.reached(value, ratio),
@@ -99,9 +103,9 @@ def line(row: Row, sides: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def speed_table(figures: Figures) -> str:
-    """Everything that has been measured beside its peer."""
+    """Everything that has been measured, a ratio beside its peer."""
     header = ["work", "unit", "fw", "peer", "peer's", "fw / peer", "must", "goal", "reached"]
-    rows = [line(row, figures[row.work]) for row in ROWS if {row.ours, row.peer} <= figures.get(row.work, {}).keys()]
+    rows = [line(row, figures[row.work]) for row in ROWS if row.measured(figures.get(row.work, {}))]
     return table(header, rows)
 
 
