@@ -10,14 +10,16 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.comparison_picture import address, image, png_of
 from fw_mcp.platform import Platform
 from fw_mcp.results import page, reply, untrusted
+from fw_mcp.scored_rows import Row, ends, rows_of
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
-from fw_mcp.views import after_comparison, comparison_view, cut_warning, score_warning, short
+from fw_mcp.views import after_comparison, comparison_view, short
 from fw_sdk.client import AsyncClient
+from fw_sdk.results.caveats import cut_warning, score_warning
+from fw_sdk.results.next_steps import Setting
 from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobState, RowScore, Verdict
 
 ROWS = 10
@@ -49,9 +51,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             if comparison is None:
                 platform.check_may_write("make a comparison that is not stored yet")
                 comparison = await client.comparisons.create(one.id, other.id)
-            following = _after(comparison, one, other) or after_comparison(
-                comparison, await _served_as(client, comparison)
-            )
+            following = after_comparison(comparison, await _setting(client, comparison, one))
             fields = _fields(comparison, one, other, detail == "full")
             if detail == "concise" and pattern is None:
                 return reply(fields, following)
@@ -64,16 +64,6 @@ def register(server: AgentServer, platform: Platform) -> None:
             following = f"{following}; {again} shows more rows"
         fields |= {"rows": shown.shown, "rows_in_all": shown.total, "picture": address(comparison)}
         return reply(fields, following, *pictures)
-
-
-def _after(comparison: Comparison, one: Evaluation, other: Evaluation) -> str:
-    """What is to be said of one model that does better with another prompt: there is nothing to deploy. Else empty."""
-    if one.model != other.model or comparison.verdict is not Verdict.BETTER:
-        return ""
-    return (
-        f"what '{other.id}' has in its prompt helps without any training: keep it there, and train only if "
-        f"{comparison.candidate_mean:.3g} is not enough; then customize(...) has to beat that too"
-    )
 
 
 def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bool) -> dict[str, Any]:
@@ -124,15 +114,16 @@ def _row(pair: Scored, rows: Mapping[int, Row]) -> dict[str, Any]:
     }
 
 
-async def _served_as(client: AsyncClient, comparison: Comparison) -> str | None:
-    """The READY deployment that serves the baseline's model, if the candidate is another one."""
-    if comparison.baseline_model is None or comparison.baseline_model == comparison.candidate_model:
-        return None
-    async for deployment in client.deployments.list():
-        serving = deployment.state is DeploymentState.READY
-        if serving and short(deployment.base_model) == short(comparison.baseline_model):
-            return deployment.id
-    return None
+async def _setting(client: AsyncClient, comparison: Comparison, one: Evaluation) -> Setting:
+    """What is served of either side, and the examples in the baseline's prompt."""
+    serving = [item async for item in client.deployments.list() if item.state is DeploymentState.READY]
+    by_model = {short(item.base_model): item.id for item in reversed(serving)}
+    model, before = short(comparison.candidate_model), short(comparison.baseline_model)
+    examples = (one.configuration.few_shot or {}) if one.configuration else {}
+    place = by_model.get(before) if before != model else None
+    return Setting(
+        name=place, replaces=place is not None, served_as=by_model.get(model), few_shot=int(examples.get("count", 0))
+    )
 
 
 async def _stored(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison | None:

@@ -10,12 +10,15 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from fw_mcp.platform import Platform, Reporter, ToolContext
-from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
+from fw_mcp.replacement import check_replacing, wanted_from
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import MIN_SCORE, stored
 from fw_mcp.views import after_deployment, deployment_view, short
 from fw_sdk.client import AsyncClient
+from fw_sdk.results.actions import sentence
+from fw_sdk.results.gating import Wanted, after_refusal, is_hopeless, way_back, way_off
+from fw_sdk.results.spelling import tool_call
 from fw_sdk.types import Comparison, Deployment, DeploymentState, FwError, Gate, GateKind
 
 POLL_S = 0.5
@@ -44,15 +47,17 @@ def register(server: AgentServer, platform: Platform) -> None:
         async with platform.session() as client:
             if action == "stop":
                 return await _stop(client, name, confirm)
-            wanted = Wanted.of(model, name, comparison, _gate(gate, margin, min_score), force)
+            wanted = wanted_from(model, name, comparison, _gate(gate, margin, min_score), force)
             former = await _serving(client, wanted.name)
             if former is not None and short(former.base_model) == wanted.model and not wanted.explicit:
                 return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
             deployment = await _start(client, wanted, former, confirm)
-            back = way_back(former) if former and short(former.base_model) != wanted.model else None
+            replaces = former is not None and short(former.base_model) != wanted.model
+            back = way_back(former).text(tool_call) if former and replaces else None
             deployment = await _until_ready(client, deployment, Reporter(ctx), back)
             home = (await client.overview()).home
-        replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
+        first = {"to_stop": way_off(deployment).text(tool_call)} if former is None else {}
+        replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else first
         key = {"key": f"the text of {home}/token.read, which only asks and looks"} if home else {}
         return reply({**deployment_view(deployment), **key, **replaced}, after_deployment(deployment))
 
@@ -101,8 +106,7 @@ async def _start(client: AsyncClient, wanted: Wanted, former: Deployment | None,
         )
     except FwError as error:
         if error.code == "gate_not_met":
-            override = f"force=true, confirm='{wanted.name}'" if replaced else "force=true"
-            error.hint = f"{towards_the_gate(wanted, evidence)}; {override} only if the person asked for it"
+            error.hint = sentence(after_refusal(wanted, evidence, replaces=replaced is not None), tool_call)
         raise
 
 

@@ -1,0 +1,109 @@
+"""Every action as a tool call and as a command that the command line has."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import typer
+
+from fw_sdk.cli.tree import build
+from fw_sdk.results.actions import OPEN, Action, Placeholder
+from fw_sdk.results.hints import AGENT, SHELL, in_words_of
+from fw_sdk.results.spelling import COMMANDS, command, tool_call
+from fw_sdk.types import JobKind
+
+FULL = {
+    "model": "m",
+    "name": "n",
+    "comparison": "c",
+    "gate": "not_worse",
+    "margin": 0.05,
+    "min_score": 0.9,
+    "force": True,
+    "confirm": "n",
+    "data": "d",
+    "evaluator": "e",
+    "split": "all",
+    "few_shot": 4,
+    "limit": 5,
+    "max_tokens": 8,
+    "heldout": "h.jsonl",
+    "base_model": "b",
+    "job_id": "j",
+    "kind": JobKind.FINETUNE,
+    "baseline": "x",
+    "candidate": "y",
+    "path": "p.jsonl",
+    "source": "s",
+    "system": "Be brief.",
+}
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+@pytest.mark.parametrize("arguments", [{}, FULL])
+def test_every_command_is_one_that_the_shell_has(verb: str, arguments: dict[str, object]) -> None:
+    words = shlex.split(command(Action(verb, arguments)))
+    found = typer.main.get_command(build())
+    assert words.pop(0) == "fw"
+    while hasattr(found, "commands"):
+        found = found.commands[words.pop(0)]
+    options = {name for item in found.params for name in item.opts}
+    assert {word for word in words if word.startswith("--")} <= options, words
+    required = [item for item in found.params if item.required and not item.name.startswith("-")]
+    assert len([word for word in words if not word.startswith("-")]) >= len(required)
+
+
+@pytest.mark.parametrize(
+    ("only", "words"), [("models", "fw model list"), ("deployments", "fw deploy list"), (None, "fw status")]
+)
+def test_lists_have_commands(only: str | None, words: str) -> None:
+    assert command(Action("overview", {"only": only} if only else {})) == words
+
+
+def test_a_tool_call_is_what_an_agent_can_send() -> None:
+    assert tool_call(Action("deploy", {"model": "m", "force": True, "margin": 0.05})) == (
+        "deploy(model='m', force=true, margin=0.05)"
+    )
+    assert tool_call(Action("evaluate", {"model": "m", "data": OPEN})) == "evaluate(model='m', data=...)"
+    assert (
+        tool_call(Action("customize", {"heldout": Placeholder("a file")}, True)) == "customize(..., heldout='<a file>')"
+    )
+    assert tool_call(Action("generate", {"prompts": ["..."]})) == "generate(prompts=['...'])"
+
+
+def test_a_name_with_a_space_is_one_word_of_the_shell() -> None:
+    assert command(Action("dataset", {"path": "my rows.jsonl"})) == "fw dataset check 'my rows.jsonl'"
+
+
+HINTS = (
+    "wait for it: GET /v1/accounts/local/jobs/ev-1:wait",
+    "GET /v1/accounts/local/jobs/p.1-x:wait",
+    "upload them: POST /v1/accounts/local/datasets/rows:upload",
+    "pass a deployment's or a model's id; GET /v1/models lists what answers now",
+    "try it with POST /v1/completions",
+    'POST /v1/accounts/local/models:pull {"source": "smollm2-135m"}',
+    "POST /v1/accounts/local/datasets, then its :upload",
+    "POST /v1/accounts/local/evaluatorsV2",
+    "POST /v1/accounts/local/jobs/p-1:resume, after reading its failure",
+    "POST /v1/accounts/local/pipelines",
+    "POST /v1/chat/completions",
+)
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_no_surface_but_http_speaks_http(hint: str) -> None:
+    for surface, mark in ((AGENT, "("), (SHELL, "fw ")):
+        said = in_words_of(surface, hint)
+        assert not re.search(r"/v1/|GET |POST ", said) and mark in said, said
+
+
+def test_hints_keep_the_names_in_them() -> None:
+    assert in_words_of(SHELL, HINTS[0]) == "wait for it: fw job wait ev-1"
+    assert in_words_of(AGENT, HINTS[1]) == "job_wait(job_id='p.1-x')"
+    assert in_words_of(SHELL, HINTS[5]) == "fw model pull smollm2-135m"
+    assert in_words_of(SHELL, HINTS[8]) == "fw job resume p-1, after reading its failure"
+    hint = "use split 'all', or create the dataset with a larger heldoutFraction"
+    assert in_words_of(SHELL, hint) == "use --split all, or create the dataset with a larger --heldout-fraction"
+    assert in_words_of(AGENT, hint) == "use split='all', or create the dataset with a larger heldout_fraction"
