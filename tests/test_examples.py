@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fw_sdk as fw
-from engine.control.dataset_rows import SplitRule, validate_file
+from engine.control.inventory.dataset_rows import SplitRule, validate_file
 from engine.evals.evaluators import check_source
 from engine.evals.overlap import overlap
 from engine.jobs.rows import Row, read_rows

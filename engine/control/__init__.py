@@ -1,1 +1,1 @@
-"""The control plane: store, datasets, models, jobs, deployments, pipelines, gateway and their HTTP app; no torch."""
+"""The control plane in rooms, each importing only those below it; `docs/architecture.md` says which."""

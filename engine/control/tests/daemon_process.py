@@ -24,7 +24,7 @@ from fw_sdk.types.home import Home
 MAIN = """
 import sys
 from pathlib import Path
-from engine.control.daemon import serve
+from engine.control.http.daemon import serve
 from fw_sdk.types.home import Home
 serve(Home(Path(sys.argv[1])), int(sys.argv[2]))
 """

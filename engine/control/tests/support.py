@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from engine.control.app import create_app
+from engine.control.http.app import create_app
 from engine.control.settings import Settings
 from engine.jobs import specs
 from engine.jobs.process import ProcessId
@@ -24,7 +24,7 @@ LITTLE = "engine.control.tests.little_program"
 DAEMON = """
 import sys
 from pathlib import Path
-from engine.control.daemon import serve
+from engine.control.http.daemon import serve
 from engine.jobs import specs
 from fw_sdk.types import FwError
 from fw_sdk.types.home import Home

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.control.dataset_rows import MAX_PROBLEMS, SplitRule, validate_file
+from engine.control.inventory.dataset_rows import MAX_PROBLEMS, SplitRule, validate_file
+from engine.control.inventory.token_lengths import LengthCounter
 from engine.control.tests.support import write_rows
-from engine.control.token_lengths import LengthCounter
 from engine.jobs.rows import read_rows
 from engine.text.renderer import Renderer
 from fw_sdk.types import Split

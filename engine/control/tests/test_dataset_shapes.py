@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.control.dataset_rows import SplitRule, validate_file
-from engine.control.dataset_shapes import file_shape, row_shape
+from engine.control.inventory.dataset_rows import SplitRule, validate_file
+from engine.control.inventory.dataset_shapes import file_shape, row_shape
 
 RULE = SplitRule(0.1, 0)
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.control.gates import Candidate, decide, refusal
+from engine.control.evidence.gates import Candidate, decide, refusal
 from fw_sdk.types import Comparison, Gate, GateKind, Interval, ServedConfiguration, Verdict
 
 TUNED = Candidate("accounts/local/models/tuned", "sha256:" + "a" * 64)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from engine.control.gates import sampled
-from engine.control.gateway import Ask
+from engine.control.evidence.gates import sampled
+from engine.control.gateway.relay import Ask
 from fw_sdk.types import InferenceParameters, ServedConfiguration
 
 SCORED = {"temperature": 0.0, "top_p": 0.9}

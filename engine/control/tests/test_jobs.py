@@ -8,7 +8,7 @@ import time
 import pytest
 
 from engine.compute import Phase, Status
-from engine.control.job_outcome import outcome
+from engine.control.jobs.outcome import outcome
 from engine.control.tests.support import ROOT, error_of, program_of, running_app, submit_little, wait_ended, wait_for
 from fw_sdk.types import JobState, Model, ModelKind, ModelState
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.control.metering import Counts, Meter, StreamMeter
+from engine.control.gateway.meter import Counts, Meter, StreamMeter
 from fw_sdk.types import FwError
 
 

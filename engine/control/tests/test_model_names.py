@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine.control.model_names import named_model, ready_model
-from engine.control.pulls import requested_source
+from engine.control.inventory.model_names import named_model, ready_model
+from engine.control.kinds.pull.creation import requested_source
+from engine.control.serving.targets import find_served
 from engine.control.store import Store
-from engine.control.targets import find_served
 from fw_sdk.types import (
     CreatePipeline,
     FineTuningJob,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.pipeline_steps import leaves_room
 from engine.control.tests.daemon_process import Daemon
+from engine.control.workflows.steps import leaves_room
 from fw_sdk.types import Device, Estimate
 
 EVALUATOR = """

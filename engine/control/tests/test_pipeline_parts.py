@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.control.pipeline_check import check_rows
-from engine.control.pipeline_plan import MAX_ID, Plan, check_id, current_step, with_step
-from engine.control.pipeline_report import Forwarder, best_comparison, progress
 from engine.control.store import Store
+from engine.control.workflows.check import check_rows
+from engine.control.workflows.plan import MAX_ID, Plan, check_id, current_step, with_step
+from engine.control.workflows.report import Forwarder, best_comparison, progress
 from engine.jobs.rows import Row
 from fw_sdk.types import (
     BaselineResult,

@@ -54,7 +54,7 @@ def up(
         )
     from fw_sdk.cli.rooms import open_room
 
-    serve_daemon = open_room("engine.control.daemon", "serve")
+    serve_daemon = open_room("engine.control.http.daemon", "serve")
     serve_daemon(home, port=default_port() if port is None else port, mounts=(open_room("fw_mcp.http", "mount"),))
 
 

@@ -1,0 +1,1 @@
+"""What evaluations prove: comparisons, and the gates that rest on them."""

@@ -1,0 +1,1 @@
+"""Inference requests relayed to workers, and the tokens counted on the way."""

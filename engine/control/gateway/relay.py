@@ -1,0 +1,251 @@
+"""The gateway: finds or starts the worker for a model name and passes bytes on, counting tokens as they go by."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from engine.control.gateway.meter import Counts, Meter, StreamMeter
+from engine.control.serving.deployments import Deployments
+from engine.control.serving.targets import Target, find_served, target_of_model
+from engine.control.serving.workers import Lease, Worker, Workers
+from engine.control.store import Store
+from fw_sdk.types import Deployment, FwError
+
+T = TypeVar("T")
+
+TENANT = "owner"
+"""For whom workers keep prefixes and responses apart: the daemon has one token, so there is one."""
+
+RETRY_HEADERS = ("retry-after", "x-should-retry")
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+COUNT_WHEN_ASKED = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Protocols whose streams tell the counts only if the request wants them."""
+
+
+SAMPLED = COUNT_WHEN_ASKED | {"/v1/responses", "/v1/messages"}
+"""Protocols that draw tokens."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One inference request, understood as far as the gateway needs to.
+
+    Attributes:
+        path: the worker's path, such as ``/v1/chat/completions``.
+        body: its JSON object.
+        served: the name of the model as the client wrote it.
+        request_id: also sent to the worker.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+    served: str
+    request_id: str
+
+    @classmethod
+    def parse(cls, path: str, body: Any, request_id: str) -> Ask:
+        """Check the only field that the gateway reads; the worker checks the others."""
+        name = body.get("model") if isinstance(body, dict) else None
+        if not isinstance(name, str) or not name:
+            what = "The body is not a JSON object" if not isinstance(body, dict) else "'model' is missing"
+            raise FwError(
+                "invalid_argument",
+                what if name is None else f"'model' must be a name, got {name!r:.80}",
+                not_done="no tokens were generated",
+                hint="pass a deployment's or a model's id; GET /v1/models lists what answers now",
+                param="model",
+            )
+        return cls(path, body, name, request_id)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the reply comes as server-sent events."""
+        return self.body.get("stream") is True
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the usage event of a stream."""
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+    def for_worker(self, model: str, sampling: Mapping[str, float]) -> bytes:
+        """The body with the worker's name for the model, sampled as it was scored unless the client says how.
+
+        A stream always counts its tokens, for the meter.
+        """
+        changes: dict[str, Any] = {"model": model}
+        if self.path in SAMPLED:
+            changes |= {name: value for name, value in sampling.items() if self.body.get(name) is None}
+        options = self.body.get("stream_options")
+        if self.streams and self.path in COUNT_WHEN_ASKED and (options is None or isinstance(options, dict)):
+            changes["stream_options"] = {**(options or {}), "include_usage": True}
+        return json.dumps({**self.body, **changes}).encode()
+
+
+class Gateway:
+    """Relays inference requests to workers.
+
+    Attributes:
+        meter: what was relayed since the daemon started.
+    """
+
+    def __init__(self, store: Store, workers: Workers, deployments: Deployments) -> None:
+        self._store = store
+        self._workers = workers
+        self._deployments = deployments
+        self.meter = Meter()
+
+    async def relay(self, request: Request, ask: Ask) -> Response:
+        """Answer one request through the model's worker, streaming if the client asked for it."""
+        target, reply, lease = await _while_connected(request, self._open(ask))
+        headers = served_headers(target, lease.worker)
+        if ask.streams and not reply.is_error:
+            events = self._stream(ask, target, reply, lease)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers | STREAM_HEADERS)
+        try:
+            content = await _while_connected(request, reply.aread())
+        except httpx.TransportError as error:
+            raise self._workers.lost(lease.worker) from error
+        finally:
+            lease.release()
+            await reply.aclose()
+        if not reply.is_error:
+            self.meter.add(target.model.id, Counts.of(json.loads(content)))
+        headers |= {name: reply.headers[name] for name in RETRY_HEADERS if name in reply.headers}
+        return Response(content, reply.status_code, headers, media_type="application/json")
+
+    async def stored(self, method: str, identifier: str) -> Response:
+        """A stored response, read or deleted: it is in the memory of the worker that gave it, so all are asked."""
+        for worker in self._workers.running():
+            url = f"{worker.facts.url.rstrip('/')}/v1/responses/{quote(identifier, safe='')}"
+            headers = {"authorization": f"Bearer {worker.record.token}", "x-fw-tenant": TENANT}
+            with suppress(httpx.TransportError):
+                reply = await self._workers.client.request(method, url, headers=headers)
+                if not reply.is_error:
+                    return Response(reply.content, reply.status_code, media_type="application/json")
+        raise FwError(
+            "not_found",
+            f"No running worker has a response '{identifier:.80}'.",
+            hint="responses are kept in a worker's memory for an hour, and until it stops",
+            param="response_id",
+        )
+
+    def models(self) -> dict[str, Any]:
+        """READY deployments, and models whose worker runs now, in a list that OpenAI's and Anthropic's clients read."""
+        loaded = {
+            digest for worker in self._workers.running() for digest in (worker.facts.model_digest, *worker.adapters)
+        }
+        models = [self._store.models.find(identifier) for identifier in self._store.models.ids()]
+        running = [model for model in models if model is not None and model.digest in loaded]
+        items = {
+            item.id: {
+                "id": item.id,
+                "object": "model",
+                "type": "model",
+                "display_name": item.display_name or item.id,
+                "created": int(item.create_time.timestamp()),
+                "created_at": item.create_time.isoformat(),
+                "owned_by": "local",
+            }
+            for item in [*self._deployments.ready(), *running]
+        }
+        ends = {"first_id": next(iter(items), None), "last_id": next(reversed(items), None)}
+        return {"object": "list", "data": list(items.values()), "has_more": False, **ends}
+
+    async def _target(self, name: str) -> Target:
+        served = find_served(self._store, name)
+        if isinstance(served, Deployment):
+            return await self._deployments.target(served.id)
+        return target_of_model(self._store, served)
+
+    async def _open(self, ask: Ask) -> tuple[Target, httpx.Response, Lease]:
+        """Send to the worker; one that dies before it answers is replaced once, since nothing was relayed yet."""
+        for last in (False, True):
+            target = await self._target(ask.served)
+            lease = await self._workers.acquire(target.base, target.adapter)
+            try:
+                reply = await self._send(ask, lease, target.sampling)
+                if reply.status_code != 503 or last or await self._workers.healthy(lease.worker):
+                    return target, reply, lease
+                await reply.aclose()
+            except httpx.TransportError as error:
+                if last:
+                    lease.release()
+                    raise self._workers.lost(lease.worker) from error
+            except BaseException:
+                lease.release()
+                raise
+            lease.release()
+        raise AssertionError("unreachable")
+
+    async def _send(self, ask: Ask, lease: Lease, sampling: Mapping[str, float]) -> httpx.Response:
+        headers = {
+            **lease.headers,
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "x-request-id": ask.request_id,
+            "x-fw-model-name": ask.served,
+            "x-fw-tenant": TENANT,
+        }
+        content = ask.for_worker(lease.model, sampling)
+        call = self._workers.client.build_request("POST", lease.url(ask.path), content=content, headers=headers)
+        return await self._workers.client.send(call, stream=True)
+
+    async def _stream(self, ask: Ask, target: Target, reply: httpx.Response, lease: Lease) -> AsyncIterator[bytes]:
+        """The worker's events; if it dies before their end, an error event in its place."""
+        stream = StreamMeter(ask.path, keep_usage=ask.wants_usage)
+        try:
+            with suppress(httpx.TransportError):
+                async for chunk in reply.aiter_raw():
+                    if events := stream.feed(chunk):
+                        yield events
+            if not stream.done:
+                error = self._workers.lost(lease.worker)
+                error.request_id = ask.request_id
+                yield stream.broken(error)
+        finally:
+            self.meter.add(target.model.id, stream.counts)
+            lease.release()
+            await reply.aclose()
+
+
+def served_headers(target: Target, worker: Worker) -> dict[str, str]:
+    """What exactly answered: the configuration that evaluations are keyed by."""
+    return {
+        "x-fw-model-digest": target.digest,
+        "x-fw-base-digest": target.base.digest,
+        "x-fw-dtype": worker.facts.dtype,
+        "x-fw-numerics": worker.facts.numerics,
+        "x-fw-template-digest": worker.facts.template_digest,
+    }
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled as soon as the client goes away."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise FwError("cancelled", "The client closed the connection.", not_done="the answer was not finished")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,111 @@
+"""The composition of the control plane: services, background components, middleware and routes of one app."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from engine.control.access.authentication import AccessMiddleware
+from engine.control.gateway.relay import Gateway
+from engine.control.http.errors import ErrorMiddleware, install_handlers
+from engine.control.http.lock import HomeLock
+from engine.control.http.routes import ROUTERS
+from engine.control.http.services import Component, Services
+from engine.control.jobs.service import JobService
+from engine.control.kinds.pull.creation import fail_abandoned
+from engine.control.serving.deployments import Deployments
+from engine.control.serving.workers import Workers
+from engine.control.settings import Settings
+from engine.control.store import Store
+from engine.control.workflows.pipelines import Pipelines
+from fw_sdk.types.home import Home
+
+log = logging.getLogger("fw.app")
+
+Mount = Callable[[FastAPI, Callable[[], str], Home], None]
+"""Adds another server to the app, given a function that tells the daemon's url, and the home with its tokens."""
+
+
+@dataclass
+class Ending:
+    """What is to live on when the app ends. A plain end keeps everything; ``:shutdown`` may say otherwise."""
+
+    keep_jobs: bool = True
+    keep_workers: bool = True
+
+
+def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount, ...] = ()) -> FastAPI:
+    """The control plane of one home, as an app that any ASGI server can run.
+
+    Raises:
+        FwError: ``failed_precondition`` if another daemon holds the home or its database cannot be used.
+    """
+    settings = settings or Settings()
+    home.prepare()
+    lock = HomeLock(home)
+    try:
+        services = _services(home, settings)
+    except BaseException:
+        lock.release()
+        raise
+    components = _components(services)
+    ending = Ending()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        fail_abandoned(services)
+        started: list[Component] = []
+        try:
+            for component in components:
+                started.append(component)
+                await component.start()
+            yield
+        finally:
+            await _stop(started, ending)
+            services.store.close()
+            lock.release()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.services, app.state.ending = services, ending
+    for router in ROUTERS:
+        app.include_router(router)
+    install_handlers(app, [route for router in ROUTERS for route in router.routes if isinstance(route, Route)])
+    app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
+    app.add_middleware(ErrorMiddleware)
+    for mount in mounts:
+        mount(app, lambda: settings.base_url, home)
+    return app
+
+
+def _services(home: Home, settings: Settings) -> Services:
+    store = Store(home.database)
+    workers = Workers(home)
+    deployments = Deployments(store, workers, settings.base_url)
+    return Services(
+        home=home,
+        settings=settings,
+        store=store,
+        jobs=JobService(home, store, settings),
+        workers=workers,
+        deployments=deployments,
+        gateway=Gateway(store, workers, deployments),
+    )
+
+
+def _components(services: Services) -> tuple[Component, ...]:
+    """What runs in the background, in the order in which it starts; it stops in the opposite order."""
+    return (services.workers, services.deployments, services.jobs, Pipelines(services))
+
+
+async def _stop(components: list[Component], ending: Ending) -> None:
+    for component in reversed(components):
+        keep = ending.keep_jobs if isinstance(component, JobService) else ending.keep_workers
+        try:
+            await component.stop(keep_processes=keep)
+        except Exception:
+            log.exception("stopping %s failed", type(component).__name__)

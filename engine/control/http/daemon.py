@@ -1,0 +1,160 @@
+"""The daemon's process: its port, its file, its log, its signals."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from logging.handlers import RotatingFileHandler
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from engine.control.http.app import Mount, create_app
+from engine.control.settings import Settings
+from engine.jobs.files import read_json, write_json
+from engine.jobs.process import ProcessId
+from fw_sdk.types import FwError
+from fw_sdk.types.home import Home
+
+HOST = "127.0.0.1"
+GRACE_S = 5
+LOG_BYTES = 20 * 1024**2
+
+log = logging.getLogger("fw.daemon")
+
+
+def serve(home: Home, port: int, mounts: Sequence[Mount] = ()) -> None:
+    """Run the control plane of ``home`` on ``127.0.0.1:port`` (0: a free one) until SIGTERM, SIGINT or ``:shutdown``.
+
+    Raises:
+        FwError: ``port_in_use``; ``failed_precondition`` if another daemon holds the home or the database is newer.
+    """
+    home.prepare()
+    with _listening(home, port) as listener, _logging(home):
+        url = f"http://{HOST}:{listener.getsockname()[1]}"
+        app = create_app(home, Settings(base_url=url), tuple(mounts))
+        server = _Server(app)
+        app.state.stop = server.ask_to_stop
+        log.info("fw %s listens on %s, home %s, pid %d", version("fw"), url, home.root, os.getpid())
+        with _daemon_file(home, url):
+            server.run(sockets=[listener])
+            if not server.started:
+                raise FwError("internal", "The daemon could not start.", hint=f"read {home.logs / 'daemon.log'}")
+            log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which lets waiting clients go when it is asked to stop."""
+
+    def __init__(self, app: FastAPI) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=75,
+        )
+        super().__init__(config)
+        self._changes = app.state.services.jobs.changes
+
+    def ask_to_stop(self) -> None:
+        """Stop accepting requests, end streams, then end; what runs in other processes lives on."""
+        self.should_exit = True
+        self._changes.close()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """SIGTERM and SIGINT: as ``ask_to_stop``; a second SIGINT does not wait for requests."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.ask_to_stop()
+
+
+@contextmanager
+def _listening(home: Home, port: int) -> Iterator[socket.socket]:
+    """The bound socket. Binding comes first, so that a second daemon changes nothing."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            listener.bind((HOST, port))
+            listener.listen(2048)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise _cannot_listen(port, error) from None
+            raise _port_in_use(home, port) from None
+        yield listener
+    finally:
+        listener.close()
+
+
+def _port_in_use(home: Home, port: int) -> FwError:
+    return FwError(
+        "port_in_use",
+        f"Port {port} is in use by {_who_listens(home, port)}.",
+        not_done="no daemon was started",
+        hint="use that daemon, or start this one with --port 0 or FW_PORT",
+    )
+
+
+def _who_listens(home: Home, port: int) -> str:
+    try:
+        body = httpx.get(f"http://{HOST}:{port}/v1/health", timeout=2.0, trust_env=False).json()
+        pid = int(body["pid"]) if "evaluatorIsolation" in body else 0
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        pid = 0
+    if not pid:
+        return "another program"
+    daemon = read_json(home.daemon_file) or {}
+    return f"the fw daemon of {'this' if daemon.get('pid') == pid else 'another'} home (pid {pid})"
+
+
+def _cannot_listen(port: int, error: OSError) -> FwError:
+    message = f"Cannot listen on {HOST}:{port}: {error.strerror}."
+    return FwError("invalid_argument", message, not_done="no daemon was started", param="port")
+
+
+@contextmanager
+def _daemon_file(home: Home, url: str) -> Iterator[None]:
+    """``daemon.json`` for as long as this daemon runs."""
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    write_json(home.daemon_file, {"url": url, **me.to_json(), "version": version("fw")})
+    try:
+        yield
+    finally:
+        if (read_json(home.daemon_file) or {}).get("pid") == me.pid:
+            home.daemon_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _logging(home: Home) -> Iterator[None]:
+    """Log to ``logs/daemon.log``, and to a terminal if there is one."""
+    handlers: list[logging.Handler] = [
+        RotatingFileHandler(home.logs / "daemon.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
+    ]
+    if sys.stderr.isatty():
+        handlers.append(logging.StreamHandler())
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.INFO)
+    for noisy in ("httpx", "alembic", "uvicorn.error", "mcp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

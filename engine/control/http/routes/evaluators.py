@@ -1,0 +1,49 @@
+"""``/v1/accounts/local/evaluators`` (created at ``evaluatorsV2``, as the hosted API has it)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse
+
+from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.http.services import Provided
+from engine.control.inventory import evaluators
+from fw_sdk.types import CheckEvaluator, CreateEvaluator, parse_request, resource_id
+
+ROOT = "/v1/accounts/local/evaluators"
+
+router = APIRouter()
+
+
+@router.post(ROOT + "V2")
+def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+    """A new evaluator from its source."""
+    request = parse_request(CreateEvaluator, body, not_done="no evaluator was created")
+    return reply(evaluators.create(services, request, key))
+
+
+@router.get(ROOT)
+def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
+    """Evaluators, newest first."""
+    return reply_page("evaluators", services.store.evaluators.list(size, token))
+
+
+@router.post(ROOT + "/{evaluator}:check")
+def check(evaluator: str, services: Provided, body: JsonBody) -> JSONResponse:
+    """Score a few rows."""
+    request = parse_request(CheckEvaluator, body, not_done="nothing was scored")
+    scores = evaluators.check(services, resource_id(evaluator, "evaluators"), request)
+    return JSONResponse({"scores": [score.to_wire() for score in scores]})
+
+
+@router.get(ROOT + "/{evaluator}")
+def get(evaluator: str, services: Provided) -> JSONResponse:
+    """One evaluator."""
+    return reply(services.store.evaluators.get(resource_id(evaluator, "evaluators")))
+
+
+@router.delete(ROOT + "/{evaluator}")
+def delete(evaluator: str, services: Provided) -> JSONResponse:
+    """Remove an evaluator that no unfinished job uses."""
+    evaluators.delete(services, resource_id(evaluator, "evaluators"))
+    return JSONResponse({})

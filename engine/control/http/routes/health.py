@@ -1,0 +1,44 @@
+"""Health, overview, and the end of the daemon."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
+from starlette.responses import JSONResponse
+
+from engine.control.http.bodies import JsonBody, reply
+from engine.control.http.overview import health, overview
+from engine.control.http.services import Provided
+from fw_sdk.types import FwError, RequestBody, parse_request
+
+router = APIRouter()
+
+
+class Shutdown(RequestBody):
+    """Body of ``POST /daemon:shutdown``."""
+
+    keep_jobs: bool = True
+
+
+@router.get("/v1/health")
+def get_health() -> JSONResponse:
+    """Whether the daemon answers; needs no token."""
+    return reply(health())
+
+
+@router.get("/v1/accounts/local/overview")
+def get_overview(services: Provided) -> JSONResponse:
+    """The state of everything in one reply."""
+    return reply(overview(services))
+
+
+@router.post("/v1/accounts/local/daemon:shutdown")
+async def shutdown(request: Request, body: JsonBody) -> JSONResponse:
+    """Stop the daemon and its workers; running jobs live on unless ``keepJobs`` is false."""
+    wanted = parse_request(Shutdown, body, not_done="the daemon goes on")
+    stop = getattr(request.app.state, "stop", None)
+    if stop is None:
+        raise FwError("unimplemented", "This app is not run by the fw daemon.", not_done="it goes on")
+    ending = request.app.state.ending
+    ending.keep_jobs, ending.keep_workers = wanted.keep_jobs, False
+    return JSONResponse({"keepJobs": wanted.keep_jobs}, background=BackgroundTask(stop))

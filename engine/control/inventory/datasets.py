@@ -1,0 +1,177 @@
+"""Datasets: rows are checked, stored by the digest of their bytes, and immutable from then on."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from engine.control.http.services import Services
+from engine.control.inventory.dataset_rows import SplitRule, Validation, readable_rows, validate_file
+from engine.control.inventory.references import active_users, dataset_path, ready_base, ready_dataset, rows_of
+from engine.control.inventory.token_lengths import any_counter, counter_for, load_renderer
+from engine.evals.overlap import overlap
+from engine.jobs.rows import Row
+from engine.training.preview import preview
+from fw_sdk.types import (
+    CreateDataset,
+    Dataset,
+    DatasetReport,
+    DatasetState,
+    FwError,
+    Overlap,
+    Split,
+    TrainedToken,
+    resource_id,
+    resource_name,
+)
+
+
+def create(services: Services, request: CreateDataset, key: str | None) -> Dataset:
+    """A new dataset that waits for its rows; the same request again returns the same one."""
+    identifier = resource_id(request.dataset_id, "datasets")
+    fields = request.dataset
+    if fields.format != "CHAT":
+        raise FwError(
+            "unimplemented",
+            f"Format '{fields.format}' is not supported, only CHAT.",
+            not_done="no dataset was created",
+            hint="write each row as {'messages': [...]}",
+            param="dataset.format",
+        )
+    dataset = Dataset(
+        name=resource_name("datasets", identifier),
+        display_name=fields.display_name,
+        heldout_fraction=fields.heldout_fraction,
+        split_seed=fields.split_seed,
+    )
+    return services.store.datasets.create(dataset, request=request, key=key)
+
+
+def check(services: Services, file: Path, rule: SplitRule) -> Validation:
+    """Validate a file of rows; stores nothing."""
+    return validate_file(file, rule, any_counter(services.store))
+
+
+def upload(services: Services, identifier: str, file: Path) -> Dataset:
+    """Give a dataset its rows.
+
+    Raises:
+        FwError: ``dataset_invalid`` with the report if a row cannot be used (the dataset goes on waiting);
+            ``failed_precondition`` if it has other rows already.
+    """
+    dataset = services.store.datasets.get(identifier)
+    found = check(services, file, SplitRule(dataset.heldout_fraction, dataset.split_seed))
+    if dataset.state is DatasetState.READY and dataset.digest == found.digest:
+        return dataset
+    if dataset.state is DatasetState.READY:
+        raise _immutable(identifier)
+    if not found.report.ok:
+        raise invalid(found.report, f"'{identifier}' still waits for its rows; nothing was stored")
+    target = dataset_path(services.home, found.digest)
+    file.chmod(0o600)
+    with suppress(FileExistsError):
+        os.link(file, target)
+    return services.store.datasets.update(identifier, lambda current: _ready(current, found))
+
+
+def _ready(dataset: Dataset, found: Validation) -> Dataset:
+    if dataset.state is DatasetState.READY and dataset.digest != found.digest:
+        raise _immutable(dataset.id)
+    tokens = found.report.tokens
+    fields = {
+        "state": DatasetState.READY,
+        "digest": found.digest,
+        "example_count": str(found.report.valid_rows),
+        "estimated_token_count": str(tokens.total) if tokens else None,
+        "report": found.report,
+        "bytes": found.bytes,
+    }
+    return dataset.model_copy(update=fields)
+
+
+def delete(services: Services, identifier: str) -> None:
+    """Remove a dataset that no unfinished job uses, and its rows unless another dataset has the same."""
+    dataset = services.store.datasets.get(identifier)
+    users = active_users(services, dataset.name)
+    if users:
+        raise FwError(
+            "failed_precondition",
+            f"Dataset '{identifier}' is used by job '{users[0].id}'.",
+            not_done="it was not deleted",
+            hint="wait for the job or cancel it",
+        )
+    services.store.datasets.delete(identifier)
+    if dataset.digest and all(other.digest != dataset.digest for other in services.store.datasets.all()):
+        dataset_path(services.home, dataset.digest).unlink(missing_ok=True)
+
+
+def with_tokens(services: Services, dataset: Dataset, model_name: str | None = None) -> Dataset:
+    """The dataset with token statistics, counted now if no model was present when its rows came."""
+    if dataset.report is None or dataset.report.tokens is not None:
+        return dataset
+    counter = counter_for(ready_base(services, model_name)) if model_name else any_counter(services.store)
+    if counter is None:
+        return dataset
+    for row in rows_of(services.home, dataset, Split.ALL):
+        counter.count(row)
+    stats = counter.stats()
+
+    def change(current: Dataset) -> Dataset:
+        assert current.report is not None
+        report = current.report.model_copy(update={"tokens": stats})
+        count = str(stats.total) if stats else None
+        return current.model_copy(update={"report": report, "estimated_token_count": count})
+
+    return services.store.datasets.update(dataset.id, change)
+
+
+def find_overlap(services: Services, identifier: str, other: str) -> Overlap:
+    """Rows that stand in both datasets; for a dataset with itself, held-out rows that stand among its train rows."""
+    one, two = ready_dataset(services, identifier), ready_dataset(services, other)
+    if one.id == two.id:
+        return overlap(rows_of(services.home, one, Split.HELDOUT), rows_of(services.home, one, Split.TRAIN))
+    return overlap(rows_of(services.home, one, Split.ALL), rows_of(services.home, two, Split.ALL))
+
+
+def find_overlap_of_files(services: Services, one: Path | str, other: Path | str) -> Overlap:
+    """Rows of ``one`` that also stand in ``other``: the rows of a file that can be read, or a dataset's, by its id."""
+    return overlap(_rows_on_a_side(services, one), _rows_on_a_side(services, other))
+
+
+def _rows_on_a_side(services: Services, side: Path | str) -> list[Row]:
+    if isinstance(side, Path):
+        return readable_rows(side)
+    return rows_of(services.home, ready_dataset(services, side), Split.ALL)
+
+
+def preview_rows(services: Services, identifier: str, model: str, limit: int) -> list[list[TrainedToken]]:
+    """The first rows as tokens of a model, each with whether the loss counts it."""
+    dataset, base = ready_dataset(services, identifier), ready_base(services, model)
+    with_tokens(services, dataset, base.id)
+    assert base.path is not None
+    return preview(rows_of(services.home, dataset, Split.ALL), load_renderer(base.path), limit)
+
+
+def invalid(report: DatasetReport, not_done: str) -> FwError:
+    """The ``dataset_invalid`` error of a report: its first problem in words, all of it in ``details.report``."""
+    errors = [problem for problem in report.problems if problem.severity == "error"]
+    bad = report.rows - report.valid_rows
+    first = f"line {errors[0].line}: {errors[0].message}" if errors else "no row can be used"
+    return FwError(
+        "dataset_invalid",
+        f"{bad} of {report.rows} rows cannot be used; {first}.",
+        not_done=not_done,
+        hint="fix the lines in details.report.problems and upload the file again",
+        param="file",
+        details={"report": report.to_wire()},
+    )
+
+
+def _immutable(identifier: str) -> FwError:
+    return FwError(
+        "failed_precondition",
+        f"Dataset '{identifier}' is READY with other rows; datasets do not change.",
+        not_done="its rows stay as they are",
+        hint="create a dataset with another id",
+    )

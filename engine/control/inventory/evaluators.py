@@ -1,0 +1,118 @@
+"""Evaluators: stored by the digest of their source, and tried on a few rows before they count."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from engine.control.http.services import Services
+from engine.control.inventory.dataset_rows import RowError, check_messages
+from engine.control.inventory.references import active_users, evaluator_path, ready_dataset, rows_of
+from engine.evals.evaluators import EvaluatorProcess, check_source
+from engine.jobs.files import write_atomic
+from engine.jobs.rows import Row, canonical
+from fw_sdk.types import (
+    CheckEvaluator,
+    CreateEvaluator,
+    Evaluator,
+    FwError,
+    RowScore,
+    Split,
+    resource_id,
+    resource_name,
+)
+
+
+def create(services: Services, request: CreateEvaluator, key: str | None) -> Evaluator:
+    """Store an evaluator whose source can be parsed and defines its entry function. Runs nothing."""
+    identifier = resource_id(request.evaluator_id, "evaluators")
+    existing = services.store.evaluators.replayed(request, key, identifier)
+    if existing is not None:
+        return existing
+    check_source(request.source, request.entry_function)
+    data = request.source.encode()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    write_atomic(evaluator_path(services.home, digest), data)
+    evaluator = Evaluator(
+        name=resource_name("evaluators", identifier),
+        display_name=request.display_name,
+        description=request.description,
+        digest=digest,
+        entry_function=request.entry_function,
+    )
+    return services.store.evaluators.create(evaluator, request=request, key=key)
+
+
+def check(services: Services, identifier: str, request: CheckEvaluator) -> list[RowScore]:
+    """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
+    evaluator = services.store.evaluators.get(identifier)
+    rows = _sample(services, request)
+    if request.answers is not None and len(request.answers) != len(rows):
+        raise FwError(
+            "invalid_argument",
+            f"'answers' has {len(request.answers)} entries for {len(rows)} rows",
+            not_done="nothing was scored",
+            param="answers",
+        )
+    path = evaluator_path(services.home, evaluator.digest)
+    with EvaluatorProcess(path, evaluator.entry_function) as process:
+        return [_score(process, index, row, request.answers) for index, row in enumerate(rows)]
+
+
+def _sample(services: Services, request: CheckEvaluator) -> list[Row]:
+    if (request.dataset is None) == (request.rows is None):
+        raise FwError("invalid_argument", "give either 'dataset' or 'rows'", not_done="nothing was scored")
+    if request.dataset is not None:
+        dataset = ready_dataset(services, request.dataset)
+        return rows_of(services.home, dataset, Split.ALL)[: request.limit]
+    rows = [Row(line, data) for line, data in enumerate(request.rows or [], 1)][: request.limit]
+    for row in rows:
+        try:
+            check_messages({"ground_truth": None, **row.data, **_question(row.data)})
+        except RowError as error:
+            message = f"row {row.line}: {error}"
+            raise FwError("invalid_argument", message, not_done="nothing was scored", param="rows") from None
+    return rows
+
+
+def _question(data: dict[str, Any]) -> dict[str, Any]:
+    """The messages before the answer that ends them: any answer may be scored, an empty one too."""
+    match data.get("messages"):
+        case [_, *_, {"role": "assistant"}] as messages:
+            return {"messages": messages[:-1]}
+    return {}
+
+
+def _score(process: EvaluatorProcess, index: int, row: Row, answers: list[str] | None) -> RowScore:
+    message = _own_answer(row) if answers is None else {"role": "assistant", "content": answers[index]}
+    others = {name: value for name, value in row.data.items() if name not in ("messages", "ground_truth")}
+    scored = process.score([*row.prompt, message], row.ground_truth, others)
+    calls = message.get("tool_calls")
+    output = str(message.get("content") or (canonical(calls).decode() if calls else ""))
+    return RowScore(
+        index=index, line=row.line, score=scored.score, output=output, error=scored.error, details=scored.details
+    )
+
+
+def _own_answer(row: Row) -> dict[str, Any]:
+    """The row's last assistant message; of a row that ends with the question, its ground truth if that is a text."""
+    last = row.messages[-1]
+    if last.get("role") == "assistant":
+        return last
+    return {"role": "assistant", "content": row.ground_truth if isinstance(row.ground_truth, str) else ""}
+
+
+def delete(services: Services, identifier: str) -> None:
+    """Remove an evaluator that no unfinished job uses, and its source unless another evaluator has the same."""
+    evaluator = services.store.evaluators.get(identifier)
+    users = active_users(services, evaluator.name)
+    if users:
+        raise FwError(
+            "failed_precondition",
+            f"Evaluator '{identifier}' is used by job '{users[0].id}'.",
+            not_done="it was not deleted",
+            hint="wait for the job or cancel it",
+        )
+    services.store.evaluators.delete(identifier)
+    if all(other.digest != evaluator.digest for other in services.store.evaluators.all()):
+        evaluator_path(services.home, evaluator.digest).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The queue, the supervision of processes, their events and how they ended."""

@@ -1,0 +1,1 @@
+"""Pulls: base models brought to this machine."""

@@ -1,0 +1,1 @@
+"""Deployments, the workers behind them, and the probe that both must pass."""

@@ -1,0 +1,1 @@
+"""Work in declared steps that the daemon carries forward; the pipeline is one."""

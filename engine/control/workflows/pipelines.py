@@ -1,0 +1,244 @@
+"""Pipelines: the whole loop as one object in the store, carried from step to step by a task of the daemon.
+
+Every step asks for things by names that follow from the pipeline's id, and asking again for what exists changes
+nothing. So a daemon that dies anywhere leaves a pipeline that the next one takes up where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.control.http.services import Services
+from engine.control.inventory.model_names import named_model
+from engine.control.jobs.outcome import failure_of
+from engine.control.workflows.plan import Plan, check_id, current_step, with_step
+from engine.control.workflows.report import Forwarder, event, outcome, progress, progress_event
+from engine.control.workflows.steps import StepFailed, Steps
+from fw_sdk.types import (
+    CreatePipeline,
+    Failure,
+    FwError,
+    JobKind,
+    JobState,
+    Pipeline,
+    Step,
+    StepName,
+    StepState,
+    resource_id,
+    resource_name,
+)
+
+log = logging.getLogger("fw.pipelines")
+
+TICK_S = 0.4
+LEASE_S = 30.0
+KINDS = (JobKind.PIPELINE,)
+
+
+def create_pipeline(services: Services, request: CreatePipeline, key: str | None = None) -> Pipeline:
+    """Store a pipeline; it starts by itself. Unknown names are refused here, their states are checked by its step.
+
+    Raises:
+        FwError: ``not_found``, ``invalid_argument``, or ``already_exists`` for an id with another request.
+    """
+    store = services.store
+    replayed = store.jobs.replayed(Pipeline, JobKind.PIPELINE, request, key)
+    if replayed is not None:
+        return replayed
+    base = named_model(store, request.base_model)
+    dataset = store.datasets.get(resource_id(request.dataset, "datasets"))
+    store.evaluators.get(resource_id(request.evaluator, "evaluators"))
+    if request.evaluation_dataset:
+        store.datasets.get(resource_id(request.evaluation_dataset, "datasets"))
+    identifier = request.pipeline_id or store.next_id(f"p-{base.id}-{dataset.id}"[:40])
+    plan = Plan(check_id(identifier), request)
+    pipeline = Pipeline(
+        name=resource_name("pipelines", plan.id), kind=JobKind.PIPELINE, request=request.to_wire(), steps=plan.steps()
+    )
+    return store.jobs.create(pipeline, request=request, key=key)
+
+
+class Pipelines:
+    """Carries every pipeline of this daemon forward, on the app's event loop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._steps = Steps(services)
+        self._forwarder = Forwarder(services.store)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.Task[None] | None = None
+        services.jobs.register(JobKind.PIPELINE, cancel=self.cancel, resume=self.resume)
+
+    async def start(self) -> None:
+        """Take up the pipelines that an earlier daemon left, then keep looking for work."""
+        self._services.store.jobs.take_over(self._services.jobs.owner, LEASE_S, KINDS)
+        self._loop = asyncio.create_task(self._forever(), name="fw-pipelines")
+
+    async def stop(self, *, keep_processes: bool) -> None:
+        """Stop advancing pipelines; they stay as they are in the store."""
+        tasks = [*self._running.values(), *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cancel(self, identifier: str) -> Pipeline:
+        """Ask a pipeline to stop; the job of its current step is cancelled too. An ended one stays as it is."""
+        return self._services.store.jobs.update(identifier, _cancelled, Pipeline)
+
+    def resume(self, identifier: str) -> Pipeline:
+        """Go on with a failed or cancelled pipeline at the step where it stopped."""
+        return self._services.store.jobs.update(identifier, _resumed, Pipeline)
+
+    async def _forever(self) -> None:
+        jobs = self._services.store.jobs
+        while True:
+            try:
+                while jobs.claim(self._services.jobs.owner, LEASE_S, KINDS) is not None:
+                    continue
+                for job in jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=KINDS):
+                    self._look_at(job.id)
+            except Exception:
+                log.exception("looking for pipelines failed; it is tried again")
+            await asyncio.sleep(TICK_S)
+
+    def _look_at(self, identifier: str) -> None:
+        task = self._running.get(identifier)
+        if task is None or task.done():
+            self._running[identifier] = asyncio.create_task(self._advance(identifier), name=f"fw-{identifier}")
+
+    async def _advance(self, identifier: str) -> None:
+        """Take a pipeline as far as it goes without waiting for another process."""
+        try:
+            while await self._advance_once(self._services.store.jobs.get(identifier, Pipeline)):
+                continue
+        except FwError as error:
+            log.warning("pipeline %s is tried again: %s", identifier, error.text())
+        except Exception as error:
+            log.exception("pipeline %s", identifier)
+            bug = FwError("internal", f"{type(error).__name__}: {error}", hint="the daemon's log has the traceback")
+            pipeline = self._services.store.jobs.get(identifier, Pipeline)
+            self._fail(pipeline, current_step(pipeline.steps), failure_of(bug, []))
+
+    async def _advance_once(self, pipeline: Pipeline) -> bool:
+        """One move of a pipeline. Returns whether there may be another one at once."""
+        if pipeline.state.ended:
+            return False
+        step = current_step(pipeline.steps)
+        if pipeline.state is JobState.CANCELLING:
+            self._wind_down(pipeline, step)
+            return False
+        if step is None:
+            self._complete(pipeline)
+            return False
+        try:
+            changed = await self._steps.advance(pipeline, step)
+        except StepFailed as failed:
+            self._fail(pipeline, step, failed.failure)
+            return False
+        except FwError as error:
+            self._fail(pipeline, step, failure_of(error, error.details.get("logTail", [])))
+            return False
+        if changed.state is not StepState.RUNNING or changed == step:
+            self._forward(pipeline, changed)
+        if changed != step:
+            self._record(pipeline, changed)
+        return changed.state in (StepState.DONE, StepState.SKIPPED)
+
+    def _forward(self, pipeline: Pipeline, step: Step) -> None:
+        child = self._services.store.jobs.find(step.job) if step.job else None
+        if child is not None:
+            self._forwarder.pass_on(pipeline, step, child)
+
+    def _record(self, pipeline: Pipeline, step: Step) -> None:
+        """Store a step's change with its event and all that follows from it, in one transaction."""
+        steps = with_step(pipeline.steps, step)
+        text = f"{step.name.value}: {step.message or step.state.value}"
+        at = progress(steps, text)
+        events = [_step_event(step, text), progress_event(at, step.name)]
+        fields = {"steps": steps, "progress": at, "outcome": outcome(self._services.store, Plan.of(pipeline), steps)}
+        self._change(pipeline, events, fields)
+
+    def _complete(self, pipeline: Pipeline) -> None:
+        result = outcome(self._services.store, Plan.of(pipeline), pipeline.steps)
+        fields = {"state": JobState.COMPLETED, "outcome": result, "result": result.to_wire(), **_ended_now()}
+        self._change(pipeline, [event("result", result.to_wire())], fields)
+
+    def _fail(self, pipeline: Pipeline, step: Step | None, failure: Failure) -> None:
+        """End a pipeline with its step's failure; what the steps before it made stays."""
+        name = step.name.value if step else "end"
+        hint = f"then {_how_to_go_on(pipeline, name)}"
+        carried = failure.model_copy(
+            update={
+                "message": f"Step '{name}' failed: {failure.message}",
+                "hint": f"{failure.hint}; {hint}" if failure.hint else hint.removeprefix("then "),
+                "details": {**failure.details, "step": name, **({"job": step.job} if step and step.job else {})},
+            }
+        )
+        steps, events = pipeline.steps, []
+        if step is not None:
+            failed = step.model_copy(update={"state": StepState.FAILED, "message": failure.message})
+            steps = with_step(steps, failed)
+            self._forward(pipeline, failed)
+            events.append(_step_event(failed, f"{name}: {failure.message}"))
+        result = outcome(self._services.store, Plan.of(pipeline), steps)
+        fields = {"state": JobState.FAILED, "steps": steps, "failure": carried, "outcome": result, **_ended_now()}
+        self._change(pipeline, events, fields)
+
+    def _wind_down(self, pipeline: Pipeline, step: Step | None) -> None:
+        """Cancel the job of the current step; once it has ended the pipeline is cancelled."""
+        child = self._services.store.jobs.find(step.job) if step and step.job else None
+        if child is not None and not child.state.ended:
+            if child.state is not JobState.CANCELLING:
+                self._services.jobs.cancel(child.id)
+            return
+        steps = pipeline.steps
+        if step is not None:
+            steps = with_step(steps, step.model_copy(update={"state": StepState.PENDING, "message": "cancelled"}))
+        self._change(pipeline, [], {"state": JobState.CANCELLED, "steps": steps, **_ended_now()})
+
+    def _change(self, pipeline: Pipeline, events: list[Any], fields: dict[str, Any]) -> None:
+        """Append events and change fields in one transaction; a cancellation in the meantime stands."""
+        jobs = self._services.store.jobs
+        jobs.record(pipeline.id, events, change=lambda now: now.model_copy(update=fields), kind=Pipeline)
+
+
+def _step_event(step: Step, text: str) -> Any:
+    data = {"text": text, "pipelineStep": step.name.value, "state": step.state.value}
+    return event("message", data | ({"seconds": round(step.seconds, 3)} if step.seconds is not None else {}))
+
+
+def _ended_now() -> dict[str, Any]:
+    return {"completed_time": datetime.now(UTC)}
+
+
+def _cancelled(pipeline: Pipeline) -> Pipeline:
+    if pipeline.state is JobState.PENDING:
+        return pipeline.model_copy(update={"state": JobState.CANCELLED, **_ended_now()})
+    running = pipeline.state is JobState.RUNNING
+    return pipeline.model_copy(update={"state": JobState.CANCELLING}) if running else pipeline
+
+
+def _resumed(pipeline: Pipeline) -> Pipeline:
+    if pipeline.state not in (JobState.FAILED, JobState.CANCELLED):
+        word = pipeline.state.removeprefix("JOB_STATE_").lower()
+        raise FwError(
+            "failed_precondition",
+            f"Pipeline '{pipeline.id}' is {word}; only failed and cancelled pipelines are resumed.",
+            not_done="nothing was changed",
+        )
+    again = [
+        step.model_copy(update={"state": StepState.PENDING, "message": ""}) if step.state is StepState.FAILED else step
+        for step in pipeline.steps
+    ]
+    fields: dict[str, Any] = {"state": JobState.PENDING, "attempt": pipeline.attempt + 1, "steps": again}
+    return pipeline.model_copy(update={**fields, "failure": None, "completed_time": None})
+
+
+def _how_to_go_on(pipeline: Pipeline, step: str) -> str:
+    """Stored rows never change, so what the check refuses is started again with others rather than resumed."""
+    if step == StepName.CHECK.value:
+        return "start again: nothing was spent"
+    return f"resume pipeline '{pipeline.id}': its finished steps are kept"
