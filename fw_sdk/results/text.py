@@ -11,12 +11,16 @@ MAX_STEPS = 3
 COMMENT_COLUMN = 56
 
 
-def page(report: Report) -> Iterator[str]:
-    """The lines of a page: verdict, table, facts, caveats. What to do next is ``next_lines``."""
+def page(report: Report, *, aligned: bool = True) -> Iterator[str]:
+    """The lines of a page: verdict, table, facts, caveats. What to do next is ``next_lines``.
+
+    The table is ``aligned`` for eyes, else its cells stand between tabs.
+    """
     yield report.headline
     if report.lines:
+        headers, rows = score_table(report.lines)
         yield ""
-        yield from table(*score_table(report.lines))
+        yield from table(headers, rows) if aligned else ("\t".join(cells) for cells in (headers, *rows))
         yield ""
     yield from report.facts
     yield from (f"caveat: {words}" for words in report.caveats)

@@ -82,7 +82,7 @@ def _checked(services: Services, request: SupervisedFineTuning) -> tuple[Dataset
     dataset, base = ready_dataset(services, request.dataset), ready_base(services, request.base_model)
     require_rows(dataset, request.dataset_split, NOT_DONE)
     if request.evaluation_dataset:
-        require_rows(ready_dataset(services, request.evaluation_dataset), request.evaluation_split, NOT_DONE)
+        require_rows(ready_dataset(services, request.evaluation_dataset), request.validation_split, NOT_DONE)
     limit = base.context_length
     if request.max_context_length and limit and request.max_context_length > limit:
         raise FwError(
@@ -98,7 +98,7 @@ def _spec(services: Services, request: SupervisedFineTuning, dataset: Dataset, b
     heldout: RowsRef | None = None
     if request.evaluation_dataset:
         other = ready_dataset(services, request.evaluation_dataset)
-        heldout = rows_ref(services.home, other, request.evaluation_split)
+        heldout = rows_ref(services.home, other, request.validation_split)
     assert base.path is not None and base.digest is not None
     return TrainSpec(
         base_model=base.id,
