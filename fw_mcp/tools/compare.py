@@ -19,8 +19,8 @@ from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.views import after_comparison, comparison_view, short
 from fw_sdk.client import AsyncClient
 from fw_sdk.results.caveats import cut_warning, score_warning
-from fw_sdk.results.next_steps import Setting
-from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobState, RowScore, Verdict
+from fw_sdk.results.next_steps import Setting, setting_among
+from fw_sdk.types import Comparison, Evaluation, FwError, JobState, RowScore, Verdict
 
 ROWS = 10
 MEANING = {
@@ -116,14 +116,9 @@ def _row(pair: Scored, rows: Mapping[int, Row]) -> dict[str, Any]:
 
 async def _setting(client: AsyncClient, comparison: Comparison, one: Evaluation) -> Setting:
     """What is served of either side, and the examples in the baseline's prompt."""
-    serving = [item async for item in client.deployments.list() if item.state is DeploymentState.READY]
-    by_model = {short(item.base_model): item.id for item in reversed(serving)}
-    model, before = short(comparison.candidate_model), short(comparison.baseline_model)
+    deployments = [item async for item in client.deployments.list()]
     examples = (one.configuration.few_shot or {}) if one.configuration else {}
-    place = by_model.get(before) if before != model else None
-    return Setting(
-        name=place, replaces=place is not None, served_as=by_model.get(model), few_shot=int(examples.get("count", 0))
-    )
+    return setting_among(comparison, deployments, int(examples.get("count", 0)))
 
 
 async def _stored(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison | None:

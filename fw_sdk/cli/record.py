@@ -43,7 +43,7 @@ def _is_simple(key: str, value: Any) -> bool:
 
 def _label(key: str) -> str:
     words = NAMES.get(key) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).replace("_", " ").lower()
-    return " ".join((words.removesuffix(" bytes") or words).split())
+    return " ".join((words.removesuffix(" bytes").removesuffix(" s") or words).split())
 
 
 def _said(key: str, value: Any) -> str:
@@ -68,7 +68,7 @@ def _number(key: str, value: float) -> str:
         return size(value)
     if lower.endswith(("seconds", "_s", "latencys", "etas")):
         return duration(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def size(amount: float) -> str:

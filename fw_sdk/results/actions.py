@@ -19,6 +19,10 @@ class Placeholder:
 OPEN = Placeholder()
 
 
+class EvaluationOf(str):
+    """A model's id where an evaluation of it is meant: agents may name the model, the shell needs the evaluation."""
+
+
 @dataclass(frozen=True)
 class Action:
     """One call, named as the MCP tool is; ``fw_sdk.results.spelling`` writes it for each surface.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fw_sdk.results.actions import OPEN, Placeholder, Step, act, again, instead, short
+from fw_sdk.results.actions import OPEN, EvaluationOf, Placeholder, Step, act, again, instead, short
 from fw_sdk.results.next_steps import ANYHOW, Setting, Steps, deploy_step, gate_arguments
 from fw_sdk.types import Comparison, Deployment, Gate, GateKind, Verdict
 
@@ -58,18 +58,22 @@ def after_refusal(wanted: Wanted, evidence: Comparison | None, *, replaces: bool
 def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> Steps:
     """What would have to be done for the gate to hold."""
     score = act("evaluate", "and its base on the same rows", model=wanted.model, data=OPEN, evaluator=OPEN)
+    model = EvaluationOf(wanted.model)
     if evidence is None:
-        return score, act("compare", baseline=OPEN, candidate=wanted.model)
+        return score, act("compare", baseline=OPEN, candidate=model)
     if short(evidence.candidate_model) != wanted.model:
-        return (act("compare", baseline=short(evidence.baseline_model), candidate=wanted.model),)
+        return (act("compare", baseline=EvaluationOf(short(evidence.baseline_model)), candidate=model),)
     if evidence.trained_on:
         heldout = {**score.action.arguments, "split": "heldout"} if score.action else {}
-        return act("evaluate", "and its baseline", **heldout), act("compare", baseline=OPEN, candidate=wanted.model)
+        return act("evaluate", "and its baseline", **heldout), act("compare", baseline=OPEN, candidate=model)
     if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
         rows = Placeholder(f"about {evidence.rows_needed} rows in all")
         both = f"and '{short(evidence.baseline_model)}' too"
         asked = act("evaluate", both, model=wanted.model, data=rows, evaluator=OPEN)
         return asked, act("compare", "would decide it", baseline=OPEN, candidate=OPEN)
+    wanted_mean = wanted.gate.min_score
+    if evidence.verdict is Verdict.BETTER and wanted_mean is not None and evidence.candidate_mean < wanted_mean:
+        return (again("customize", f"with more or better rows, or a lower min_score than {wanted_mean:g}"),)
     sides = {"baseline": short(evidence.baseline), "candidate": short(evidence.candidate)}
     return act("compare", "shows which rows were lost", **sides, detail="full"), again("customize", "with better rows")
 

@@ -15,6 +15,11 @@ def _pull(source: str) -> Action:
 
 
 ROOT = "/v1/accounts/local"
+LISTED = {
+    name: name.removesuffix("V2")
+    for name in ("models", "datasets", "evaluators", "evaluatorsV2", "jobs", "comparisons", "deployments")
+}
+"""Collections of the API that a listing has under that name; the others are jobs of a kind."""
 _ID = r"(?P<id>[^\s/:,;?]+)"
 PATHS: tuple[tuple[str, Callable[[str], Action]], ...] = (
     (rf"GET {ROOT}/jobs/{_ID}:wait", lambda found: Action("job_wait", {"job_id": found})),
@@ -25,6 +30,10 @@ PATHS: tuple[tuple[str, Callable[[str], Action]], ...] = (
     (rf"POST {ROOT}/evaluatorsV2", lambda _: Action("evaluator_create")),
     (rf"POST {ROOT}/pipelines", lambda _: Action("customize", same_arguments=True)),
     (r"POST /v1/(?:chat/)?completions", lambda _: Action("generate", {"model": Placeholder()})),
+    (
+        rf"GET {ROOT}/(?P<id>[A-Za-z0-9]+)(?![/:\w])",
+        lambda found: Action("overview", {"only": LISTED.get(found, "jobs")}),
+    ),
     (r"GET /v1/models", lambda _: Action("overview")),
 )
 """What a call over HTTP, as the daemon's hints write it, asks for."""

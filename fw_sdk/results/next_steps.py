@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,6 +144,15 @@ def gate_of(request: Mapping[str, Any]) -> Gate:
 def _worst_answers(pipeline: Pipeline, outcome: PipelineResult) -> Step:
     scored = short(outcome.evaluations.get("tuned")) or pipeline.id
     return act("job_get", "shows the worst answers", job_id=scored, view="samples")
+
+
+def setting_among(comparison: Comparison, deployments: Iterable[Deployment], few_shot: int = 0) -> Setting:
+    """What is served of either side of a comparison, the newest deployment first."""
+    serving = [item for item in deployments if item.state is DeploymentState.READY]
+    by_model = {short(item.base_model): item.id for item in reversed(serving)}
+    model, before = short(comparison.candidate_model), short(comparison.baseline_model)
+    place = by_model.get(before) if before != model else None
+    return Setting(name=place, replaces=place is not None, served_as=by_model.get(model), few_shot=few_shot)
 
 
 def gate_arguments(gate: Gate) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fw_sdk.results.actions import STARTED_BY, Action, Placeholder
+from fw_sdk.results.actions import OPEN, STARTED_BY, Action, EvaluationOf, Placeholder
 
 Arguments = Mapping[str, Any]
 
@@ -38,6 +38,11 @@ NOT_TOOLS: dict[str, Callable[[Arguments], str]] = {
 def command(action: Action) -> str:
     """``fw deploy start days --force``: the action as a shell command."""
     return COMMANDS[action.verb](action.arguments)
+
+
+def quoted_command(action: Action) -> str:
+    """``command`` between backticks, for a sentence."""
+    return f"`{command(action)}`"
 
 
 def literal(value: Any) -> str:
@@ -95,12 +100,10 @@ def _customize(arguments: Arguments) -> str:
 
 
 def _evaluate(arguments: Arguments) -> str:
-    examples = {"few_shot_from": "--few-shot", "few_shot": "--few-shot-count"}
-    if arguments.get("few_shot"):
-        arguments = {"few_shot_from": arguments.get("data", Placeholder()), **arguments}
-    options = _options(arguments, {"split": "--split", **examples, "limit": "--limit", "max_tokens": "--max-tokens"})
     words = " ".join(_word(arguments, key) for key in ("model", "data", "evaluator"))
-    return f"fw eval start {words}{options} --wait"
+    examples = f" --few-shot {_word(arguments, 'data')}" if arguments.get("few_shot") else ""
+    names = {"few_shot": "--few-shot-count", "split": "--split", "limit": "--limit", "max_tokens": "--max-tokens"}
+    return f"fw eval start {words}{examples}{_options(arguments, names)} --wait"
 
 
 def _dataset(arguments: Arguments) -> str:
@@ -115,7 +118,8 @@ def _generate(arguments: Arguments) -> str:
 
 
 def _compare(arguments: Arguments) -> str:
-    return f"fw compare {_word(arguments, 'baseline')} {_word(arguments, 'candidate')}"
+    found = {key: OPEN if isinstance(value, EvaluationOf) else value for key, value in arguments.items()}
+    return f"fw compare {_word(found, 'baseline')} {_word(found, 'candidate')}"
 
 
 def _overview(arguments: Arguments) -> str:

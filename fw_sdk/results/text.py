@@ -60,11 +60,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def next_lines(steps: Sequence[Step], spell: Spell) -> list[str]:
-    """The next steps, a line each: the command, and what it does as a comment behind it."""
-    return [_next_line(step, spell) for step in steps[:MAX_STEPS]]
+    """The next steps: each command, and what it does as a comment."""
+    return [line for step in steps[:MAX_STEPS] for line in _next_lines(step, spell)]
 
 
-def _next_line(step: Step, spell: Spell) -> str:
-    if step.action is None:
-        return f"# {step.says}"
-    return f"{spell(step.action):<{COMMENT_COLUMN}}  # {step.says}" if step.says else spell(step.action)
+def _next_lines(step: Step, spell: Spell) -> list[str]:
+    """The command with its comment, which stands on a line before a command that is too long for it."""
+    written = spell(step.action) if step.action else ""
+    if not (written and step.says):
+        return [written or f"# {step.says}"]
+    fits = len(written) <= COMMENT_COLUMN
+    return [f"{written:<{COMMENT_COLUMN}}  # {step.says}"] if fits else [f"# {step.says}:", written]

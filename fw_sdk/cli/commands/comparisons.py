@@ -65,9 +65,11 @@ def show(comparison: Annotated[str, typer.Argument(help="The comparison's id.")]
 
 
 def _show(client: Client, comparison: Comparison, plot: Path | None) -> None:
+    from fw_sdk.results.next_steps import setting_among
     from fw_sdk.results.report import report_on_comparison
 
-    emit_report(comparison, report_on_comparison(comparison), comparison.id)
+    setting = setting_among(comparison, client.deployments.list())
+    emit_report(comparison, report_on_comparison(comparison, setting), comparison.id)
     if plot is not None:
         _draw(client, comparison, plot.resolve())
         hint(f"picture: {plot}")

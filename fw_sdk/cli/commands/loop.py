@@ -241,13 +241,13 @@ def _explained(
         return error
     from fw_sdk.results.actions import sentence, short
     from fw_sdk.results.gating import Wanted, after_refusal
-    from fw_sdk.results.spelling import command as spelled
+    from fw_sdk.results.spelling import quoted_command
     from fw_sdk.types import Gate
 
     tuned = short(model) or model
     wanted = Wanted(tuned, id or tuned, short(comparison), gate or Gate(), force=False)
     evidence = client.comparisons.get(comparison) if comparison else None
-    error.hint = sentence(after_refusal(wanted, evidence, replaces=False), spelled)
+    error.hint = sentence(after_refusal(wanted, evidence, replaces=False), quoted_command)
     return error
 
 

@@ -181,7 +181,8 @@ def _model_path(model: str) -> tuple[Path, str]:
     from fw_sdk.types.home import Home
 
     path = Path(model).expanduser()
-    if path.exists() or find_daemon(Home.from_environment()) is None:
+    names_a_file = path.exists() or "/" in model or path.suffix == ".gguf"
+    if names_a_file or find_daemon(Home.from_environment()) is None:
         return local_path(path, "model", not_done="nothing was served"), path.stem if path.is_file() else path.name
     known = connect().models.get(model)
     if known.peft_details or not known.path:

@@ -73,6 +73,12 @@ def test_a_refused_gate_says_what_would_decide_it() -> None:
     undecided = towards(compared("inconclusive", rows_needed=663))
     assert "'old'" in undecided and "'new'" in undecided and "663 rows in all" in undecided
     assert "compare(baseline='e-old', candidate='e-new', detail='full')" in towards(compared("worse"))
+    low = Wanted("new", "shop", None, Gate(min_score=0.9), force=False)
+    assert "min_score than 0.9" in sentence(towards_the_gate(low, compared("better")), tool_call)
+
+
+def test_the_shell_compares_evaluations_not_models() -> None:
+    assert sentence(towards_the_gate(wanted(), None), command).endswith("fw compare BASELINE CANDIDATE")
 
 
 @pytest.mark.parametrize("replaces", [True, False])

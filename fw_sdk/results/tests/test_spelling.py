@@ -78,6 +78,8 @@ def test_a_name_with_a_space_is_one_word_of_the_shell() -> None:
 
 
 HINTS = (
+    "GET /v1/accounts/local/evaluators lists them.",
+    "GET /v1/accounts/local/evaluationJobs lists them",
     "wait for it: GET /v1/accounts/local/jobs/ev-1:wait",
     "GET /v1/accounts/local/jobs/p.1-x:wait",
     "upload them: POST /v1/accounts/local/datasets/rows:upload",
@@ -100,10 +102,12 @@ def test_no_surface_but_http_speaks_http(hint: str) -> None:
 
 
 def test_hints_keep_the_names_in_them() -> None:
-    assert in_words_of(SHELL, HINTS[0]) == "wait for it: fw job wait ev-1"
-    assert in_words_of(AGENT, HINTS[1]) == "job_wait(job_id='p.1-x')"
-    assert in_words_of(SHELL, HINTS[5]) == "fw model pull smollm2-135m"
-    assert in_words_of(SHELL, HINTS[8]) == "fw job resume p-1, after reading its failure"
+    assert in_words_of(SHELL, HINTS[2]) == "wait for it: fw job wait ev-1"
+    assert in_words_of(AGENT, HINTS[3]) == "job_wait(job_id='p.1-x')"
+    assert in_words_of(SHELL, HINTS[7]) == "fw model pull smollm2-135m"
+    assert in_words_of(SHELL, HINTS[10]) == "fw job resume p-1, after reading its failure"
+    assert in_words_of(SHELL, HINTS[0]) == "fw evaluator list lists them."
+    assert in_words_of(AGENT, HINTS[1]) == "overview(only='jobs') lists them"
     hint = "use split 'all', or create the dataset with a larger heldoutFraction"
     assert in_words_of(SHELL, hint) == "use --split all, or create the dataset with a larger --heldout-fraction"
     assert in_words_of(AGENT, hint) == "use split='all', or create the dataset with a larger heldout_fraction"
