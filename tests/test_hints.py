@@ -15,18 +15,20 @@ ROOT = Path(__file__).parents[1]
 
 def texts(node: ast.AST) -> Iterator[str]:
     """Strings of a module as they are when they are said, with ``x`` for what is filled in."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in inner.values)
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for inner in ast.iter_child_nodes(node):
+        yield from texts(inner)
 
 
 def advice() -> list[str]:
     found = []
     for path in sorted((ROOT / "engine").rglob("*.py")):
         if "tests" not in path.parts:
-            module = ast.parse(path.read_text())
-            said = [*texts(module), *(item.value for item in ast.walk(module) if isinstance(item, ast.Constant))]
-            hints = (text for text in said if isinstance(text, str) and "\n" not in text)
+            hints = (text for text in texts(ast.parse(path.read_text())) if "\n" not in text)
             found += [text for text in hints if text.partition(" /v1/")[0].endswith(("GET", "POST", "DELETE"))]
     return [text for text in sorted(set(found)) if not text.startswith(("Body of", "Reply of"))]
 

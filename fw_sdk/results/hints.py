@@ -10,6 +10,10 @@ from fw_sdk.results.actions import Action, Placeholder, Spell
 from fw_sdk.results.spelling import command, tool_call
 
 
+def _listing(collection: str) -> Action:
+    return Action("overview", {"only": LISTED.get(collection, "jobs")})
+
+
 def _pull(source: str) -> Action:
     return Action("model_pull", {"source": source or Placeholder()})
 
@@ -30,10 +34,7 @@ PATHS: tuple[tuple[str, Callable[[str], Action]], ...] = (
     (rf"POST {ROOT}/evaluatorsV2", lambda _: Action("evaluator_create")),
     (rf"POST {ROOT}/pipelines", lambda _: Action("customize", same_arguments=True)),
     (r"POST /v1/(?:chat/)?completions", lambda _: Action("generate", {"model": Placeholder()})),
-    (
-        rf"GET {ROOT}/(?P<id>[A-Za-z0-9]+)(?![/:\w])",
-        lambda found: Action("overview", {"only": LISTED.get(found, "jobs")}),
-    ),
+    (rf"GET {ROOT}/(?P<id>[A-Za-z0-9]+)(?![/:\w])", _listing),
     (r"GET /v1/models", lambda _: Action("overview")),
 )
 """What a call over HTTP, as the daemon's hints write it, asks for."""
