@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.control.inventory.model_names import named_model, ready_model
+from engine.control.inventory.resolution import named_model, ready_model
 from engine.control.kinds.pull.creation import requested_source
 from engine.control.serving.targets import find_served
 from engine.control.store import Store

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.control.kinds.pipeline.plan import MAX_ID, Plan, check_id, current_step, with_step
 from engine.control.store import Store
 from engine.control.workflows.check import check_rows
-from engine.control.workflows.plan import MAX_ID, Plan, check_id, current_step, with_step
 from engine.control.workflows.report import Forwarder, best_comparison, progress
 from engine.jobs.rows import Row
 from fw_sdk.types import (
