@@ -200,7 +200,7 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
             "examples_in_prompt": _examples_view(job),
             "seconds": job.seconds,
         }
-        return {**view, "warning": score_warning(job.summary), **(more if full else {})}
+        return {**view, "warning": score_warning(job.summary), "notes": job.notes, **(more if full else {})}
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
         return {**view, "data": short(job.dataset), "training": job.training} if full else view

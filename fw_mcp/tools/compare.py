@@ -18,7 +18,7 @@ from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.views import after_comparison, comparison_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.results.caveats import cut_warning, score_warning
+from fw_sdk.results.caveats import comparison_caveats, cut_warning, score_warning
 from fw_sdk.results.next_steps import Setting, setting_among
 from fw_sdk.types import Comparison, Evaluation, FwError, JobState, RowScore, Verdict
 
@@ -72,8 +72,8 @@ def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bo
         examples = (item.configuration.few_shot or {}).get("count") if item.configuration else None
         view[side] = {**view[side], "model": short(item.model), **({"few_shot": examples} if examples else {})}
     said = {short(one.model): cut_warning(one.summary)} | {short(other.model): score_warning(other.summary)}
-    warning = ". ".join(f"{name}: {words}" for name, words in said.items() if words)
-    return {**view, "meaning": MEANING[comparison.verdict], "warning": warning or None}
+    warnings = [f"{name}: {words}" for name, words in said.items() if words] + comparison_caveats(comparison)
+    return {**view, "meaning": MEANING[comparison.verdict], "warning": ". ".join(warnings) or None}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fw_sdk.results.actions import short
 from fw_sdk.types import Comparison, PipelineResult, ScoreSummary
 
 CUT_SHARE = 0.1
@@ -56,12 +57,20 @@ def outcome_caveats(outcome: PipelineResult) -> list[str]:
 
 def comparison_caveats(comparison: Comparison) -> list[str]:
     """What makes a comparison weaker than its verdict."""
-    if not comparison.trained_on:
-        return []
-    return [
-        f"the candidate was trained on {comparison.trained_on} of these {comparison.n} rows, which measures memory; "
-        "no gate accepts this comparison"
-    ]
+    found = []
+    if comparison.trained_on:
+        found.append(
+            f"the candidate was trained on {comparison.trained_on} of these {comparison.n} rows, which measures "
+            "memory; no gate accepts this comparison"
+        )
+    if comparison.trained_on is None:
+        found.append("what the candidate was trained on is not known, so some of these rows may be among it")
+    if not comparison.verified:
+        found.append("it has no digests of what was compared, so no gate accepts it")
+    if comparison.superseded:
+        changed = ", ".join(short(name) or name for name in comparison.superseded)
+        found.append(f"changed or deleted since: {changed}")
+    return found
 
 
 def all_zero(comparison: Comparison) -> bool:

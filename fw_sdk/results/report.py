@@ -97,7 +97,8 @@ def report_on_evaluation(evaluation: Evaluation) -> Report:
     facts += [f"{name}: {found.mean:.3f} {interval(found.ci)}, n={found.n}" for name, found in summary.extra.items()]
     warning = score_warning(summary)
     headline = f"{model}{prompted} scores {summary.mean:.3f}, 95 % interval {interval(summary.ci)}, n={summary.n}"
-    return Report(headline, (), tuple(facts), (warning,) if warning else (), after_job(evaluation))
+    caveats = (*((warning,) if warning else ()), *evaluation.notes)
+    return Report(headline, (), tuple(facts), caveats, after_job(evaluation))
 
 
 def difference(comparison: Comparison) -> str:

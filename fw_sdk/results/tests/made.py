@@ -28,6 +28,7 @@ def compared(verdict: str, **more: Any) -> Comparison:
         "ci": Interval(low=0.1, high=0.9),
         **dict.fromkeys(("n", "wins", "losses", "ties"), 10),
         "verdict": verdict,
+        "verified": True,
     }
     return Comparison(**{**fields, **more})
 

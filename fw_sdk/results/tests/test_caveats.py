@@ -48,6 +48,12 @@ def test_each_caveat_of_an_outcome_names_what_was_scored() -> None:
     assert comparison_caveats(compared("better")) == []
 
 
+def test_evidence_that_no_gate_takes_is_named_as_such() -> None:
+    weak = compared("better", verified=False, trained_on=None, superseded=["accounts/local/models/new"])
+    said = " ".join(comparison_caveats(weak))
+    assert "not known" in said and "no digests" in said and "changed or deleted since: new" in said
+
+
 def test_nothing_right_on_either_side_is_no_question_of_rows() -> None:
     nothing = dict.fromkeys(("baseline_mean", "candidate_mean", "wins", "losses"), 0)
     assert all_zero(compared("inconclusive", **nothing)) and not all_zero(compared("inconclusive"))
