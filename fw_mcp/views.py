@@ -271,7 +271,7 @@ def deployment_view(deployment: Deployment) -> dict[str, Any]:
         "forced": deployment.forced or None,
         "comparison": short(deployment.comparison),
         "url": deployment.url,
-        "sampling": deployment.sampling or "temperature 1, because no evaluation of it was named",
+        "sampling": deployment.sampling or "temperature 1: no evaluation of these weights says how it was sampled",
         "probe_latency_s": deployment.probe_latency_s,
         "status": status.message if status and status.message else None,
     }

@@ -181,6 +181,8 @@ def after_comparison(comparison: Comparison, setting: Setting | None = None) -> 
                 f"{comparison.n}, which measures memory; no gate takes that"
             ),
         )
+    if not comparison.verified:
+        return (say("evaluate both again and compare: this comparison holds no digests, and no gate accepts it"),)
     if setting.served_as is not None and comparison.verdict is Verdict.BETTER:
         return (_ask_tuned(setting.served_as),)
     if comparison.verdict is Verdict.BETTER and comparison.baseline_model == comparison.candidate_model:

@@ -156,3 +156,4 @@ def test_one_model_with_a_better_prompt_needs_no_deployment() -> None:
 
 def test_rows_that_were_trained_on_prove_nothing() -> None:
     assert "measures memory" in said(after_comparison(compared("better", trained_on=4)))
+    assert said(after_comparison(compared("better", verified=False))).startswith("evaluate both again")
