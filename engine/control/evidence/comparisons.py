@@ -42,7 +42,7 @@ def create(services: Services, request: CreateComparison, key: str | None) -> Co
     before, after = map(scores_by_line, rows)
     if set(before) != set(after):
         raise _different("rows", f"{len(before)} lines", f"{len(after)} lines", "give both evaluations the same limit")
-    numbers = compare(before, after)
+    numbers = compare(before, after, candidate.summary.score_range if candidate.summary else None)
     model = (candidate.model or "model").rsplit("/", 1)[-1]
     comparison = Comparison(
         name=resource_name("comparisons", wanted or services.store.next_id(f"cmp-{model}")),

@@ -29,7 +29,7 @@ def create(services: Services, request: CreateEvaluator, key: str | None) -> Eva
     existing = services.store.evaluators.replayed(request, key, identifier)
     if existing is not None:
         return existing
-    check_source(request.source, request.entry_function)
+    score_range = check_source(request.source, request.entry_function)
     data = request.source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     write_atomic(evaluator_path(services.home, digest), data)
@@ -39,6 +39,7 @@ def create(services: Services, request: CreateEvaluator, key: str | None) -> Eva
         description=request.description,
         digest=digest,
         entry_function=request.entry_function,
+        score_range=score_range,
     )
     return services.store.evaluators.create(evaluator, request=request, key=key)
 
