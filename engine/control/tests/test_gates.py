@@ -62,7 +62,7 @@ def test_rows_that_were_trained_on_are_no_evidence(gate: Gate) -> None:
     assert "3 rows of 100" in decision.reason and "held out" in decision.hint
 
 
-@pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.INCONCLUSIVE])
+@pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.INVALID])
 def test_better_refuses_every_other_verdict(verdict: Verdict) -> None:
     assert not decide(BETTER, comparison(verdict=verdict), scored(), TUNED).holds
 
@@ -111,7 +111,7 @@ def test_not_worse_is_the_margin_and_a_saving(low, margin, tokens, seconds, verd
     given_ = comparison(ci=Interval(low=low, high=low + 0.1), cost=cost, verdict=verdict)
     decision = decide(Gate(kind=GateKind.NOT_WORSE, margin=margin), given_, scored(), TUNED)
     saves = tokens[1] <= tokens[0] or seconds[1] <= seconds[0]
-    assert decision.holds == (low >= -margin and saves)
+    assert decision.holds == (low >= -margin and saves and verdict is not Verdict.INVALID)
 
 
 @given(mean=st.floats(-1, 2), wanted=st.floats(-1, 2), kind=st.sampled_from(GateKind), verdict=st.sampled_from(Verdict))
@@ -124,6 +124,22 @@ def test_a_minimum_is_asked_of_the_mean_beside_what_the_kind_asks(mean, wanted, 
         assert f"{mean:.3f}" in decision.reason and f"{wanted:g}" in decision.reason
     else:
         assert decision == without
+
+
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE, Gate(kind=GateKind.NOT_WORSE, margin=1.0, min_score=0.0)])
+def test_an_invalid_comparison_passes_no_gate_and_says_how_many_rows_have_no_score(gate: Gate) -> None:
+    found = comparison(verdict=Verdict.INVALID, baseline_failed_rows=1, candidate_failed_rows=7)
+    decision = decide(gate, found, scored(), TUNED)
+    assert not decision.holds and "evaluate again" in decision.hint
+    error = refusal(decision, gate, found, TUNED)
+    for part in ("says invalid", "baseline 1, candidate 7", "more than 2% of a side's rows have no score"):
+        assert part in error.message
+    assert (error.details["baselineFailedRows"], error.details["candidateFailedRows"]) == (1, 7)
+
+
+def test_rows_without_a_score_stand_beside_the_numbers_of_a_gate_that_holds() -> None:
+    assert "baseline 0, candidate 2" in decide(BETTER, comparison(candidate_failed_rows=2), scored(), TUNED).reason
+    assert "without a score" not in decide(BETTER, comparison(), scored(), TUNED).reason
 
 
 def test_a_minimum_that_is_not_reached_stands_in_the_refusal() -> None:
