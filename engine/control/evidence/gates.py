@@ -71,7 +71,7 @@ def decide(
     if comparison.verdict is Verdict.INVALID:
         return Decision(
             False,
-            f"{numbers(comparison)}; where more than {MOST_MISSING:.0%} of a side's rows have no score nothing is valid",
+            f"{numbers(comparison)}; if more than {MOST_MISSING:.0%} of a side's rows have no score nothing is valid",
             "look at the errors in those rows' scores, mend what fails (evaluator, row or model), and evaluate again",
         )
     compared = _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
