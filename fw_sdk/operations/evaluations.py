@@ -114,7 +114,7 @@ def scores(evaluation: str, *, page_size: int = 100) -> Listing[RowScore]:
 
 
 def create_comparison(baseline: str, candidate: str, *, id: str | None = None) -> Call[Comparison]:
-    """Pair two ended evaluations of the same rows; the verdict is better, worse or inconclusive."""
+    """Pair two ended evaluations of the same rows; better, worse, inconclusive, or invalid."""
     fields = paths.present(baseline=baseline, candidate=candidate, comparison_id=id)
     body = parse_request(CreateComparison, fields, not_done="nothing was compared").to_wire()
     return Call("POST", collection_path(COMPARISONS), Comparison.model_validate, body=body)

@@ -65,7 +65,7 @@ def create(context: Context, request: CreateComparison) -> Comparison:
         trained_on=_trained_on(context, candidate, set(after)),
         extra=compare_extra(*rows),
         cost=_cost("baseline", baseline) | _cost("candidate", candidate),
-        **asdict(compare(before, after)),
+        **asdict(compare(before, after, candidate.summary.score_range if candidate.summary else None)),
     )
     return context.store.comparisons.create(comparison, request=request, refs=refs)
 
