@@ -29,6 +29,7 @@ from fw_sdk.types.deployment import (
     Gate,
     GateKind,
     StatusMessage,
+    answering,
 )
 from fw_sdk.types.errors import CODES, ErrorCode, FwError, nearest, not_found, speaks_anthropic
 from fw_sdk.types.evaluation import (
@@ -63,7 +64,7 @@ from fw_sdk.types.pipeline import (
     StepName,
     StepState,
 )
-from fw_sdk.types.system import Device, Health, Overview
+from fw_sdk.types.system import Device, Health, LoopHealth, LoopState, Overview
 from fw_sdk.types.training import Estimate, FineTuningJob, SupervisedFineTuning, TrainedToken, TrainingConfig
 
 __all__ = [
@@ -108,6 +109,8 @@ __all__ = [
     "JobKind",
     "JobState",
     "Lineage",
+    "LoopHealth",
+    "LoopState",
     "Model",
     "ModelKind",
     "ModelState",
@@ -138,6 +141,7 @@ __all__ = [
     "TrainingConfig",
     "Verdict",
     "Wire",
+    "answering",
     "nearest",
     "not_found",
     "parse_request",

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from engine.control.http.services import Services
-from fw_sdk.types import DatasetState, Device, Health, Job, JobState, Overview, Resource
+from engine.control.supervision import Loop
+from fw_sdk.types import DatasetState, Device, Health, Job, JobState, LoopState, Overview, Resource
 
+VERSION = version("fw")
 SHOWN = 20
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def health() -> Health:
-    """Who answers, and how evaluators are confined here."""
-    return Health(version=version("fw"), pid=os.getpid(), evaluator_isolation="limits")
+def health(loops: Sequence[Loop]) -> Health:
+    """Who answers, how evaluators are confined here, and how the background loops are. Asks nothing that may block."""
+    found = [loop.health for loop in loops]
+    degraded = any(loop.state is not LoopState.OK for loop in found)
+    return Health(
+        status="degraded" if degraded else "ok",
+        version=VERSION,
+        pid=os.getpid(),
+        evaluator_isolation="limits",
+        supervision=found,
+    )
 
 
 def device() -> Device:
@@ -38,7 +49,7 @@ def overview(services: Services) -> Overview:
     """Everything there is, newest first, each list at most 20 long."""
     store = services.store
     found = Overview(
-        version=version("fw"),
+        version=VERSION,
         home=str(services.home.root),
         device=device(),
         models=[

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from engine.control.settings import Settings
 from engine.control.store import Store
+from engine.control.supervision import Loop
 from fw_sdk.types.home import Home
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 class Component(Protocol):
     """Something that runs for as long as the app does, on the app's event loop."""
+
+    @property
+    def loop(self) -> Loop:
+        """Its background loop; ``/v1/health`` shows how it is."""
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left running, then begin."""

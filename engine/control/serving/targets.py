@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.control.inventory.model_names import not_ready, refuse_job
+from engine.control.serving.leases import AdapterWeights
 from engine.control.serving.worker_process import BaseWeights
-from engine.control.serving.workers import AdapterWeights
 from engine.control.store import Store
 from fw_sdk.types import ACCOUNT, Deployment, FwError, Model, ModelKind, ModelState, not_found, resource_id
 

@@ -21,9 +21,9 @@ class Shutdown(RequestBody):
 
 
 @router.get("/v1/health")
-def get_health() -> JSONResponse:
-    """Whether the daemon answers; needs no token."""
-    return reply(health())
+async def get_health(request: Request) -> JSONResponse:
+    """Whether the daemon answers; needs no token. Runs on the event loop, so no thread that hangs delays it."""
+    return reply(health(request.app.state.loops))
 
 
 @router.get("/v1/accounts/local/overview")

@@ -22,6 +22,7 @@ from fw_sdk.types import (
     ModelKind,
     ModelState,
     PullModel,
+    answering,
     nearest,
     resource_id,
     resource_name,
@@ -131,8 +132,9 @@ def _user_of(services: Services, model: Model) -> str:
     if jobs:
         return f"job '{jobs[0].id}'"
     for deployment in services.store.deployments.all():
-        serving = deployment.state in (DeploymentState.CREATING, DeploymentState.READY)
-        if serving and deployment.base_model in (model.name, model.id):
+        creating = deployment if deployment.state is DeploymentState.CREATING else None
+        held = [item.base_model for item in (creating, answering(deployment)) if item is not None]
+        if model.name in held or model.id in held:
             return f"deployment '{deployment.id}'"
     for other in services.store.models.all():
         if other.peft_details is not None and other.peft_details.base_model == model.name:
