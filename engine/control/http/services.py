@@ -63,5 +63,10 @@ def services_of(request: Request) -> Services:
     return found
 
 
-Provided = Annotated[Services, Depends(services_of)]
+async def _provide(request: Request) -> Services:
+    """``services_of`` as a dependency: a plain function would take a thread for every request."""
+    return services_of(request)
+
+
+Provided = Annotated[Services, Depends(_provide)]
 """For route functions: ``def get(services: Provided) -> …``."""

@@ -121,10 +121,12 @@ class Deployments:
             with suppress(Superseded):
                 restored = await self._change(found, _restored if found.previous else _deleting)
                 log.info("deployment %s of '%s' was withdrawn", identifier, model)
-                if restored.state is DeploymentState.CREATING:
-                    self._activate(restored)
-                else:
+                if restored.state is DeploymentState.DELETING:
                     await self._free(restored)
+                else:
+                    self._workers.unpin(identifier)
+                    await self._release(found)
+                    self._activate(restored)
 
     async def target(self, identifier: str) -> Target:
         """The weights behind a deployment, as soon as something answers; an error if it failed or is being stopped."""
@@ -321,14 +323,18 @@ class Deployments:
         self._workers.unpin(deployment.id)
         self._workers.unpin(_previous_owner(deployment))
         for held in filter(None, (deployment, deployment.previous)):
-            try:
-                target = await asyncio.to_thread(target_of_deployment, self._store, held)
-            except FwError as error:
-                log.warning("deployment %s: nothing to free: %s", deployment.id, error.message)
-            else:
-                await self._workers.release_base(target.base, target.adapter)
+            await self._release(held)
         with suppress(FwError):
             await asyncio.to_thread(self._store.deployments.delete, deployment.id)
+
+    async def _release(self, deployment: Deployment) -> None:
+        """End or unload what served a deployment, unless something else needs it."""
+        try:
+            target = await asyncio.to_thread(target_of_deployment, self._store, deployment)
+        except FwError as error:
+            log.warning("deployment %s: nothing to free: %s", deployment.id, error.message)
+        else:
+            await self._workers.release_base(target.base, target.adapter)
 
     async def _set(
         self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: object

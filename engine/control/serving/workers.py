@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,9 @@ ADOPTION_S = 5.0
 
 STOP_GRACE_S = 3.0
 """How long a worker may take to end when the daemon stops, before it is killed."""
+
+ABANDON_GRACE_S = 1.0
+"""The same for a worker that is given up while it starts: it has no request to finish."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,12 @@ class Workers:
             await asyncio.gather(*(process.end(self._files, record, grace_s=STOP_GRACE_S) for record in records))
         self._workers.clear()
         await self.client.aclose()
+
+    def kill(self) -> None:
+        """End every worker at once, for a daemon that cannot wait; may be called from any thread."""
+        for record in self._files.living():
+            if record.process is not None:
+                record.process.signal_group(signal.SIGKILL)
 
     def running(self) -> list[Worker]:
         """Workers that are ready and alive."""
@@ -296,7 +306,7 @@ class Workers:
             self._workers.pop(identifier, None)
             record = await asyncio.to_thread(self._files.find, identifier)
             if record is not None:
-                await process.end(self._files, record)
+                await process.end(self._files, record, grace_s=ABANDON_GRACE_S)
 
     async def _adopt(self, record: WorkerRecord) -> Worker:
         """Wait until a living process is ready, check that it serves the right weights, and list it."""

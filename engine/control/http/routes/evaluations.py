@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
@@ -31,13 +30,13 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{job}:cancel")
-async def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Ask an evaluation to stop; the rows that are scored stay."""
     return reply(cancel_job(services, job, body, Evaluation))
 
 
 @router.post(ROOT + "/{job}:resume")
-async def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Go on with the rows that are not scored yet."""
     return reply(resume_job(services, job, body, Evaluation))
 
@@ -55,8 +54,8 @@ def get(job: str, services: Provided) -> JSONResponse:
 
 
 @router.delete(ROOT + "/{job}")
-async def delete(job: str, services: Provided) -> JSONResponse:
+def delete(job: str, services: Provided) -> JSONResponse:
     """Remove an ended evaluation with its scores."""
     services.store.jobs.get(job_id(job), Evaluation)
-    await run_in_threadpool(services.jobs.delete, job_id(job))
+    services.jobs.delete(job_id(job))
     return JSONResponse({})

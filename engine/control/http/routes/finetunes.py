@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
@@ -45,13 +44,13 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{job}:cancel")
-async def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Ask a fine-tune to stop; its checkpoints stay."""
     return reply(cancel_job(services, job, body, FineTuningJob))
 
 
 @router.post(ROOT + "/{job}:resume")
-async def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Go on from the last checkpoint."""
     return reply(resume_job(services, job, body, FineTuningJob))
 
@@ -63,8 +62,8 @@ def get(job: str, services: Provided) -> JSONResponse:
 
 
 @router.delete(ROOT + "/{job}")
-async def delete(job: str, services: Provided) -> JSONResponse:
+def delete(job: str, services: Provided) -> JSONResponse:
     """Remove an ended fine-tune's record; its adapter stays."""
     services.store.jobs.get(job_id(job), FineTuningJob)
-    await run_in_threadpool(services.jobs.delete, job_id(job))
+    services.jobs.delete(job_id(job))
     return JSONResponse({})

@@ -50,13 +50,13 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{job}:cancel")
-async def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Ask a job to stop."""
     return reply(cancel_job(services, job, body))
 
 
 @router.post(ROOT + "/{job}:resume")
-async def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Queue a failed or cancelled job again."""
     return reply(resume_job(services, job, body))
 
@@ -82,9 +82,9 @@ async def events(
     begin = after if after is not None else _sequence(last_event_id)
     store, identifier = services.store, job_id(job)
     if not follow:
-        found = store.jobs.events(identifier, begin, limit)
+        found = await run_in_threadpool(store.jobs.events, identifier, begin, limit)
         return JSONResponse({"events": [event.to_wire() for event in found]})
-    store.jobs.get(identifier)
+    await run_in_threadpool(store.jobs.get, identifier)
     stream = stream_events(store, services.jobs.changes, identifier, begin)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
@@ -97,15 +97,15 @@ def logs(job: str, services: Provided, lines: Annotated[int, Query(ge=1, le=10_0
 
 
 @router.get(ROOT + "/{job}")
-async def get(job: str, services: Provided) -> JSONResponse:
+def get(job: str, services: Provided) -> JSONResponse:
     """One job of any kind."""
     return reply(services.store.jobs.get(job_id(job)))
 
 
 @router.delete(ROOT + "/{job}")
-async def delete(job: str, services: Provided) -> JSONResponse:
+def delete(job: str, services: Provided) -> JSONResponse:
     """Remove an ended job's record; what it made stays."""
-    await run_in_threadpool(services.jobs.delete, job_id(job))
+    services.jobs.delete(job_id(job))
     return JSONResponse({})
 
 

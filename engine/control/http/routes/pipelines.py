@@ -15,31 +15,31 @@ router = APIRouter(prefix="/v1/accounts/local/pipelines")
 
 
 @router.post("")
-async def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
     """Start the loop."""
     request = parse_request(CreatePipeline, body, not_done="nothing was started")
     return reply(create_pipeline(services, request, key))
 
 
 @router.get("")
-async def list_pipelines(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
+def list_pipelines(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
     """Pipelines, newest first."""
     return reply_page("pipelines", services.store.jobs.list(JobKind.PIPELINE, size, token))
 
 
 @router.get("/{identifier}")
-async def get(identifier: str, services: Provided) -> JSONResponse:
+def get(identifier: str, services: Provided) -> JSONResponse:
     """One pipeline with its steps and its outcome so far."""
     return reply(services.store.jobs.get(resource_id(identifier, "pipelines"), Pipeline))
 
 
 @router.post("/{identifier}:cancel")
-async def cancel(identifier: str, services: Provided, body: JsonBody) -> JSONResponse:
+def cancel(identifier: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Stop a pipeline and the job of its current step."""
     return reply(cancel_job(services, identifier, body, Pipeline))
 
 
 @router.post("/{identifier}:resume")
-async def resume(identifier: str, services: Provided, body: JsonBody) -> JSONResponse:
+def resume(identifier: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Go on at the step where a failed or cancelled pipeline stopped."""
     return reply(resume_job(services, identifier, body, Pipeline))
