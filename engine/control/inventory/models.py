@@ -11,7 +11,7 @@ from fw_sdk.types import DeploymentState, FwError, Model, answering
 
 def delete_model(context: Context, identifier: str) -> None:
     """Remove a model; ``failed_precondition`` names the job, deployment or adapter that uses it."""
-    model = context.store.models.get(identifier)
+    model = context.store.models.require_unused(identifier)
     user = _user_of(context, model)
     if user:
         raise FwError(
