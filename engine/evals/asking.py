@@ -29,16 +29,18 @@ class Identity:
     dtype: str = UNKNOWN
     numerics: str = UNKNOWN
     template_digest: str = UNKNOWN
+    serving_digest: str = UNKNOWN
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Identity:
-        """Read ``x-fw-…`` headers; what a foreign server does not say is ``unknown``."""
+        """Read ``fw-digest`` and the ``x-fw-…`` headers; what a foreign server does not say is ``unknown``."""
         return cls(
             headers.get("x-fw-model-digest", UNKNOWN),
             headers.get("x-fw-base-digest", UNKNOWN),
             headers.get("x-fw-dtype", UNKNOWN),
             headers.get("x-fw-numerics", UNKNOWN),
             headers.get("x-fw-template-digest", UNKNOWN),
+            headers.get("fw-digest", UNKNOWN),
         )
 
 

@@ -112,6 +112,18 @@ def _model_changed(model: str, change: ModelChanged) -> FwError:
     )
 
 
+def _require_asked(spec: EvaluateSpec, identity: Identity) -> None:
+    """Raise unless the weights that answer are those that were to be scored."""
+    if spec.model_digest not in (None, identity.model_digest):
+        raise FwError(
+            "failed_precondition",
+            f"'{spec.model}' answers with weights {identity.model_digest[:19]}; this evaluation is of "
+            f"{str(spec.model_digest)[:19]}.",
+            not_done="Nothing was scored.",
+            hint="evaluate what that name stands for now as a new evaluation",
+        )
+
+
 def _result(
     spec: EvaluateSpec,
     log: ScoreLog,
@@ -140,6 +152,7 @@ def _result(
             dtype=identity.dtype,
             numerics=identity.numerics,
             template_digest=identity.template_digest,
+            serving_digest=identity.serving_digest,
             sampling=spec.inference.to_wire(),
             few_shot=few_shot and examples and _shown(few_shot, examples),
         ),
@@ -235,6 +248,7 @@ class Evaluation:
             self._log.add(ScoredRow(failed, error.code, clock_s=self._clock_s()))
             return
         if self._log.identity is None:
+            _require_asked(self._spec, answer.identity)
             self._log.identify(answer.identity)
         elif answer.identity != self._log.identity:
             raise ModelChanged(self._log.identity, answer.identity)

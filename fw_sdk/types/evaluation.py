@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from fw_sdk.types.base import RequestBody, Resource, Wire
+from fw_sdk.types.base import Ref, RequestBody, Resource, Wire
 from fw_sdk.types.datasets import Split
-from fw_sdk.types.jobs import Job
+from fw_sdk.types.jobs import Job, JobKind
+from fw_sdk.types.kinds import JobType, register_job_type
 
 
 class Evaluator(Resource):
@@ -155,7 +156,11 @@ class ScoreSummary(Wire):
 
 
 class ServedConfiguration(Wire):
-    """What exactly was scored; two evaluations with equal keys measured the same thing."""
+    """What exactly was scored; two evaluations with equal keys measured the same thing.
+
+    ``serving_digest`` is that of the answers' ``fw-digest`` header: weights, adapter, quantisation, numerics, template,
+    and what a deployment adds to a request.
+    """
 
     model: str
     model_digest: str
@@ -163,6 +168,7 @@ class ServedConfiguration(Wire):
     dtype: str
     numerics: str = "fast"
     template_digest: str
+    serving_digest: str | None = None
     sampling: dict[str, Any] = Field(default_factory=dict)
     few_shot: dict[str, Any] | None = None
 
@@ -180,6 +186,9 @@ class Evaluation(Job):
     dataset_digest: str | None = None
     input_split: Split = Split.ALL
     model: str | None = None
+    model_digest: str | None = Field(default=None, description="of the weights that were asked for")
+    deployment: str | None = Field(default=None, description="through which the model was asked, if it was")
+    notes: list[str] = Field(default_factory=list, description="what a reader of the scores should know")
     configuration: ServedConfiguration | None = None
     summary: ScoreSummary | None = None
     tokens_generated: int = 0
@@ -196,8 +205,23 @@ class Verdict(StrEnum):
     INVALID = "invalid"
 
 
+class Evidence(Wire):
+    """One side of a comparison, as it was when it was compared: nothing of it is looked up by name again.
+
+    ``evaluation.digest`` is that of its scores.
+    """
+
+    evaluation: Ref
+    model: Ref
+    deployment: Ref | None = None
+    configuration: ServedConfiguration | None = None
+
+
 class Comparison(Resource):
     """Two evaluations, paired by row.
+
+    A comparison holds the digests of all that shaped it; one of the first wave without them is *unverified* and passes
+    no gate. ``superseded`` names what bears another digest today, or is gone.
 
     ``delta`` is candidate minus baseline. ``p_value`` is McNemar's exact test for binary scores, else absent.
     ``rows_needed`` estimates how many rows in all would decide an inconclusive result. ``trained_on`` counts the rows
@@ -212,6 +236,13 @@ class Comparison(Resource):
     candidate: str
     baseline_model: str | None = None
     candidate_model: str | None = None
+    baseline_evidence: Evidence | None = None
+    candidate_evidence: Evidence | None = None
+    dataset: Ref | None = None
+    split: Split | None = None
+    evaluator: Ref | None = None
+    verified: bool = False
+    superseded: list[str] = Field(default_factory=list)
     baseline_mean: float
     candidate_mean: float
     delta: float
@@ -226,7 +257,7 @@ class Comparison(Resource):
     p_value: float | None = None
     verdict: Verdict
     rows_needed: int | None = None
-    trained_on: int = 0
+    trained_on: int | None = Field(default=0, description="null: what the candidate was trained on is not known")
     cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of work of both sides")
     extra: dict[str, ExtraDifference] = Field(default_factory=dict, description="the evaluator's other numbers")
 
@@ -244,3 +275,14 @@ class CreateComparison(RequestBody):
     baseline: str
     candidate: str
     comparison_id: str | None = None
+
+
+EVALUATE = register_job_type(
+    JobType(
+        JobKind.EVALUATE,
+        Evaluation,
+        collection="evaluationJobs",
+        noun="evaluation",
+        shown=("model", "inputDataset", "inputSplit", "evaluator", "summary"),
+    )
+)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.control.kinds.pipeline.plan import LABELS, TUNED, Plan
 from engine.control.store import ProgramEvent, Store
-from engine.control.workflows.plan import LABELS, TUNED, Plan
 from fw_sdk.types import (
     BaselineResult,
     Comparison,
