@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.evals.evaluators import EvaluatorProcess, check_source, read_value
+from engine.evals.evaluators import EvaluatorProcess, check_source
+from engine.evals.replies import read_value
 from engine.evals.sandbox import Limits
 from fw_sdk.types import FwError
 
