@@ -8,8 +8,9 @@ Standard library only: it is read by ``evaluator_child.py``, which cannot import
 
 from __future__ import annotations
 
-import sys
+import importlib
 import threading
+from contextlib import suppress
 from typing import Any
 
 RECURSIVE_MUTEX = 0
@@ -77,9 +78,6 @@ class SemLock:
 
 def install() -> None:
     """Let ``multiprocessing`` use these semaphores, in a process that has not imported it yet."""
-    try:
-        import _multiprocessing
-    except ImportError:
-        return
-    native: Any = sys.modules[_multiprocessing.__name__]
-    native.SemLock = SemLock
+    with suppress(ImportError):  # a Python that was built without them
+        native: Any = importlib.import_module("_multiprocessing")
+        native.SemLock = SemLock
