@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engine.compute.backend import Phase, Status, Task
 from engine.jobs.files import read_json, tail
-from engine.jobs.process import ProcessId
+from engine.jobs.process import ProcessId, python_environment
 from fw_sdk.types import FwError
 
 OUTCOME_FILES = ("run.json", "exit.json", "failure.json", "result.json")
@@ -148,4 +148,4 @@ def _end_torn_line(events: Path) -> None:
 def _inherited() -> dict[str, str]:
     """The part of our environment that programs need: paths, locale, proxies, thread and device settings."""
     kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    return {**kept, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return python_environment(kept)

@@ -1,4 +1,6 @@
-"""Which process a pid really is: a pid alone may have been given to another, a pid with its start time may not.
+"""Which process a pid really is, and what a Python process that we start finds in its environment.
+
+A pid alone may have been given to another process, a pid with its start time may not.
 
 Not imported by ``fw_sdk.types`` itself: psutil would slow every command down.
 """
@@ -7,9 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -70,6 +73,14 @@ class ProcessId:
     def from_json(cls, value: dict[str, int]) -> ProcessId:
         """Inverse of ``to_json``."""
         return cls(int(value["pid"]), int(value["startTicks"]))
+
+
+def python_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` for a Python process of ours: it imports nothing from the folder it happens to start in."""
+    folders = [str(Path(folder).absolute()) for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    path = {"PYTHONPATH": os.pathsep.join(folders)} if folders else {}
+    rest = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    return {**rest, **path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _start_ticks(pid: int) -> int:

@@ -12,6 +12,7 @@ from engine.control.inventory.datasets import with_tokens
 from engine.control.inventory.references import ready_base, ready_dataset, require_rows, rows_ref
 from engine.control.inventory.token_lengths import load_renderer
 from engine.control.kinds.pull.creation import forget_failed
+from engine.jobs.machine import usable_cores
 from engine.jobs.rows import read_rows
 from engine.jobs.specs import RowsRef, TrainSpec
 from engine.training.estimates import estimate
@@ -71,7 +72,7 @@ def estimate_cost(services: Services, request: SupervisedFineTuning) -> Estimate
 
 def _busy() -> list[str]:
     """A warning if others compute here, since the estimate takes all cores for its own."""
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    load, cores = os.getloadavg()[0], usable_cores()
     if load < BUSY_LOAD * cores:
         return []
     times = f"expect about {load / cores:.0f} times as long"
