@@ -19,6 +19,7 @@ import numbers
 import os
 import resource
 import select
+import signal
 import struct
 import sys
 import threading
@@ -30,6 +31,7 @@ from typing import Any
 
 FILE = "evaluator.py"
 CAPABILITIES_VERSION = 0x20080522
+PR_SET_PDEATHSIG = 1
 MAX_PRINTED = 2_000
 MAX_MESSAGE = 2_000
 MAX_REPLY = 64_000
@@ -60,7 +62,7 @@ def confine(limits: dict[str, Any]) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in hard.items():
-        resource.setrlimit(kind, (most, most))
+        limit(kind, most)
     load_sibling("lone_process").install()
     drop_capabilities()
     load_sibling("landlock").restrict(limits["hidden"], str(Path.cwd()))
@@ -68,11 +70,28 @@ def confine(limits: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
+def limit(kind: int, most: int) -> None:
+    """Lower a limit for good, unless it is lower already; systems other than Linux refuse some."""
+    before = resource.getrlimit(kind)[1]
+    least = most if before == resource.RLIM_INFINITY else min(most, before)
+    with contextlib.suppress(*((ValueError, OSError) if sys.platform != "linux" else ())):
+        resource.setrlimit(kind, (least, least))
+
+
 def drop_capabilities() -> None:
     """Give up what root may do beyond its own files, raising limits among it; nothing where there is no such call."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "capset"):
         libc.capset(struct.pack("=Ii", CAPABILITIES_VERSION, 0), bytes(24))
+
+
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when the one that started it dies; false where it does not do that."""
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
+        return False
+    if os.getppid() != parent:
+        os._exit(1)
+    return True
 
 
 def end_with_parent(requests: int) -> None:
@@ -195,8 +214,10 @@ def main() -> None:
     replies = os.fdopen(int(sys.argv[2]), "w", encoding="utf-8")
     sys.argv[1:] = []
     allow_cpu(limits["cpu_row_s"])
+    mortal = die_with_parent(limits["parent"])
     confine(limits)
-    threading.Thread(target=end_with_parent, args=(requests.fileno(),), daemon=True).start()
+    if not mortal:
+        threading.Thread(target=end_with_parent, args=(requests.fileno(),), daemon=True).start()
     serve(iter(requests), replies, limits)
     os._exit(0)
 

@@ -147,7 +147,10 @@ class EvaluatorProcess:
         for chance in range(1, LOAD_CHANCES + 1):
             if self._process is not None:
                 return
-            self._process, self._buffer = self._launch(self._limits), b""
+            try:
+                self._process, self._buffer = self._launch(self._limits), b""
+            except OSError as no_process:
+                raise _not_started(no_process) from None
             try:
                 reply = self._exchange({"source": self._source, "entry": self._entry}, LOAD_TIMEOUT_S)
             except ProcessEnded as ended:
@@ -227,6 +230,15 @@ def _signal_name(number: int) -> str:
 
 def _not_loaded(reason: str, *, line: int | None = None) -> FwError:
     return _invalid(f"Loading the evaluator: {reason}", line=line)
+
+
+def _not_started(error: OSError) -> FwError:
+    return FwError(
+        "resource_exhausted",
+        f"The evaluator's process could not be started: {error.strerror or error}.",
+        not_done="No row was scored.",
+        hint="free disk space or memory, then try again",
+    )
 
 
 def _killed(ended: ProcessEnded) -> FwError:

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,30 +46,45 @@ class Limits:
 
 
 class Watch(threading.Thread):
-    """Drains a process's standard error, keeping its end, and kills the process if its scratch folder grows too large.
+    """Starts a process, drains its standard error, and kills it if its scratch folder grows too large.
 
     What it reads is bounded by time as well: a process that floods its standard error waits for us, not we for it.
+    The process asks the kernel to be killed with the thread that started it, so that thread is this one.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], stderr: int, scratch: Path, scratch_bytes: int) -> None:
-        super().__init__(name=f"evaluator-{process.pid}", daemon=True)
-        self._process, self._stderr = process, stderr
-        self._scratch, self._scratch_bytes = scratch, scratch_bytes
+    def __init__(
+        self, start: Callable[[], subprocess.Popen[bytes]], stderr: int, scratch: Path, most_bytes: int
+    ) -> None:
+        super().__init__(name="evaluator", daemon=True)
+        self._start_process, self._stderr = start, stderr
+        self._scratch, self._most_bytes = scratch, most_bytes
+        self._launched: Future[subprocess.Popen[bytes]] = Future()
         self._over = threading.Event()
         self._tail = b""
         self.excess: str | None = None
         """Why the process was killed, once it was."""
 
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start, and return the process; raises what starting it raised."""
+        self.start()
+        return self._launched.result()
+
     def run(self) -> None:
-        """Look ten times a second until ``stop``."""
+        """Start the process, then look ten times a second until ``stop``."""
+        try:
+            process = self._start_process()
+        except BaseException as error:  # noqa: BLE001  whoever called launch shall have it
+            self._launched.set_exception(error)
+            return
+        self._launched.set_result(process)
         while not self._over.wait(WATCH_S):
             self._drain()
-            self.excess = self.excess or self._measure()
+            self.excess = self.excess or self._measure(process.pid)
             if self.excess:
-                kill_group(self._process)
+                kill_group(process)
 
     def stop(self) -> None:
-        """Return when nobody looks any more."""
+        """Return when nobody looks any more; the process must have ended."""
         self._over.set()
         self.join()
         self._drain()
@@ -82,12 +98,12 @@ class Watch(threading.Thread):
         with suppress(BlockingIOError):
             self._tail = (self._tail + os.read(self._stderr, PIPE_BYTES))[-STDERR_TAIL_BYTES:]
 
-    def _measure(self) -> str | None:
+    def _measure(self, pid: int) -> str | None:
         try:
-            used = used_bytes(self._scratch, self._process.pid)
+            used = used_bytes(self._scratch, pid)
         except Unmeasurable as error:
             return f"made {error} in its folder"
-        return f"wrote more than {self._scratch_bytes} bytes to its folder" if used > self._scratch_bytes else None
+        return f"wrote more than {self._most_bytes} bytes to its folder" if used > self._most_bytes else None
 
 
 @dataclass(frozen=True)
@@ -124,34 +140,33 @@ Launcher = Callable[[Limits], SandboxedProcess]
 def launch_limited(limits: Limits) -> SandboxedProcess:
     """Start ``evaluator_child.py`` in a session of its own; it limits itself before it reads any user code."""
     sweep()
-    scratch = Scratch.create()
-    working = scratch.path / "work"
-    working.mkdir()
-    child_reads, requests = os.pipe()
-    replies, child_writes = os.pipe()
-    stderr, child_stderr = os.pipe()
-    rules = json.dumps({**asdict(limits), "hidden": str(Home.from_environment().root)})
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(CHILD), str(child_reads), str(child_writes), rules],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=child_stderr,
-            cwd=working,
-            env={},
-            pass_fds=(child_reads, child_writes),
-            start_new_session=True,
-        )
-    except BaseException:
+    with ExitStack() as undo, ExitStack() as childs_ends:
+        scratch = Scratch.create()
+        undo.callback(scratch.remove)
+        working = scratch.path / "work"
+        working.mkdir()
+        (child_reads, requests), (replies, child_writes), (stderr, child_stderr) = os.pipe(), os.pipe(), os.pipe()
         for descriptor in (requests, replies, stderr):
-            os.close(descriptor)
-        scratch.remove()
-        raise
-    finally:
+            os.set_blocking(descriptor, False)
+            undo.callback(os.close, descriptor)
         for descriptor in (child_reads, child_writes, child_stderr):
-            os.close(descriptor)
-    for descriptor in (requests, replies, stderr):
-        os.set_blocking(descriptor, False)
-    watch = Watch(process, stderr, working, limits.scratch_bytes)
-    watch.start()
+            childs_ends.callback(os.close, descriptor)
+        rules = {**asdict(limits), "hidden": str(Home.from_environment().root), "parent": os.getpid()}
+        command = [sys.executable, "-I", "-B", str(CHILD), str(child_reads), str(child_writes), json.dumps(rules)]
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=child_stderr,
+                cwd=working,
+                env={},
+                pass_fds=(child_reads, child_writes),
+                start_new_session=True,
+            )
+
+        watch = Watch(start, stderr, working, limits.scratch_bytes)
+        process = watch.launch()
+        undo.pop_all()
     return SandboxedProcess(process, requests, replies, scratch, watch)
