@@ -19,6 +19,7 @@ from pathlib import Path
 from engine.compute.backend import Phase, Status, Task
 from engine.jobs.files import read_json, tail
 from engine.jobs.process import ProcessId, python_environment
+from engine.jobs.shim import TIMEOUT_OPTION
 from fw_sdk.types import FwError
 
 OUTCOME_FILES = ("run.json", "exit.json", "failure.json", "result.json")
@@ -51,7 +52,7 @@ class LocalCompute:
             _end_torn_line(task.job_dir / "events.jsonl")
             with (task.job_dir / "log.txt").open("ab") as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-m", SHIM, str(task.job_dir), task.module, *_timeout(task)],
+                    [sys.executable, "-m", SHIM, str(task.job_dir), *_timeout(task), *task.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -135,7 +136,7 @@ def _find_shim(job_dir: Path) -> ProcessId | None:
 
 
 def _timeout(task: Task) -> list[str]:
-    return [] if task.timeout_s is None else [str(task.timeout_s)]
+    return [] if task.timeout_s is None else [TIMEOUT_OPTION, str(task.timeout_s)]
 
 
 def _end_torn_line(events: Path) -> None:

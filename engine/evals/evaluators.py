@@ -15,7 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.evals.replies import FOREIGN, MAX_REPLY_BYTES, ForeignReply, Scored, error_text, parse_reply, read_value
+from engine.evals.replies import (
+    FOREIGN,
+    MAX_REPLY_BYTES,
+    RANGE,
+    ForeignReply,
+    Scored,
+    ScoreRange,
+    error_text,
+    parse_reply,
+    read_value,
+)
 from engine.evals.sandbox import Launcher, Limits, SandboxedProcess, launch_limited
 from fw_sdk.types import FwError, nearest
 
@@ -38,8 +48,12 @@ class ProcessEnded(Exception):
         self.timed_out, self.killed = timed_out, killed
 
 
-def check_source(source: str, entry: str = "evaluate") -> None:
-    """Raise ``evaluator_invalid`` unless ``source`` is Python and defines ``entry`` at its top level. Runs nothing."""
+def check_source(source: str, entry: str = "evaluate") -> ScoreRange | None:
+    """Check an evaluator without running it; returns the range of scores that it declares, if it does.
+
+    Raises ``evaluator_invalid`` unless ``source`` is Python, defines ``entry`` at its top level, and ``SCORE_RANGE``
+    there, if it is assigned, is a pair of numbers, the lower one first.
+    """
     if len(source.encode()) > MAX_SOURCE_BYTES:
         raise _invalid(f"The evaluator is longer than {MAX_SOURCE_BYTES} bytes.")
     try:
@@ -58,6 +72,33 @@ def check_source(source: str, entry: str = "evaluate") -> None:
         raise _invalid(f"'{entry}' is async; an evaluator is a plain function.", line=function.lineno)
     if not (function.args.posonlyargs or function.args.args or function.args.vararg):
         raise _invalid(f"'{entry}' takes no argument; the first one is the messages.", line=function.lineno)
+    return _declared_range(tree)
+
+
+def _declared_range(tree: ast.Module) -> ScoreRange | None:
+    """The pair that the module's last assignment to ``SCORE_RANGE`` names; None if there is none."""
+    found = None
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if name == RANGE:
+                found = _range_of(value)
+    return found
+
+
+def _range_of(value: ast.expr) -> ScoreRange:
+    try:
+        match ast.literal_eval(value):
+            case [int() | float() as low, int() | float() as high] if -math.inf < float(low) < float(high) < math.inf:
+                return float(low), float(high)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        pass  # not a constant, or too large a number: said below with the line
+    raise _invalid(
+        f"{RANGE} is {ast.unparse(value):.80}, not the lowest and the highest score as two numbers, like (-1.0, 1.0).",
+        line=value.lineno,
+    )
 
 
 def _invalid(message: str, *, line: int | None = None) -> FwError:
@@ -77,6 +118,9 @@ class EvaluatorProcess:
     have been killed from outside) gets a second chance in a new one. Safe to use from several threads.
 
     Raises ``evaluator_invalid`` from the first use if the file cannot be loaded.
+
+    Attributes:
+        score_range: the lowest and the highest score that its source declares; None if it declares none.
     """
 
     def __init__(
@@ -89,7 +133,7 @@ class EvaluatorProcess:
         launch: Launcher = launch_limited,
     ) -> None:
         self._source = read_source(path)
-        check_source(self._source, entry)
+        self.score_range = check_source(self._source, entry)
         self._entry = entry
         self._row_timeout_s = row_timeout_s
         self._limits = limits or Limits(cpu_row_s=2 * math.ceil(row_timeout_s))
@@ -139,7 +183,7 @@ class EvaluatorProcess:
         printed = {"printed": reply["printed"]} if reply.get("printed") else {}
         if reply.get("error"):
             return Scored(None, error_text(reply["error"]), printed)
-        scored = read_value(reply.get("value"))
+        scored = read_value(reply.get("value"), self.score_range)
         return Scored(scored.score, scored.error, {**scored.details, **printed})
 
     def _start(self) -> None:

@@ -12,6 +12,8 @@ MAX_REPLY_BYTES = 1 << 18
 """Four times what ``evaluator_child`` lets through."""
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63
+RANGE = "SCORE_RANGE"
+ScoreRange = tuple[float, float]
 FOREIGN = "the evaluator wrote to its reply channel"
 
 
@@ -73,8 +75,11 @@ def storable(value: Any, depth: int = 0) -> Any:
     return [storable(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
-def read_value(value: Any) -> Scored:
-    """The score in what an evaluator returned: a finite number or bool, alone or under ``score`` in a dict."""
+def read_value(value: Any, score_range: ScoreRange | None = None) -> Scored:
+    """The score in what an evaluator returned: a finite number or bool, alone or under ``score`` in a dict.
+
+    A number outside the range that the evaluator declares is none.
+    """
     details = storable({key: item for key, item in value.items() if key != "score"}) if isinstance(value, dict) else {}
     if isinstance(value, dict) and "score" not in value:
         what = f"is unusable: {details['unusable']}" if set(value) == {"unusable"} else "has no 'score'"
@@ -89,6 +94,9 @@ def read_value(value: Any) -> Scored:
         number = math.inf
     if not math.isfinite(number):
         return Scored(None, f"the score is {number}, not a finite number", details)
+    if score_range is not None and not score_range[0] <= number <= score_range[1]:
+        low, high = score_range
+        return Scored(None, f"the score is {number:g}, outside the {RANGE} ({low:g}, {high:g}) it declares", details)
     return Scored(number, None, details)
 
 

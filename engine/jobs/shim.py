@@ -1,4 +1,4 @@
-"""The small parent of one job: ``python -m engine.jobs.shim JOB_DIR PROGRAM_MODULE [TIMEOUT_S]``.
+"""The small parent of one job: ``python -m engine.jobs.shim JOB_DIR [--timeout-s SECONDS] COMMAND…``.
 
 It runs in a session of its own, outlives the daemon, and leaves the facts that a later daemon needs: who runs, and how
 it ended. It dies neither before its program nor before that is written: on a full disk it tries again, and as long as
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from engine.jobs.files import write_json
 from engine.jobs.process import ProcessId
 
+TIMEOUT_OPTION = "--timeout-s"
 RETRY_S = 1.0
 TIMEOUT_GRACE_S = 60.0
 PR_SET_PDEATHSIG = 1
@@ -38,8 +39,8 @@ a shape seldom comes again, and a thousand kernels with their buffers hold more 
 class Shim:
     """One attempt at a job: its program's process, and the files that tell of it."""
 
-    def __init__(self, job_dir: Path, module: str, timeout_s: float | None = None) -> None:
-        self._dir, self._module, self._timeout_s = job_dir, module, timeout_s
+    def __init__(self, job_dir: Path, command: Sequence[str], timeout_s: float | None = None) -> None:
+        self._dir, self._command, self._timeout_s = job_dir, command, timeout_s
         self._asked_to_stop = False
         self._program: subprocess.Popen[bytes] | None = None
         self._started = time.time()
@@ -62,7 +63,7 @@ class Shim:
     def _start(self) -> subprocess.Popen[bytes]:
         with (self._dir / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", self._module, str(self._dir)],
+                [*self._command, str(self._dir)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -122,5 +123,6 @@ def _death_signal() -> Callable[[], None] | None:
 
 
 if __name__ == "__main__":
-    timeout = float(sys.argv[3]) if len(sys.argv) > 3 else None
-    sys.exit(1 if Shim(Path(sys.argv[1]), sys.argv[2], timeout).run() else 0)
+    job_dir, *arguments = sys.argv[1:]
+    limit_s = float(arguments[1]) if arguments[0] == TIMEOUT_OPTION else None
+    sys.exit(1 if Shim(Path(job_dir), arguments if limit_s is None else arguments[2:], limit_s).run() else 0)

@@ -3,6 +3,7 @@
 from fw_sdk.types.base import (
     ACCOUNT,
     Page,
+    Ref,
     RequestBody,
     Resource,
     Wire,
@@ -41,6 +42,7 @@ from fw_sdk.types.evaluation import (
     Evaluation,
     EvaluationFields,
     Evaluator,
+    Evidence,
     ExtraDifference,
     ExtraMean,
     FewShot,
@@ -53,6 +55,7 @@ from fw_sdk.types.evaluation import (
 )
 from fw_sdk.types.inference import Answer
 from fw_sdk.types.jobs import Failure, Job, JobEvent, JobKind, JobState, Progress
+from fw_sdk.types.kinds import JOB_TYPES, JobDescriptor, JobPlan, JobType, OtherJob, job_from_wire, register_job_type
 from fw_sdk.types.models import Lineage, Model, ModelKind, ModelState, PeftDetails, PullEstimate, PullModel
 from fw_sdk.types.pipeline import (
     BaselineResult,
@@ -69,6 +72,7 @@ from fw_sdk.types.training import Estimate, FineTuningJob, SupervisedFineTuning,
 __all__ = [
     "ACCOUNT",
     "CODES",
+    "JOB_TYPES",
     "Answer",
     "BaselineResult",
     "CheckEvaluator",
@@ -92,6 +96,7 @@ __all__ = [
     "Evaluation",
     "EvaluationFields",
     "Evaluator",
+    "Evidence",
     "ExtraDifference",
     "ExtraMean",
     "Failure",
@@ -104,13 +109,17 @@ __all__ = [
     "InferenceParameters",
     "Interval",
     "Job",
+    "JobDescriptor",
     "JobEvent",
     "JobKind",
+    "JobPlan",
     "JobState",
+    "JobType",
     "Lineage",
     "Model",
     "ModelKind",
     "ModelState",
+    "OtherJob",
     "Overlap",
     "OverlapPair",
     "Overview",
@@ -121,6 +130,7 @@ __all__ = [
     "Progress",
     "PullEstimate",
     "PullModel",
+    "Ref",
     "RequestBody",
     "Resource",
     "RowProblem",
@@ -138,9 +148,11 @@ __all__ = [
     "TrainingConfig",
     "Verdict",
     "Wire",
+    "job_from_wire",
     "nearest",
     "not_found",
     "parse_request",
+    "register_job_type",
     "resource_id",
     "resource_name",
     "speaks_anthropic",

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.jobs.files import read_json, write_json
 from engine.jobs.process import ProcessId
 from fw_sdk.types import FwError
 
-PROGRAM = "engine.jobs.tests.sample_program"
+PROGRAM = (sys.executable, "-m", "engine.jobs.tests.sample_program")
 
 
 def wait_for(condition, timeout_s=20.0):

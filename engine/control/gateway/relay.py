@@ -15,8 +15,9 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from engine.control.gateway.meter import Counts, Meter, StreamMeter
+from engine.control.inventory.resolution import DEPLOYMENTS, resolve
 from engine.control.serving.deployments import Deployments
-from engine.control.serving.targets import Target, find_served, target_of_model
+from engine.control.serving.targets import Target, target_of_model
 from engine.control.serving.workers import Lease, Worker, Workers
 from engine.control.store import Store
 from fw_sdk.types import Deployment, FwError
@@ -165,7 +166,7 @@ class Gateway:
         return {"object": "list", "data": list(items.values()), "has_more": False, **ends}
 
     async def _target(self, name: str) -> Target:
-        served = find_served(self._store, name)
+        served = resolve(self._store, name, DEPLOYMENTS).found
         if isinstance(served, Deployment):
             return await self._deployments.target(served.id)
         return target_of_model(self._store, served)
@@ -229,6 +230,7 @@ def served_headers(target: Target, worker: Worker) -> dict[str, str]:
         "x-fw-dtype": worker.facts.dtype,
         "x-fw-numerics": worker.facts.numerics,
         "x-fw-template-digest": worker.facts.template_digest,
+        "fw-digest": target.serving_digest(worker.facts),
     }
 
 

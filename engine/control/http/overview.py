@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from engine.control.http.services import Services
-from engine.jobs.machine import cpu_flags, cpu_name, memory, usable_cores
-from fw_sdk.types import DatasetState, Device, Health, Job, JobState, Overview, Resource
+from engine.control.machine import device
+from fw_sdk.types import DatasetState, Health, Job, JobState, Overview, Resource
 
 SHOWN = 20
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def health() -> Health:
     """Who answers, and how evaluators are confined here."""
     return Health(version=version("fw"), pid=os.getpid(), evaluator_isolation="limits")
-
-
-def device() -> Device:
-    """Where models run on this machine."""
-    gpu = _gpu_name()
-    total, available = memory()
-    return Device(
-        kind="cuda" if gpu else "cpu",
-        name=gpu or cpu_name(),
-        cores=usable_cores(),
-        memory_bytes=total,
-        memory_available_bytes=available,
-        bf16=bool(gpu) or bool(BF16_FLAGS & cpu_flags()),
-    )
 
 
 def overview(services: Services) -> Overview:
@@ -82,14 +66,3 @@ def _next_call(services: Services) -> str:
     if newest and newest[0].state is JobState.FAILED:
         return f"POST {root}/jobs/{newest[0].id}:resume, after reading its failure"
     return f"POST {root}/pipelines" if not newest else "POST /v1/chat/completions"
-
-
-def _gpu_name() -> str | None:
-    """The first NVIDIA GPU that programs here may open, by its driver's files."""
-    if not Path("/dev/nvidiactl").exists():
-        return None
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return "NVIDIA GPU"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from engine.control.evidence import gates
-from engine.control.inventory.model_names import named_model
+from engine.control.inventory.resolution import named_model
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -21,7 +21,6 @@ from fw_sdk.types import (
     CreateDeployment,
     Deployment,
     DeploymentState,
-    Evaluation,
     FwError,
     Gate,
     ServedConfiguration,
@@ -66,7 +65,7 @@ class Deployments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def create(self, request: CreateDeployment, identifier: str | None, key: str | None = None) -> Deployment:
+    def create(self, request: CreateDeployment, identifier: str | None) -> Deployment:
         """Store a deployment as CREATING and begin to bring it up; it replaces what the same id served before.
 
         An equal request for the same id returns what exists, and tries again if that had failed.
@@ -74,9 +73,6 @@ class Deployments:
         Raises:
             FwError: ``gate_not_met`` unless the gate holds or it is forced; ``not_found``; ``failed_precondition``.
         """
-        replayed = self._store.deployments.replayed(request, key)
-        if replayed is not None:
-            return replayed
         model = named_model(self._store, request.base_model)
         target = target_of_model(self._store, model)
         comparison = self._comparison(request.comparison)
@@ -91,12 +87,12 @@ class Deployments:
             comparison=comparison.name if comparison else None,
             gate=request.gate,
             forced=request.force,
-            sampling=gates.sampled(self._evaluated(comparison), target.digest),
+            sampling=gates.sampled(comparison, target.digest),
             url=self._url,
         )
         existing = self._store.deployments.find(identifier)
         if existing is None:
-            existing = self._store.deployments.create(wanted, request=request, key=key)
+            existing = self._store.deployments.create(wanted, request=request)
         elif existing.state is DeploymentState.DELETING:
             raise FwError(
                 "failed_precondition", f"Deployment '{identifier}' is being stopped.", hint="try again in a moment"
@@ -141,18 +137,12 @@ class Deployments:
 
     def _pass_gate(self, gate: Gate, comparison: Comparison | None, target: Target) -> None:
         candidate = gates.Candidate(target.model.name, target.digest)
-        decision = gates.decide(gate, comparison, self._evaluated(comparison), candidate)
+        decision = gates.decide(gate, comparison, candidate)
         if not decision.holds:
             raise gates.refusal(decision, gate, comparison, candidate)
 
     def _comparison(self, name: str | None) -> Comparison | None:
         return self._store.comparisons.get(resource_id(name, "comparisons")) if name else None
-
-    def _evaluated(self, comparison: Comparison | None) -> ServedConfiguration | None:
-        if comparison is None:
-            return None
-        found = self._store.jobs.find(resource_id(comparison.candidate, "evaluationJobs"))
-        return found.configuration if isinstance(found, Evaluation) else None
 
     def _activate(self, deployment: Deployment) -> None:
         earlier = self._tasks.pop(deployment.id, None)
@@ -180,7 +170,7 @@ class Deployments:
         self._workers.pin(deployment.id, target.base, target.adapter)
         started = time.monotonic()
         with await self._workers.acquire(target.base, target.adapter) as lease:
-            evaluated = self._evaluated(self._comparison(deployment.comparison))
+            evaluated = gates.evaluated(self._comparison(deployment.comparison))
             difference = _difference(evaluated, lease.worker.facts)
             if difference and not deployment.forced:
                 raise FwError(

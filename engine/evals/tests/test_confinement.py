@@ -346,7 +346,8 @@ def test_a_process_that_cannot_be_started_is_a_typed_error(tmp_path, monkeypatch
 def test_it_runs_where_the_account_has_stricter_limits_already(tmp_path):
     code = (
         "import resource, sys, pathlib\nfrom engine.evals.evaluators import EvaluatorProcess\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "with EvaluatorProcess(pathlib.Path(sys.argv[1])) as process: print(process.score([]).score)"
     )
     command = [sys.executable, "-c", code, str(evaluator(tmp_path, "return 1.0"))]

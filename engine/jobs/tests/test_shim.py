@@ -15,13 +15,14 @@ import pytest
 from engine.jobs.files import read_json, read_lines, tail, write_json
 from engine.jobs.process import ProcessId
 
-PROGRAM = "engine.jobs.tests.sample_program"
+SHIM = (sys.executable, "-m", "engine.jobs.shim")
+PROGRAM = (sys.executable, "-m", "engine.jobs.tests.sample_program")
 
 
 def start(job_dir, **spec):
     job_dir.mkdir(exist_ok=True)
     write_json(job_dir / "spec.json", spec)
-    command = [sys.executable, "-m", "engine.jobs.shim", str(job_dir), PROGRAM]
+    command = [*SHIM, str(job_dir), *PROGRAM]
     return subprocess.Popen(command, start_new_session=True)
 
 
@@ -123,7 +124,7 @@ def limit_files(pid, size):
 def test_on_a_full_disk_the_shim_waits_before_its_program_starts_and_after_it_ends(tmp_path):
     write_json(tmp_path / "spec.json", {"end": "wait"})
     (tmp_path / "log.txt").touch()
-    command = [sys.executable, "-m", "engine.jobs.shim", str(tmp_path), PROGRAM]
+    command = [*SHIM, str(tmp_path), *PROGRAM]
     with (tmp_path / "said").open("w") as said:
         full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))}
         shim = subprocess.Popen(command, start_new_session=True, stderr=said, **full)
@@ -144,7 +145,7 @@ def test_on_a_full_disk_the_shim_waits_before_its_program_starts_and_after_it_en
 
 def test_a_program_that_runs_for_too_long_is_ended_and_that_is_recorded(tmp_path):
     write_json(tmp_path / "spec.json", {"end": "wait"})
-    command = [sys.executable, "-m", "engine.jobs.shim", str(tmp_path), PROGRAM, "0.5"]
+    command = [*SHIM, str(tmp_path), "--timeout-s", "0.5", *PROGRAM]
     assert subprocess.run(command, check=False, timeout=60).returncode == 1
     ended = read_json(tmp_path / "exit.json")
     assert ended["timedOut"] is True and ended["status"] in (4, -signal.SIGTERM)

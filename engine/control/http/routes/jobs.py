@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
@@ -15,7 +14,7 @@ from fw_sdk.types import FwError, Job, RequestBody, parse_request, resource_id
 
 ROOT = "/v1/accounts/local/jobs"
 MAX_WAIT_S = 600.0
-COLLECTIONS = ("jobs", "supervisedFineTuningJobs", "evaluationJobs", "pipelines")
+COLLECTION = "jobs"
 
 router = APIRouter()
 
@@ -50,13 +49,13 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{job}:cancel")
-async def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Ask a job to stop."""
     return reply(cancel_job(services, job, body))
 
 
 @router.post(ROOT + "/{job}:resume")
-async def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
+def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Queue a failed or cancelled job again."""
     return reply(resume_job(services, job, body))
 
@@ -97,15 +96,15 @@ def logs(job: str, services: Provided, lines: Annotated[int, Query(ge=1, le=10_0
 
 
 @router.get(ROOT + "/{job}")
-async def get(job: str, services: Provided) -> JSONResponse:
+def get(job: str, services: Provided) -> JSONResponse:
     """One job of any kind."""
     return reply(services.store.jobs.get(job_id(job)))
 
 
 @router.delete(ROOT + "/{job}")
-async def delete(job: str, services: Provided) -> JSONResponse:
+def delete(job: str, services: Provided) -> JSONResponse:
     """Remove an ended job's record; what it made stays."""
-    await run_in_threadpool(services.jobs.delete, job_id(job))
+    services.jobs.delete(job_id(job))
     return JSONResponse({})
 
 
