@@ -147,8 +147,9 @@ def cpu_flags() -> set[str]:
 @check("memory")
 def memory(home: Home) -> Finding:
     """Memory that is free for a model and its training."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    import psutil  # only here, since it would slow down every command
+
+    available = psutil.virtual_memory().available
     described = f"{available / GIB:.1f} GiB available"
     if available < MEMORY_WANTED_GIB * GIB:
         return warn(described, f"close something: the quickstart wants {MEMORY_WANTED_GIB} GiB")

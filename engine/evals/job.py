@@ -17,8 +17,9 @@ from typing import Any
 
 from engine.evals.asking import Answer, Identity, ServedModel
 from engine.evals.constant import constant_baseline, distinct_answers
-from engine.evals.evaluators import EvaluatorProcess, Scored, ScoreRange
+from engine.evals.evaluators import EvaluatorProcess
 from engine.evals.prompts import FewShotExamples, build_prompt, row_seed
+from engine.evals.replies import Scored, ScoreRange
 from engine.evals.score_log import ScoredRow, ScoreLog
 from engine.evals.statistics import mean_score, summarise
 from engine.jobs.program import JobContext, main

@@ -39,6 +39,7 @@ def home(tmp_path_factory):
     for name in saved:
         os.environ.pop(name, None)
     os.environ.update(FW_HOME=str(root), FW_PORT="0")
+    (root / "uvicorn.py").write_text(f"open({str(root / 'imported')!r}, 'w')")
     found = Home.from_environment()
     urls = []
     threads = [
@@ -77,6 +78,10 @@ def test_two_processes_that_start_a_daemon_start_one(home):
     assert daemon is not None and ensure_daemon(home) == daemon.url
     same_command = [path for path in Path("/proc").glob("[0-9]*") if _is_daemon_of(path, home)]
     assert [int(path.name) for path in same_command] == [daemon.pid]
+
+
+def test_a_daemon_imports_nothing_from_its_working_folder(home):
+    assert (home.root / "uvicorn.py").exists() and not (home.root / "imported").exists()
 
 
 def _is_daemon_of(process, home):

@@ -103,7 +103,7 @@ class Place:
     def program(self, job: str) -> int:
         """Process id of a job's program, once it runs."""
         file = self.home.jobs / job / "run.json"
-        wait_until(file.exists, 30, f"{job} to run")
+        wait_until(lambda: file.exists() and json.loads(file.read_text())["program"], 30, f"{job} to run")
         return int(json.loads(file.read_text())["program"]["pid"])
 
     def close(self) -> None:

@@ -238,9 +238,8 @@ class JobService:
         since, forced = self._cancels.get(identifier, (0.0, False))
         directory = self.directory(identifier)
         if not since:
-            if (directory / "run.json").exists():
+            if self._backend.cancel(directory, force=False):
                 self._cancels[identifier] = (time.monotonic(), False)
-                self._backend.cancel(directory, force=False)
         elif not forced and time.monotonic() - since > self._settings.cancel_grace_s:
             self._cancels[identifier] = (since, True)
             self._backend.cancel(directory, force=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from engine.catalog.hub import VARIABLES
 from engine.jobs.files import read_json, tail, write_json
-from engine.jobs.process import ProcessId
+from engine.jobs.process import ProcessId, python_environment
 from fw_sdk.types import FwError, Wire
 from fw_sdk.types.home import Home
 
@@ -142,7 +142,8 @@ class WorkerFiles:
             return None
         record = WorkerRecord.from_json(value)
         if record.process is None:
-            record = replace(record, process=self._unrecorded_process(identifier))
+            # Started just before a daemon died; its command line names the ready file.
+            record = replace(record, process=ProcessId.running((str(self.ready(identifier)),)))
         if record.process is None or not record.process.alive:
             self.forget(identifier)
             return None
@@ -163,20 +164,6 @@ class WorkerFiles:
     def log_tail(self, identifier: str) -> list[str]:
         """The end of the worker's log."""
         return tail(self.log(identifier), LOG_TAIL_LINES)
-
-    def _unrecorded_process(self, identifier: str) -> ProcessId | None:
-        """A process that was started just before a daemon died: its command line names the ready file."""
-        mark = str(self.ready(identifier)).encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if mark in arguments:
-                return ProcessId.of(int(entry.name))
-        return None
 
 
 def spawn(files: WorkerFiles, record: WorkerRecord) -> WorkerRecord:
@@ -199,7 +186,8 @@ def spawn(files: WorkerFiles, record: WorkerRecord) -> WorkerRecord:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**environment, "FW_WORKER_TOKEN": record.token},
+            cwd="/",
+            env={**python_environment(environment), "FW_WORKER_TOKEN": record.token},
             start_new_session=True,
         )
     _reap_later(child)

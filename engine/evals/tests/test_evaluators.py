@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.evals.evaluators import EvaluatorProcess, check_source, read_value
+from engine.evals.evaluators import EvaluatorProcess, check_source
+from engine.evals.replies import read_value
 from engine.evals.sandbox import Limits
 from fw_sdk.types import FwError
 
@@ -128,9 +129,10 @@ def test_a_process_killed_from_outside_costs_nothing(tmp_path):
         assert process.pid != first
 
 
-def test_it_ends_with_its_parent_even_in_an_endless_row(tmp_path, monkeypatch):
+@pytest.mark.parametrize("endless", ["time.sleep(600)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
+def test_it_ends_with_its_parent_even_in_an_endless_row(tmp_path, monkeypatch, endless):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "evaluator.py").write_text("import time\ndef evaluate(messages):\n    time.sleep(600)\n")
+    (tmp_path / "evaluator.py").write_text(f"import re, time\ndef evaluate(messages):\n    {endless}\n")
     parent = os.fork()
     if parent == 0:
         try:
