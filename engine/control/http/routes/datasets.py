@@ -52,6 +52,24 @@ async def check(request: Request, services: Provided) -> JSONResponse:
     return reply(found.report)
 
 
+@router.post(ROOT + ":upload")
+async def create_with_rows(
+    request: Request,
+    services: Provided,
+    dataset_id: Annotated[str, Query(alias="datasetId")],
+    display_name: Annotated[str | None, Query(alias="displayName")] = None,
+    heldout_fraction: Annotated[float, Query(alias="heldoutFraction")] = 0.1,
+    split_seed: Annotated[int, Query(alias="splitSeed")] = 0,
+) -> JSONResponse:
+    """A READY dataset with the rows of the form field ``file``; rows that cannot be used leave nothing behind."""
+    fields = {"displayName": display_name, "heldoutFraction": heldout_fraction, "splitSeed": split_seed}
+    body = {"datasetId": dataset_id, "dataset": fields}
+    wanted = parse_request(CreateDataset, body, not_done="no dataset was created")
+    resource_id(wanted.dataset_id, "datasets")
+    async with uploaded_file(request, services.home.datasets) as file:
+        return reply(await run_in_threadpool(datasets.create_with_rows, services, wanted, file))
+
+
 @router.post(ROOT + ":overlap")
 async def overlap_of_files(
     request: Request, services: Provided, dataset: str | None = None, other: str | None = None
