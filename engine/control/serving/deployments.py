@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from engine.control.evidence import gates
 from engine.control.inventory.resolution import named_model
+from engine.control.jobs.creation import id_from_key
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -65,8 +66,10 @@ class Deployments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def create(self, request: CreateDeployment, identifier: str | None) -> Deployment:
+    def create(self, request: CreateDeployment, identifier: str | None = None, *, key: str | None = None) -> Deployment:
         """Store a deployment as CREATING and begin to bring it up; it replaces what the same id served before.
+
+        Without an id, the idempotency ``key`` gives one.
 
         An equal request for the same id returns what exists, and tries again if that had failed.
 
@@ -78,7 +81,11 @@ class Deployments:
         comparison = self._comparison(request.comparison)
         if not request.force:
             self._pass_gate(request.gate, comparison, target)
-        identifier = resource_id(identifier, "deployments") if identifier else self._store.next_id(f"d-{model.id}")
+        if identifier:
+            identifier = resource_id(identifier, "deployments")
+        else:
+            stem = f"d-{model.id}"
+            identifier = id_from_key(stem, key) if key else self._store.next_id(stem)
         wanted = Deployment(
             name=resource_name("deployments", identifier),
             display_name=request.display_name,
