@@ -13,6 +13,7 @@ from starlette.routing import Route
 from engine.control.access.authentication import AccessMiddleware
 from engine.control.gateway.relay import Gateway
 from engine.control.http.errors import ErrorMiddleware, install_handlers
+from engine.control.http.head import HeadMiddleware
 from engine.control.http.idempotency import IdempotencyMiddleware
 from engine.control.http.lock import HomeLock
 from engine.control.http.queries import known_query
@@ -82,6 +83,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
         app.include_router(router, dependencies=[Depends(known_query)])
     install_handlers(app, [one for router in (*others, *own) for one in router.routes if isinstance(one, Route)])
     app.add_middleware(IdempotencyMiddleware, replies=services.store.replies, limit_bytes=settings.max_json_bytes)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
     app.add_middleware(ErrorMiddleware)
     for mount in mounts:

@@ -222,7 +222,7 @@ def parse_row(line: bytes | None, *, first: bool = False) -> dict[str, Any]:
             "bad_json", f"not JSON: {error.msg.lower().removesuffix(' at')} at column {error.colno}"
         ) from None
     except RecursionError:
-        raise RowError("bad_json", f"nested more than {MAX_DEPTH} levels deep") from None
+        raise RowError("bad_json", f"JSON that is nested more than {MAX_DEPTH} levels deep") from None
     except ValueError as error:
         raise RowError("bad_json", f"not JSON: {error}") from None
     if not isinstance(value, dict):
