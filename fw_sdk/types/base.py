@@ -125,7 +125,7 @@ def resource_id(name: str, collection: str) -> str:
     """The id in a full name or a bare id; anything else raises ``invalid_argument``."""
     prefix = f"accounts/{ACCOUNT}/{collection}/"
     identifier = name.removeprefix(prefix)
-    if not ID_PATTERN.match(identifier):
+    if not ID_PATTERN.fullmatch(identifier):
         raise FwError(
             "invalid_argument",
             f"{name!r:.200} is no id of {collection}: use lower-case letters, digits, '-', '.' and '_', at most 63",

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.sqlite import insert
 from engine.control.store.collection import Collection
 from engine.control.store.database import Database
 from engine.control.store.job_table import JobTable
+from engine.control.store.replies import Replies
 from engine.control.store.tables import counter
 from fw_sdk.types import Comparison, Dataset, Deployment, Evaluator, Model
 
@@ -20,6 +21,7 @@ class Store:
     Attributes:
         datasets, models, evaluators, comparisons, deployments: collections by id.
         jobs: pulls, fine-tunes, evaluations and pipelines.
+        replies: what requests with an idempotency key got.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,6 +34,7 @@ class Store:
         self.comparisons = Collection(self._database, "comparisons", Comparison, "comparison")
         self.deployments = Collection(self._database, "deployments", Deployment, "deployment")
         self.jobs = JobTable(self._database)
+        self.replies = Replies(self._database)
 
     def next_number(self, name: str) -> int:
         """The next number of a counter, from 1; never given twice."""
