@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
@@ -13,9 +18,14 @@ from engine.control.store.job_table import JobTable
 from engine.control.store.tables import counter
 from fw_sdk.types import Comparison, Dataset, Deployment, Evaluator, Model
 
+P = ParamSpec("P")
+T = TypeVar("T")
+THREADS = 16
+"""How many calls of coroutines work on the store at once; more of them wait, and nothing else does."""
+
 
 class Store:
-    """Everything the daemon remembers. Safe to use from several threads.
+    """Everything the daemon remembers. Safe to use from several threads, and never on an event loop: see ``run``.
 
     Attributes:
         datasets, models, evaluators, comparisons, deployments: collections by id.
@@ -26,12 +36,21 @@ class Store:
         """Open the database, creating or migrating it; a newer or unreadable one is ``failed_precondition``."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = Database(path)
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="fw-store")
         self.datasets = Collection(self._database, "datasets", Dataset, "dataset")
         self.models = Collection(self._database, "models", Model, "model")
         self.evaluators = Collection(self._database, "evaluators", Evaluator, "evaluator")
         self.comparisons = Collection(self._database, "comparisons", Comparison, "comparison")
         self.deployments = Collection(self._database, "deployments", Deployment, "deployment")
         self.jobs = JobTable(self._database)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``function`` returns, which asks the store: for coroutines, in threads that are there for nothing else.
+
+        A database that is slow or locked then delays those who ask it and nobody else.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
 
     def next_number(self, name: str) -> int:
         """The next number of a counter, from 1; never given twice."""
@@ -47,5 +66,6 @@ class Store:
         return f"{prefix}-{self.next_number(f'id:{prefix}'):04d}"
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, after the calls that are under way."""
+        self._executor.shutdown()
         self._database.close()
