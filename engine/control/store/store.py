@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert
 
+from engine.control.store import records
 from engine.control.store.collection import Collection
 from engine.control.store.database import Database
 from engine.control.store.job_table import JobTable
-from engine.control.store.tables import counter
+from engine.control.store.tables import counter, job, resource
 from fw_sdk.types import Comparison, Dataset, Deployment, Evaluator, Model
 
 P = ParamSpec("P")
@@ -43,6 +44,7 @@ class Store:
         self.comparisons = Collection(self._database, "comparisons", Comparison, "comparison")
         self.deployments = Collection(self._database, "deployments", Deployment, "deployment")
         self.jobs = JobTable(self._database)
+        self._refuse_newer_records()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``function`` returns, which asks the store: for coroutines, in threads that are there for nothing else.
@@ -64,6 +66,15 @@ class Store:
         """A fresh readable id such as ``ft-smollm2-135m-0001``; the prefix is shortened to fit 63 characters."""
         prefix = prefix[:58].rstrip("-._")
         return f"{prefix}-{self.next_number(f'id:{prefix}'):04d}"
+
+    def _refuse_newer_records(self) -> None:
+        """A home that holds records of a newer version is not opened, so that none of them loses a field."""
+        with self._database.read() as connection:
+            for kind, table in ((resource.c.collection, resource), (job.c.kind, job)):
+                for name, version in connection.execute(select(kind, func.max(table.c.version)).group_by(kind)):
+                    if version > records.version_of(name):
+                        self._database.close()
+                        raise records.newer(name, version)
 
     def close(self) -> None:
         """Close the database, after the calls that are under way."""
