@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,7 +63,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        fail_abandoned(services)
+        await services.store.run(fail_abandoned, services)
         started: list[Component] = []
         try:
             for component in components:
@@ -71,7 +72,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
             yield
         finally:
             await _stop(started, ending)
-            services.store.close()
+            await asyncio.to_thread(services.store.close)
             lock.release()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)

@@ -115,11 +115,8 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
                     files[field.encode()] = stack.enter_context(os.fdopen(descriptor, "wb"))
                 sink = _FileParts(files, options[b"boundary"], limit)
                 async for chunk in request.stream():
-                    sink.feed(chunk)
-                sink.finish()
-                for file in files.values():
-                    file.flush()
-                    os.fsync(file.fileno())
+                    await run_in_threadpool(sink.feed, chunk)
+                await run_in_threadpool(sink.finish)
         except OSError as error:
             text = f"The upload could not be written: {error.strerror}."
             raise FwError("resource_exhausted", text, not_done="nothing was stored", hint="free disk space") from error
@@ -174,9 +171,12 @@ class _FileParts:
             self._parser.write(chunk)
 
     def finish(self) -> None:
-        """Check that the form was whole."""
+        """Check that the form was whole, and put the files on the disk, which may take long."""
         if not self._complete:
             raise FwError("invalid_argument", "The form ends too early.", not_done="nothing was stored")
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
 
     def _begin(self) -> None:
         self._disposition, self._into = b"", None
