@@ -18,6 +18,9 @@ from sqlalchemy.exc import DatabaseError
 from fw_sdk.types import FwError
 
 BUSY_TIMEOUT_MS = 30_000
+CONNECTIONS = 48
+"""As many as threads that may ask at once: a connection beyond them would be opened and closed for one question."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 log = logging.getLogger("fw.store")
@@ -76,7 +79,8 @@ class Database:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    timeout = {"timeout": BUSY_TIMEOUT_MS / 1000}
+    engine = create_engine(f"sqlite:///{path}", connect_args=timeout, pool_size=CONNECTIONS)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
