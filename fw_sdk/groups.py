@@ -52,6 +52,7 @@ class Finetunes(Group):
     """Fine-tuning jobs."""
 
     create = sync(finetunes.create)
+    plan = sync(finetunes.plan)
     estimate = sync(finetunes.estimate)
     preview = sync(finetunes.preview)
     get = sync(finetunes.get)
@@ -65,6 +66,7 @@ class Evaluations(Group):
     """Scores of a model."""
 
     create = sync(evaluations.create)
+    plan = sync(evaluations.plan)
     get = sync(evaluations.get)
     list = sync(evaluations.list_all)
     cancel = sync(evaluations.cancel)
@@ -93,6 +95,7 @@ class Pipelines(Group):
     """The whole loop as one object."""
 
     create = sync(pipelines.create)
+    plan = sync(pipelines.plan)
     get = sync(pipelines.get)
     list = sync(pipelines.list_all)
     cancel = sync(pipelines.cancel)
@@ -162,6 +165,7 @@ class AsyncFinetunes(Group):
     """Fine-tuning jobs, asynchronously."""
 
     create = asynchronous(finetunes.create)
+    plan = asynchronous(finetunes.plan)
     estimate = asynchronous(finetunes.estimate)
     preview = asynchronous(finetunes.preview)
     get = asynchronous(finetunes.get)
@@ -175,6 +179,7 @@ class AsyncEvaluations(Group):
     """Scores of a model, asynchronously."""
 
     create = asynchronous(evaluations.create)
+    plan = asynchronous(evaluations.plan)
     get = asynchronous(evaluations.get)
     list = asynchronous(evaluations.list_all)
     cancel = asynchronous(evaluations.cancel)
@@ -203,6 +208,7 @@ class AsyncPipelines(Group):
     """The whole loop as one object, asynchronously."""
 
     create = asynchronous(pipelines.create)
+    plan = asynchronous(pipelines.plan)
     get = asynchronous(pipelines.get)
     list = asynchronous(pipelines.list_all)
     cancel = asynchronous(pipelines.cancel)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from typing import Any, Literal, overload
 
 from fw_sdk.client import Client
 from fw_sdk.daemon import ensure_daemon
-from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model, find
+from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model
 from fw_sdk.exceptions import typed
 from fw_sdk.files import Rows
 from fw_sdk.operations.inference import Messages
@@ -102,7 +100,7 @@ def customize(
 
     Everything is keyed by content: the same rows and evaluator are stored once, and the same inputs give the pipeline
     that already ran (a failed or cancelled one goes on from its first step that is not done). ``rerun=True`` starts
-    afresh once that one has completed.
+    afresh.
 
     Args:
         base: a model's id, a starter's name (pulled if missing), or a folder or ``.gguf`` file.
@@ -162,10 +160,8 @@ def start_pipeline(
         "evaluation_dataset": held and held.id,
     }
     body = parse_request(CreatePipeline, request, not_done="nothing was started")
-    digests = [model.digest, rows.digest, scored_by.digest, held and held.digest]
-    identifier = _pipeline_id(client, rows.id, _hash([body.to_wire(), digests]), rerun)
     named = body.model_dump(exclude_none=True, exclude={"base_model", "dataset", "evaluator", "pipeline_id"})
-    pipeline = client.pipelines.create(model.id, rows.id, scored_by.id, id=identifier, **named)
+    pipeline = client.pipelines.create(model.id, rows.id, scored_by.id, reuse=not rerun, **named)
     if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
         return client.pipelines.resume(pipeline.id)
     return pipeline
@@ -186,20 +182,3 @@ def _loop_fields(options: dict[str, Any]) -> dict[str, Any]:
         raise typed(FwError("invalid_argument", message, not_done="nothing was started", hint=hint, param=name))
     training = {key: value for key, value in options.items() if key in TRAINING_FIELDS}
     return {"training": training, **{key: value for key, value in options.items() if key in LOOP_FIELDS}}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def _pipeline_id(client: Client, stem: str, key: str, rerun: bool) -> str:
-    """``<dataset>-<hash of the inputs>``; a rerun takes the first number behind it that has not completed yet."""
-    name = f"{stem[:36].rstrip('-._')}-{key}"
-    candidate, number = name, 1
-    while rerun:
-        earlier = find(client.pipelines.get, candidate)
-        if earlier is None or earlier.state is not JobState.COMPLETED:
-            break
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate

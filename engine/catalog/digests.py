@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -51,3 +52,20 @@ def digest_git_blob(path: Path) -> str:
 
 def _digest_files(root: Path, files: Iterable[Path]) -> str:
     return digest_of_files({file.relative_to(root).as_posix(): digest_file(file) for file in files})
+
+
+def serving_digest(
+    base: str, adapter: str | None, *, dtype: str, numerics: str, template: str, preset: Mapping[str, object]
+) -> str:
+    """Digest of everything that shapes an answer beside the request: what replies carry as ``fw-digest``.
+
+    Args:
+        base, adapter: digests of the weights.
+        dtype: how the weights are held (quantisation).
+        numerics: ``exact`` or ``fast``.
+        template: digest of the chat template.
+        preset: what a deployment adds to a request that does not say otherwise.
+    """
+    parts = {"base": base, "adapter": adapter, "dtype": dtype, "numerics": numerics, "template": template}
+    text = json.dumps({**parts, "preset": dict(preset)}, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Task:
-    """One attempt at a job: its directory (with ``spec.json``), its program, and what it finds in its environment."""
+    """One attempt at a job: its directory (with ``spec.json``), its command line, to which that directory is added, and
+    what it finds in its environment."""
 
     job_dir: Path
-    module: str
+    command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

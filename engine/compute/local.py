@@ -49,7 +49,7 @@ class LocalCompute:
             _end_torn_line(task.job_dir / "events.jsonl")
             with (task.job_dir / "log.txt").open("ab") as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-m", "engine.jobs.shim", str(task.job_dir), task.module],
+                    [sys.executable, "-m", "engine.jobs.shim", str(task.job_dir), *task.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

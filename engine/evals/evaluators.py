@@ -21,7 +21,11 @@ from fw_sdk.types import FwError, nearest
 LOAD_TIMEOUT_S = 60.0
 MAX_SOURCE_BYTES = 1 << 20
 MAX_REPLY_BYTES = 1 << 20
+RANGE = "SCORE_RANGE"
 CONTRACT = "evaluate(messages, ground_truth=None, **row) -> float | {'score': float, …}"
+
+
+ScoreRange = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,12 @@ class ProcessEnded(Exception):
         self.timed_out = timed_out
 
 
-def check_source(source: str, entry: str = "evaluate") -> None:
-    """Raise ``evaluator_invalid`` unless ``source`` is Python and defines ``entry`` at its top level. Runs nothing."""
+def check_source(source: str, entry: str = "evaluate") -> ScoreRange | None:
+    """Check an evaluator without running it; returns the range of scores that it declares, if it does.
+
+    Raises ``evaluator_invalid`` unless ``source`` is Python, defines ``entry`` at its top level, and ``SCORE_RANGE``
+    there, if it is assigned, is a pair of numbers, the lower one first.
+    """
     if len(source.encode()) > MAX_SOURCE_BYTES:
         raise _invalid(f"The evaluator is longer than {MAX_SOURCE_BYTES} bytes.")
     try:
@@ -61,6 +69,33 @@ def check_source(source: str, entry: str = "evaluate") -> None:
         raise _invalid(f"'{entry}' is async; an evaluator is a plain function.", line=function.lineno)
     if not (function.args.posonlyargs or function.args.args or function.args.vararg):
         raise _invalid(f"'{entry}' takes no argument; the first one is the messages.", line=function.lineno)
+    return _declared_range(tree)
+
+
+def _declared_range(tree: ast.Module) -> ScoreRange | None:
+    """The pair that the module's last assignment to ``SCORE_RANGE`` names; None if there is none."""
+    found = None
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if name == RANGE:
+                found = _range_of(value)
+    return found
+
+
+def _range_of(value: ast.expr) -> ScoreRange:
+    try:
+        match ast.literal_eval(value):
+            case [int() | float() as low, int() | float() as high] if -math.inf < float(low) < float(high) < math.inf:
+                return float(low), float(high)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        pass  # not a constant, or too large a number: said below with the line
+    raise _invalid(
+        f"{RANGE} is {ast.unparse(value):.80}, not the lowest and the highest score as two numbers, like (-1.0, 1.0).",
+        line=value.lineno,
+    )
 
 
 def _invalid(message: str, *, line: int | None = None) -> FwError:
@@ -73,8 +108,11 @@ def _invalid(message: str, *, line: int | None = None) -> FwError:
     )
 
 
-def read_value(value: Any) -> Scored:
-    """The score in what an evaluator returned: a finite number or bool, alone or under ``score`` in a dict."""
+def read_value(value: Any, score_range: ScoreRange | None = None) -> Scored:
+    """The score in what an evaluator returned: a finite number or bool, alone or under ``score`` in a dict.
+
+    A number outside the range that the evaluator declares is none.
+    """
     details = {key: item for key, item in value.items() if key != "score"} if isinstance(value, dict) else {}
     if isinstance(value, dict) and "score" not in value:
         what = "is unusable: " + str(value["unusable"]) if set(value) == {"unusable"} else "has no 'score'"
@@ -89,6 +127,9 @@ def read_value(value: Any) -> Scored:
         number = math.inf
     if not math.isfinite(number):
         return Scored(None, f"the score is {number}, not a finite number", details)
+    if score_range is not None and not score_range[0] <= number <= score_range[1]:
+        low, high = score_range
+        return Scored(None, f"the score is {number:g}, outside the {RANGE} ({low:g}, {high:g}) it declares", details)
     return Scored(number, None, details)
 
 
@@ -110,6 +151,9 @@ class EvaluatorProcess:
     have been killed from outside) gets a second chance in a new one. Safe to use from several threads.
 
     Raises ``evaluator_invalid`` from the first use if the file cannot be loaded.
+
+    Attributes:
+        score_range: the lowest and the highest score that its source declares; None if it declares none.
     """
 
     def __init__(
@@ -122,7 +166,7 @@ class EvaluatorProcess:
         launch: Launcher = launch_limited,
     ) -> None:
         self._source = read_source(path)
-        check_source(self._source, entry)
+        self.score_range = check_source(self._source, entry)
         self._entry = entry
         self._row_timeout_s = row_timeout_s
         self._limits = limits or Limits(cpu_row_s=2 * math.ceil(row_timeout_s))
@@ -172,7 +216,7 @@ class EvaluatorProcess:
         printed = {"printed": reply["printed"]} if reply.get("printed") else {}
         if "error" in reply:
             return Scored(None, _storable(error_text(reply["error"])), _storable(printed))
-        scored = read_value(reply.get("value"))
+        scored = read_value(reply.get("value"), self.score_range)
         return Scored(scored.score, _storable(scored.error), _storable({**scored.details, **printed}))
 
     def _start(self) -> None:

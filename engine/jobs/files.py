@@ -79,3 +79,10 @@ def tail(path: Path, lines: int, *, limit_bytes: int = 64 * 1024) -> list[str]:
             return file.read().decode("utf-8", "replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of every file below a folder; 0 if there is none."""
+    if path.is_dir():
+        return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+    return path.stat().st_size if path.is_file() else 0

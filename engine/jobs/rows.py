@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,18 @@ def answer_key(row: Row) -> str:
 
 def is_heldout(row: Row, fraction: float, seed: int) -> bool:
     """Which side of the split a row is on: decided by its prompt alone, so duplicates never straddle it."""
-    digest = hashlib.sha256(f"{seed}:{prompt_key(row)}".encode()).digest()
+    return _held_out(prompt_key(row), fraction, seed)
+
+
+def in_split(split: Split, fraction: float, seed: int) -> Callable[[str], bool]:
+    """Whether a row with a given ``prompt_key`` is on this side of the split."""
+    if split is Split.ALL:
+        return lambda _key: True
+    return lambda key: _held_out(key, fraction, seed) == (split is Split.HELDOUT)
+
+
+def _held_out(key: str, fraction: float, seed: int) -> bool:
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
@@ -72,5 +84,5 @@ def read_rows(path: Path, split: Split = Split.ALL, *, heldout_fraction: float =
         rows = [Row(number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip()]
     if split is Split.ALL:
         return rows
-    wanted = split is Split.HELDOUT
-    return [row for row in rows if is_heldout(row, heldout_fraction, split_seed) == wanted]
+    wanted = in_split(split, heldout_fraction, split_seed)
+    return [row for row in rows if wanted(prompt_key(row))]

@@ -1,4 +1,4 @@
-"""The small parent of one job: ``python -m engine.jobs.shim JOB_DIR PROGRAM_MODULE``.
+"""The small parent of one job: ``python -m engine.jobs.shim JOB_DIR COMMAND…``.
 
 It runs in a session of its own, outlives the daemon, and leaves the facts that a later daemon needs: who runs, that
 it still runs, and how it ended. SIGTERM is passed on to the program, which may then save its work.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.jobs.files import write_json
@@ -28,11 +29,11 @@ oneDNN, and torch's own cache above it, keep few of the kernels that they make f
 a shape seldom comes again, and a thousand kernels with their buffers hold more memory than the model does."""
 
 
-def run(job_dir: Path, module: str) -> int:
+def run(job_dir: Path, command: Sequence[str]) -> int:
     """Run the program to its end and record how it ended. Returns its exit status."""
     log = (job_dir / "log.txt").open("ab", buffering=0)
     child = subprocess.Popen(
-        [sys.executable, "-m", module, str(job_dir)],
+        [*command, str(job_dir)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -60,4 +61,4 @@ def _beat(job_dir: Path, done: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run(Path(sys.argv[1]), sys.argv[2]) else 0)
+    sys.exit(1 if run(Path(sys.argv[1]), sys.argv[2:]) else 0)

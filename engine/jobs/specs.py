@@ -16,12 +16,6 @@ from fw_sdk.types import (
     Wire,
 )
 
-PROGRAMS: dict[str, str] = {
-    "pull": "engine.catalog.pull",
-    "finetune": "engine.training.job",
-    "evaluate": "engine.evals.job",
-}
-
 
 class PullSpec(RequestBody):
     """Bring a base model's files into ``models_dir``. ``source``: starter name, folder or GGUF file."""
@@ -90,10 +84,12 @@ class TrainResult(Wire):
 class EvaluateSpec(RequestBody):
     """Ask ``model`` at ``base_url`` for an answer to every row and score it.
 
-    The program reads the token from the environment variable ``FW_API_KEY``.
+    ``model`` is the full name of a model or deployment; answers of other weights than ``model_digest`` fail the
+    evaluation. The program reads the token from the environment variable ``FW_API_KEY``.
     """
 
     model: str
+    model_digest: str | None = None
     base_url: str
     rows: RowsRef
     evaluator_path: str

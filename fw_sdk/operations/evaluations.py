@@ -13,6 +13,7 @@ from fw_sdk.types import (
     CreateEvaluation,
     Evaluation,
     FewShot,
+    JobPlan,
     RowScore,
     Split,
     parse_request,
@@ -32,6 +33,7 @@ def create(
     limit: int | None = None,
     few_shot: FewShot | None = None,
     display_name: str | None = None,
+    reuse: bool = False,
     **sampling: Any,
 ) -> Call[Evaluation]:
     """Start to score a model.
@@ -45,8 +47,38 @@ def create(
         limit: only the first so many.
         few_shot: examples put before each prompt.
         display_name: a name for people.
+        reuse: return the evaluation that did the same work with the same digests, if there is one.
         sampling: fields of ``InferenceParameters`` (max_tokens, temperature, top_p, seed); greedy by default.
     """
+    body = _body(id, model, dataset, evaluator, split, limit, few_shot, display_name, sampling)
+    return paths.start(Evaluation, COLLECTION, body, reuse=reuse)
+
+
+def plan(
+    model: str,
+    dataset: str,
+    evaluator: str,
+    *,
+    split: Split | str = Split.ALL,
+    limit: int | None = None,
+    few_shot: FewShot | None = None,
+    **sampling: Any,
+) -> Call[JobPlan]:
+    """The id that ``create`` with ``reuse`` and the same arguments would give. Starts nothing."""
+    return paths.plan(COLLECTION, _body(None, model, dataset, evaluator, split, limit, few_shot, None, sampling))
+
+
+def _body(
+    id: str | None,
+    model: str,
+    dataset: str,
+    evaluator: str,
+    split: Split | str,
+    limit: int | None,
+    few_shot: FewShot | None,
+    display_name: str | None,
+    sampling: dict[str, Any],
+) -> dict[str, Any]:
     fields = paths.present(
         model=model,
         input_dataset=dataset,
@@ -58,8 +90,7 @@ def create(
         inference_parameters=sampling or None,
     )
     request = paths.present(evaluation_job_id=id, evaluation_job=fields)
-    body = parse_request(CreateEvaluation, request, not_done="nothing was evaluated").to_wire()
-    return Call("POST", collection_path(COLLECTION), Evaluation.model_validate, body=body)
+    return parse_request(CreateEvaluation, request, not_done="nothing was evaluated").to_wire()
 
 
 def get(evaluation: str) -> Call[Evaluation]:
@@ -83,7 +114,7 @@ def scores(evaluation: str, *, page_size: int = 100) -> Listing[RowScore]:
 
 
 def create_comparison(baseline: str, candidate: str, *, id: str | None = None) -> Call[Comparison]:
-    """Pair two ended evaluations of the same rows; the verdict is better, worse or inconclusive."""
+    """Pair two ended evaluations of the same rows; better, worse, inconclusive, or invalid."""
     fields = paths.present(baseline=baseline, candidate=candidate, comparison_id=id)
     body = parse_request(CreateComparison, fields, not_done="nothing was compared").to_wire()
     return Call("POST", collection_path(COMPARISONS), Comparison.model_validate, body=body)

@@ -35,10 +35,29 @@ class RequestBody(Wire):
     model_config = ConfigDict(extra="forbid")
 
 
-class Resource(Wire):
-    """What every stored thing has. ``name`` is ``accounts/local/<collection>/<id>``."""
+class Ref(Wire):
+    """A stored thing as it was when it was named: its full name, and the digest of its content.
+
+    Two things that bear one name at different times differ in their digests.
+    """
 
     name: str
+    digest: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The last part of ``name``."""
+        return self.name.rsplit("/", 1)[-1]
+
+
+class Resource(Wire):
+    """What every stored thing has. ``name`` is ``accounts/local/<collection>/<id>``.
+
+    A name may be used again after a delete; ``generation`` counts how often it was.
+    """
+
+    name: str
+    generation: int = 1
     display_name: str | None = None
     create_time: datetime = Field(default_factory=lambda: datetime.now(UTC))
     update_time: datetime = Field(default_factory=lambda: datetime.now(UTC))

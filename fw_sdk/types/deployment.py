@@ -49,6 +49,7 @@ class Deployment(Resource):
     state: DeploymentState = DeploymentState.CREATING
     base_model: str = Field(description="the served model: base or adapter")
     model_digest: str | None = None
+    serving_digest: str | None = Field(default=None, description="what its answers carry as fw-digest, once READY")
     comparison: str | None = None
     gate: Gate = Field(default_factory=Gate)
     forced: bool = False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
-from fw_sdk.types.base import Resource, Wire
+from fw_sdk.types.base import Ref, Resource, Wire
+
+KIND_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
 class JobState(StrEnum):
@@ -28,12 +31,20 @@ class JobState(StrEnum):
 
 
 class JobKind(StrEnum):
-    """What a job does; each kind is one program."""
+    """What a job does. The kinds of this version; a newer daemon's others are taken in as further members."""
 
     PULL = "pull"
     FINETUNE = "finetune"
     EVALUATE = "evaluate"
     PIPELINE = "pipeline"
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobKind | None:
+        if not isinstance(value, str) or not KIND_PATTERN.fullmatch(value):
+            return None
+        member = str.__new__(cls, value)
+        member._name_, member._value_ = value.upper(), value
+        return cast(JobKind, cls._value2member_map_.setdefault(value, member))
 
 
 class Progress(Wire):
@@ -68,6 +79,8 @@ class Job(Resource):
 
     kind: JobKind
     state: JobState = JobState.PENDING
+    uses: list[Ref] = Field(default_factory=list, description="what it works on; kept until it has ended")
+    makes: str | None = Field(default=None, description="full name of the model that it makes")
     progress: Progress = Field(default_factory=Progress)
     attempt: int = 1
     failure: Failure | None = None

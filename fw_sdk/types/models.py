@@ -8,6 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from fw_sdk.types.base import RequestBody, Resource, Wire
+from fw_sdk.types.datasets import Split
+from fw_sdk.types.jobs import Job, JobKind
+from fw_sdk.types.kinds import JobType, register_job_type
 
 
 class ModelState(StrEnum):
@@ -41,12 +44,15 @@ class PeftDetails(Wire):
 
 
 class Lineage(Wire):
-    """What a tuned model was made from."""
+    """What a tuned model was made from: base weights and the rows of one side of a split, each with its digest."""
 
     base_model: str
     base_digest: str
     dataset: str | None = None
     dataset_digest: str | None = None
+    split: Split | None = None
+    heldout_fraction: float | None = None
+    split_seed: int | None = None
     job: str | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
@@ -92,3 +98,6 @@ class PullEstimate(Wire):
     disk_free_bytes: int
     fits: bool
     licence: str | None = None
+
+
+PULL = register_job_type(JobType(JobKind.PULL, Job, collection="jobs", noun="pull", shown=("displayName", "makes")))

@@ -11,7 +11,8 @@ from fw_sdk.types.base import RequestBody, Wire
 from fw_sdk.types.datasets import Split
 from fw_sdk.types.deployment import Gate
 from fw_sdk.types.evaluation import Comparison, InferenceParameters, ScoreSummary
-from fw_sdk.types.jobs import Job
+from fw_sdk.types.jobs import Job, JobKind
+from fw_sdk.types.kinds import JobType, register_job_type
 from fw_sdk.types.training import TrainingConfig
 
 
@@ -100,6 +101,10 @@ class Pipeline(Job):
     steps: list[Step] = Field(default_factory=list)
     outcome: PipelineResult | None = None
 
+
+PIPELINE = register_job_type(
+    JobType(JobKind.PIPELINE, Pipeline, collection="pipelines", noun="pipeline", shown=("request", "steps", "outcome"))
+)
 
 __all__ = [
     "BaselineResult",

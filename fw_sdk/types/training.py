@@ -8,7 +8,8 @@ from pydantic import Field
 
 from fw_sdk.types.base import RequestBody, Wire
 from fw_sdk.types.datasets import Split
-from fw_sdk.types.jobs import Job
+from fw_sdk.types.jobs import Job, JobKind
+from fw_sdk.types.kinds import JobType, register_job_type
 
 
 class TrainingConfig(RequestBody):
@@ -73,3 +74,14 @@ class FineTuningJob(Job):
     dataset: str | None = None
     output_model: str | None = None
     training: dict[str, Any] = Field(default_factory=dict)
+
+
+FINETUNE = register_job_type(
+    JobType(
+        JobKind.FINETUNE,
+        FineTuningJob,
+        collection="supervisedFineTuningJobs",
+        noun="fine-tune",
+        shown=("baseModel", "dataset", "outputModel", "training"),
+    )
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.evals.statistics import MOST_MISSING
 from fw_sdk.types import (
     Comparison,
     FwError,
@@ -40,15 +41,12 @@ class Decision:
     hint: str = ""
 
 
-def decide(
-    gate: Gate, comparison: Comparison | None, evaluated: ServedConfiguration | None, candidate: Candidate
-) -> Decision:
-    """Whether ``comparison`` lets ``candidate`` through ``gate``.
+def decide(gate: Gate, comparison: Comparison | None, candidate: Candidate) -> Decision:
+    """Whether ``comparison`` lets ``candidate`` through ``gate``, by the digests that it holds.
 
     Args:
         gate: the condition.
         comparison: the paired result that is to justify the deployment, if there is one.
-        evaluated: what the comparison's candidate evaluation really scored.
         candidate: what would be served.
     """
     if comparison is None:
@@ -57,15 +55,28 @@ def decide(
             f"no comparison of '{candidate.id}' was named",
             "evaluate it and a baseline on the same rows, compare them, and pass the comparison",
         )
-    mismatch = _mismatch(comparison, evaluated, candidate)
+    mismatch = _mismatch(comparison, candidate)
     if mismatch:
         return Decision(False, mismatch, "compare an evaluation of exactly the model that is to be deployed")
+    if comparison.trained_on is None:
+        return Decision(
+            False,
+            f"it is not known any more what '{candidate.id}' was trained on, so comparison '{comparison.id}' may have "
+            "scored those very rows",
+            "evaluate it and the baseline on rows that are new, and compare those",
+        )
     if comparison.trained_on:
         return Decision(
             False,
             f"comparison '{comparison.id}' scored {comparison.trained_on} rows of {comparison.n} that "
             f"'{candidate.id}' was trained on, which measures memory",
             "evaluate it and the baseline on rows that were held out, and compare those",
+        )
+    if comparison.verdict is Verdict.INVALID:
+        return Decision(
+            False,
+            f"{numbers(comparison)}; if more than {MOST_MISSING:.0%} of a side's rows have no score nothing is valid",
+            "look at the errors in those rows' scores, mend what fails (evaluator, row or model), and evaluate again",
         )
     compared = _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
     return _good_enough(comparison, gate.min_score) if compared.holds and gate.min_score is not None else compared
@@ -83,6 +94,8 @@ def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candi
             "ci": comparison.ci.to_wire(),
             "n": comparison.n,
             "rowsNeeded": comparison.rows_needed,
+            "baselineFailedRows": comparison.baseline_failed_rows,
+            "candidateFailedRows": comparison.candidate_failed_rows,
         }
     hint = f"{decision.hint}; or deploy it anyway with force" if decision.hint else "deploy it anyway with force"
     return FwError(
@@ -95,37 +108,49 @@ def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candi
     )
 
 
-def sampled(evaluated: ServedConfiguration | None, digest: str) -> dict[str, float]:
+def evaluated(comparison: Comparison | None) -> ServedConfiguration | None:
+    """What a comparison's candidate really was; None without one, or if the first wave did not keep it."""
+    side = comparison.candidate_evidence if comparison is not None else None
+    return side.configuration if side is not None else None
+
+
+def sampled(comparison: Comparison | None, digest: str) -> dict[str, float]:
     """How the weights that are to be served were sampled when they were scored; empty if they were not."""
-    if evaluated is None or evaluated.model_digest != digest:
+    scored = evaluated(comparison)
+    if scored is None or scored.model_digest != digest:
         return {}
-    scored = InferenceParameters.model_validate(evaluated.sampling)
-    return {"temperature": scored.temperature, "top_p": scored.top_p}
+    inference = InferenceParameters.model_validate(scored.sampling)
+    return {"temperature": inference.temperature, "top_p": inference.top_p}
 
 
 def numbers(comparison: Comparison) -> str:
-    """A comparison in one clause: verdict, delta, interval, n."""
+    """A comparison in one clause: verdict, delta, interval, n, and the rows without a score if there are any."""
     ci = comparison.ci
     return (
         f"comparison '{comparison.id}' says {comparison.verdict}: delta {comparison.delta:+.3f}, "
-        f"{ci.level:.0%} interval [{ci.low:+.3f}, {ci.high:+.3f}], n={comparison.n}"
+        f"{ci.level:.0%} interval [{ci.low:+.3f}, {ci.high:+.3f}], n={comparison.n}{_failed(comparison)}"
     )
 
 
-def _mismatch(comparison: Comparison, evaluated: ServedConfiguration | None, candidate: Candidate) -> str:
-    if comparison.candidate_model and resource_id(comparison.candidate_model, "models") != candidate.id:
+def _failed(comparison: Comparison) -> str:
+    counts = (comparison.baseline_failed_rows, comparison.candidate_failed_rows)
+    if not any(counts):
+        return ""
+    return f" (rows without a score: baseline {counts[0]}, candidate {counts[1]}; they count against the candidate)"
+
+
+def _mismatch(comparison: Comparison, candidate: Candidate) -> str:
+    scored = evaluated(comparison)
+    if not comparison.verified or scored is None:
+        return f"comparison '{comparison.id}' is unverified: it does not hold the digests of what was scored"
+    if scored.model_digest != candidate.digest:
+        other = resource_id(str(comparison.candidate_model), "models")
+        about = "" if other == candidate.id else f"it is about '{other}', not about '{candidate.id}': "
         return (
-            f"comparison '{comparison.id}' is about '{resource_id(comparison.candidate_model, 'models')}', "
-            f"not about '{candidate.id}'"
-        )
-    if evaluated is None:
-        return f"the candidate evaluation '{comparison.candidate}' of '{comparison.id}' has no recorded configuration"
-    if evaluated.model_digest != candidate.digest:
-        return (
-            f"comparison '{comparison.id}' scored weights {evaluated.model_digest[:19]}, "
+            f"comparison '{comparison.id}' does not fit: {about}it scored weights {scored.model_digest[:19]}, "
             f"but '{candidate.id}' is now {candidate.digest[:19]}"
         )
-    if evaluated.few_shot:
+    if scored.few_shot:
         return f"comparison '{comparison.id}' scored '{candidate.id}' with examples in its prompt, served without them"
     return ""
 

@@ -16,9 +16,10 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.control.gateway.meter import Counts, Meter, StreamMeter
+from engine.control.inventory.resolution import DEPLOYMENTS, resolve
 from engine.control.serving.deployments import Deployments
 from engine.control.serving.leases import Lease, Worker
-from engine.control.serving.targets import Target, find_served, target_of_model
+from engine.control.serving.targets import Target, target_of_model
 from engine.control.serving.workers import Workers
 from engine.control.store import Store
 from fw_sdk.types import Deployment, FwError
@@ -174,7 +175,7 @@ class Gateway:
         return await self._deployments.target(served.id) if isinstance(served, Deployment) else served
 
     def _find(self, name: str) -> Deployment | Target:
-        served = find_served(self._store, name)
+        served = resolve(self._store, name, DEPLOYMENTS).found
         return served if isinstance(served, Deployment) else target_of_model(self._store, served)
 
     async def _open(self, ask: Ask, held: AsyncExitStack) -> tuple[Target, httpx.Response, Lease]:
@@ -248,6 +249,7 @@ def served_headers(target: Target, worker: Worker) -> dict[str, str]:
         "x-fw-dtype": worker.facts.dtype,
         "x-fw-numerics": worker.facts.numerics,
         "x-fw-template-digest": worker.facts.template_digest,
+        "fw-digest": target.serving_digest(worker.facts),
     }
 
 

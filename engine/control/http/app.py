@@ -14,9 +14,10 @@ from engine.control.access.authentication import AccessMiddleware
 from engine.control.gateway.relay import Gateway
 from engine.control.http.errors import ErrorMiddleware, install_handlers
 from engine.control.http.lock import HomeLock
-from engine.control.http.routes import ROUTERS
+from engine.control.http.routes import routers
 from engine.control.http.services import Component, Services
 from engine.control.jobs.service import JobService
+from engine.control.kinds import KINDS
 from engine.control.kinds.pull.creation import fail_abandoned
 from engine.control.serving.deployments import Deployments
 from engine.control.serving.workers import Workers
@@ -72,10 +73,11 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services, app.state.ending = services, ending
+    included = routers()
     app.state.loops = tuple(component.loop for component in components)
-    for router in ROUTERS:
+    for router in included:
         app.include_router(router)
-    install_handlers(app, [route for router in ROUTERS for route in router.routes if isinstance(route, Route)])
+    install_handlers(app, [route for router in included for route in router.routes if isinstance(route, Route)])
     app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
     app.add_middleware(ErrorMiddleware)
     for mount in mounts:
@@ -91,7 +93,7 @@ def _services(home: Home, settings: Settings) -> Services:
         home=home,
         settings=settings,
         store=store,
-        jobs=JobService(home, store, settings),
+        jobs=JobService(home, store, settings, KINDS),
         workers=workers,
         deployments=deployments,
         gateway=Gateway(store, workers, deployments),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from engine.control.http.services import Services
+from engine.control.machine import device
 from engine.control.supervision import Loop
-from fw_sdk.types import DatasetState, Device, Health, Job, JobState, LoopState, Overview, Resource
+from fw_sdk.types import DatasetState, Health, Job, JobState, LoopState, Overview, Resource
 
 VERSION = version("fw")
 SHOWN = 20
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def health(loops: Sequence[Loop]) -> Health:
@@ -28,20 +26,6 @@ def health(loops: Sequence[Loop]) -> Health:
         pid=os.getpid(),
         evaluator_isolation="limits",
         supervision=found,
-    )
-
-
-def device() -> Device:
-    """Where models run on this machine."""
-    gpu = _gpu_name()
-    total, available = _memory()
-    return Device(
-        kind="cuda" if gpu else "cpu",
-        name=gpu or _cpu_name(),
-        cores=len(os.sched_getaffinity(0)),
-        memory_bytes=total,
-        memory_available_bytes=available,
-        bf16=bool(gpu) or bool(BF16_FLAGS & _cpu_flags()),
     )
 
 
@@ -93,51 +77,3 @@ def _next_call(services: Services) -> str:
     if newest and newest[0].state is JobState.FAILED:
         return f"POST {root}/jobs/{newest[0].id}:resume, after reading its failure"
     return f"POST {root}/pipelines" if not newest else "POST /v1/chat/completions"
-
-
-def _memory() -> tuple[int, int]:
-    fields = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        fields[name] = int(value.split()[0]) * 1024
-    limit = _cgroup_limit()
-    total = min(fields["MemTotal"], limit) if limit else fields["MemTotal"]
-    return total, min(total, fields.get("MemAvailable", total))
-
-
-def _cgroup_limit() -> int | None:
-    """The memory limit of our own container, if there is one."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _cpu_lines() -> dict[str, str]:
-    lines: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        lines.setdefault(name.strip(), value.strip())
-    return lines
-
-
-def _cpu_name() -> str:
-    lines = _cpu_lines()
-    return lines.get("model name") or lines.get("Processor") or platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    lines = _cpu_lines()
-    return set((lines.get("flags") or lines.get("Features") or "").split())
-
-
-def _gpu_name() -> str | None:
-    """The first NVIDIA GPU that programs here may open, by its driver's files."""
-    if not Path("/dev/nvidiactl").exists():
-        return None
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return "NVIDIA GPU"

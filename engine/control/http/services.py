@@ -1,22 +1,15 @@
-"""What every route and background task works with, in one frozen container."""
+"""What every route works with, and how a route asks for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from engine.control.settings import Settings
-from engine.control.store import Store
+from engine.control.gateway.relay import Gateway
+from engine.control.serving.context import ServingContext
 from engine.control.supervision import Loop
-from fw_sdk.types.home import Home
-
-if TYPE_CHECKING:
-    from engine.control.gateway.relay import Gateway
-    from engine.control.jobs.service import JobService
-    from engine.control.serving.deployments import Deployments
-    from engine.control.serving.workers import Workers
 
 
 class Component(Protocol):
@@ -34,25 +27,13 @@ class Component(Protocol):
 
 
 @dataclass(frozen=True)
-class Services:
-    """The parts of the control plane.
+class Services(ServingContext):
+    """All parts of the control plane.
 
     Attributes:
-        home: where things are kept.
-        settings: what the starter of the daemon chose.
-        store: what the daemon remembers.
-        jobs: the queue and the processes of jobs.
-        workers: the processes that answer inference requests.
-        deployments: what is served under a stable name; made from (store, workers, settings.base_url).
-        gateway: relays inference requests; made from (store, workers, deployments).
+        gateway: relays inference requests.
     """
 
-    home: Home
-    settings: Settings
-    store: Store
-    jobs: JobService
-    workers: Workers
-    deployments: Deployments
     gateway: Gateway
 
 

@@ -6,9 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engine.control.http.services import Services
+from engine.control.context import Context
 from engine.control.inventory.dataset_rows import SplitRule, Validation, readable_rows, validate_file
-from engine.control.inventory.references import active_users, dataset_path, ready_base, ready_dataset, rows_of
+from engine.control.inventory.questions import keep_questions
+from engine.control.inventory.references import dataset_path, ready_base, ready_dataset, rows_of
 from engine.control.inventory.token_lengths import any_counter, counter_for, load_renderer
 from engine.evals.overlap import overlap
 from engine.jobs.rows import Row
@@ -27,7 +28,7 @@ from fw_sdk.types import (
 )
 
 
-def create(services: Services, request: CreateDataset, key: str | None) -> Dataset:
+def create(context: Context, request: CreateDataset) -> Dataset:
     """A new dataset that waits for its rows; the same request again returns the same one."""
     identifier = resource_id(request.dataset_id, "datasets")
     fields = request.dataset
@@ -45,34 +46,34 @@ def create(services: Services, request: CreateDataset, key: str | None) -> Datas
         heldout_fraction=fields.heldout_fraction,
         split_seed=fields.split_seed,
     )
-    return services.store.datasets.create(dataset, request=request, key=key)
+    return context.store.datasets.create(dataset, request=request)
 
 
-def check(services: Services, file: Path, rule: SplitRule) -> Validation:
+def check(context: Context, file: Path, rule: SplitRule) -> Validation:
     """Validate a file of rows; stores nothing."""
-    return validate_file(file, rule, any_counter(services.store))
+    return validate_file(file, rule, any_counter(context.store))
 
 
-def upload(services: Services, identifier: str, file: Path) -> Dataset:
+def upload(context: Context, identifier: str, file: Path) -> Dataset:
     """Give a dataset its rows.
 
     Raises:
         FwError: ``dataset_invalid`` with the report if a row cannot be used (the dataset goes on waiting);
             ``failed_precondition`` if it has other rows already.
     """
-    dataset = services.store.datasets.get(identifier)
-    found = check(services, file, SplitRule(dataset.heldout_fraction, dataset.split_seed))
+    dataset = context.store.datasets.get(identifier)
+    found = check(context, file, SplitRule(dataset.heldout_fraction, dataset.split_seed))
     if dataset.state is DatasetState.READY and dataset.digest == found.digest:
         return dataset
     if dataset.state is DatasetState.READY:
         raise _immutable(identifier)
     if not found.report.ok:
         raise invalid(found.report, f"'{identifier}' still waits for its rows; nothing was stored")
-    target = dataset_path(services.home, found.digest)
+    target = dataset_path(context.home, found.digest)
     file.chmod(0o600)
     with suppress(FileExistsError):
         os.link(file, target)
-    return services.store.datasets.update(identifier, lambda current: _ready(current, found))
+    return context.store.datasets.update(identifier, lambda current: _ready(current, found))
 
 
 def _ready(dataset: Dataset, found: Validation) -> Dataset:
@@ -90,30 +91,22 @@ def _ready(dataset: Dataset, found: Validation) -> Dataset:
     return dataset.model_copy(update=fields)
 
 
-def delete(services: Services, identifier: str) -> None:
+def delete(context: Context, identifier: str) -> None:
     """Remove a dataset that no unfinished job uses, and its rows unless another dataset has the same."""
-    dataset = services.store.datasets.get(identifier)
-    users = active_users(services, dataset.name)
-    if users:
-        raise FwError(
-            "failed_precondition",
-            f"Dataset '{identifier}' is used by job '{users[0].id}'.",
-            not_done="it was not deleted",
-            hint="wait for the job or cancel it",
-        )
-    services.store.datasets.delete(identifier)
-    if dataset.digest and all(other.digest != dataset.digest for other in services.store.datasets.all()):
-        dataset_path(services.home, dataset.digest).unlink(missing_ok=True)
+    dataset = context.store.datasets.delete(identifier)
+    if dataset.digest and all(other.digest != dataset.digest for other in context.store.datasets.all()):
+        keep_questions(context, dataset)
+        dataset_path(context.home, dataset.digest).unlink(missing_ok=True)
 
 
-def with_tokens(services: Services, dataset: Dataset, model_name: str | None = None) -> Dataset:
+def with_tokens(context: Context, dataset: Dataset, model_name: str | None = None) -> Dataset:
     """The dataset with token statistics, counted now if no model was present when its rows came."""
     if dataset.report is None or dataset.report.tokens is not None:
         return dataset
-    counter = counter_for(ready_base(services, model_name)) if model_name else any_counter(services.store)
+    counter = counter_for(ready_base(context, model_name)) if model_name else any_counter(context.store)
     if counter is None:
         return dataset
-    for row in rows_of(services.home, dataset, Split.ALL):
+    for row in rows_of(context.home, dataset, Split.ALL):
         counter.count(row)
     stats = counter.stats()
 
@@ -123,34 +116,34 @@ def with_tokens(services: Services, dataset: Dataset, model_name: str | None = N
         count = str(stats.total) if stats else None
         return current.model_copy(update={"report": report, "estimated_token_count": count})
 
-    return services.store.datasets.update(dataset.id, change)
+    return context.store.datasets.update(dataset.id, change)
 
 
-def find_overlap(services: Services, identifier: str, other: str) -> Overlap:
+def find_overlap(context: Context, identifier: str, other: str) -> Overlap:
     """Rows that stand in both datasets; for a dataset with itself, held-out rows that stand among its train rows."""
-    one, two = ready_dataset(services, identifier), ready_dataset(services, other)
+    one, two = ready_dataset(context, identifier), ready_dataset(context, other)
     if one.id == two.id:
-        return overlap(rows_of(services.home, one, Split.HELDOUT), rows_of(services.home, one, Split.TRAIN))
-    return overlap(rows_of(services.home, one, Split.ALL), rows_of(services.home, two, Split.ALL))
+        return overlap(rows_of(context.home, one, Split.HELDOUT), rows_of(context.home, one, Split.TRAIN))
+    return overlap(rows_of(context.home, one, Split.ALL), rows_of(context.home, two, Split.ALL))
 
 
-def find_overlap_of_files(services: Services, one: Path | str, other: Path | str) -> Overlap:
+def find_overlap_of_files(context: Context, one: Path | str, other: Path | str) -> Overlap:
     """Rows of ``one`` that also stand in ``other``: the rows of a file that can be read, or a dataset's, by its id."""
-    return overlap(_rows_on_a_side(services, one), _rows_on_a_side(services, other))
+    return overlap(_rows_on_a_side(context, one), _rows_on_a_side(context, other))
 
 
-def _rows_on_a_side(services: Services, side: Path | str) -> list[Row]:
+def _rows_on_a_side(context: Context, side: Path | str) -> list[Row]:
     if isinstance(side, Path):
         return readable_rows(side)
-    return rows_of(services.home, ready_dataset(services, side), Split.ALL)
+    return rows_of(context.home, ready_dataset(context, side), Split.ALL)
 
 
-def preview_rows(services: Services, identifier: str, model: str, limit: int) -> list[list[TrainedToken]]:
+def preview_rows(context: Context, identifier: str, model: str, limit: int) -> list[list[TrainedToken]]:
     """The first rows as tokens of a model, each with whether the loss counts it."""
-    dataset, base = ready_dataset(services, identifier), ready_base(services, model)
-    with_tokens(services, dataset, base.id)
+    dataset, base = ready_dataset(context, identifier), ready_base(context, model)
+    with_tokens(context, dataset, base.id)
     assert base.path is not None
-    return preview(rows_of(services.home, dataset, Split.ALL), load_renderer(base.path), limit)
+    return preview(rows_of(context.home, dataset, Split.ALL), load_renderer(base.path), limit)
 
 
 def invalid(report: DatasetReport, not_done: str) -> FwError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from engine.control.http.services import Services
+from engine.control.context import Context
 from engine.control.inventory.dataset_rows import RowError, check_messages
-from engine.control.inventory.references import active_users, evaluator_path, ready_dataset, rows_of
+from engine.control.inventory.references import evaluator_path, ready_dataset, rows_of
 from engine.evals.evaluators import EvaluatorProcess, check_source
 from engine.jobs.files import write_atomic
 from engine.jobs.rows import Row, canonical
@@ -23,30 +23,31 @@ from fw_sdk.types import (
 )
 
 
-def create(services: Services, request: CreateEvaluator, key: str | None) -> Evaluator:
+def create(context: Context, request: CreateEvaluator) -> Evaluator:
     """Store an evaluator whose source can be parsed and defines its entry function. Runs nothing."""
     identifier = resource_id(request.evaluator_id, "evaluators")
-    existing = services.store.evaluators.replayed(request, key, identifier)
+    existing = context.store.evaluators.replayed(request, identifier)
     if existing is not None:
         return existing
-    check_source(request.source, request.entry_function)
+    score_range = check_source(request.source, request.entry_function)
     data = request.source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    write_atomic(evaluator_path(services.home, digest), data)
+    write_atomic(evaluator_path(context.home, digest), data)
     evaluator = Evaluator(
         name=resource_name("evaluators", identifier),
         display_name=request.display_name,
         description=request.description,
         digest=digest,
         entry_function=request.entry_function,
+        score_range=score_range,
     )
-    return services.store.evaluators.create(evaluator, request=request, key=key)
+    return context.store.evaluators.create(evaluator, request=request)
 
 
-def check(services: Services, identifier: str, request: CheckEvaluator) -> list[RowScore]:
+def check(context: Context, identifier: str, request: CheckEvaluator) -> list[RowScore]:
     """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
-    evaluator = services.store.evaluators.get(identifier)
-    rows = _sample(services, request)
+    evaluator = context.store.evaluators.get(identifier)
+    rows = _sample(context, request)
     if request.answers is not None and len(request.answers) != len(rows):
         raise FwError(
             "invalid_argument",
@@ -54,17 +55,17 @@ def check(services: Services, identifier: str, request: CheckEvaluator) -> list[
             not_done="nothing was scored",
             param="answers",
         )
-    path = evaluator_path(services.home, evaluator.digest)
+    path = evaluator_path(context.home, evaluator.digest)
     with EvaluatorProcess(path, evaluator.entry_function) as process:
         return [_score(process, index, row, request.answers) for index, row in enumerate(rows)]
 
 
-def _sample(services: Services, request: CheckEvaluator) -> list[Row]:
+def _sample(context: Context, request: CheckEvaluator) -> list[Row]:
     if (request.dataset is None) == (request.rows is None):
         raise FwError("invalid_argument", "give either 'dataset' or 'rows'", not_done="nothing was scored")
     if request.dataset is not None:
-        dataset = ready_dataset(services, request.dataset)
-        return rows_of(services.home, dataset, Split.ALL)[: request.limit]
+        dataset = ready_dataset(context, request.dataset)
+        return rows_of(context.home, dataset, Split.ALL)[: request.limit]
     rows = [Row(line, data) for line, data in enumerate(request.rows or [], 1)][: request.limit]
     for row in rows:
         try:
@@ -102,17 +103,8 @@ def _own_answer(row: Row) -> dict[str, Any]:
     return {"role": "assistant", "content": row.ground_truth if isinstance(row.ground_truth, str) else ""}
 
 
-def delete(services: Services, identifier: str) -> None:
+def delete(context: Context, identifier: str) -> None:
     """Remove an evaluator that no unfinished job uses, and its source unless another evaluator has the same."""
-    evaluator = services.store.evaluators.get(identifier)
-    users = active_users(services, evaluator.name)
-    if users:
-        raise FwError(
-            "failed_precondition",
-            f"Evaluator '{identifier}' is used by job '{users[0].id}'.",
-            not_done="it was not deleted",
-            hint="wait for the job or cancel it",
-        )
-    services.store.evaluators.delete(identifier)
-    if all(other.digest != evaluator.digest for other in services.store.evaluators.all()):
-        evaluator_path(services.home, evaluator.digest).unlink(missing_ok=True)
+    evaluator = context.store.evaluators.delete(identifier)
+    if all(other.digest != evaluator.digest for other in context.store.evaluators.all()):
+        evaluator_path(context.home, evaluator.digest).unlink(missing_ok=True)

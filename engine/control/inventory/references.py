@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.control.http.services import Services
-from engine.control.inventory.model_names import ready_model
+from engine.control.context import Context
+from engine.control.inventory.resolution import ready_model
 from engine.jobs.rows import Row, read_rows
 from engine.jobs.specs import RowsRef
 from fw_sdk.types import (
@@ -13,18 +14,18 @@ from fw_sdk.types import (
     DatasetState,
     Evaluator,
     FwError,
-    Job,
     Model,
     ModelKind,
+    Ref,
     Split,
     resource_id,
 )
 from fw_sdk.types.home import Home
 
 
-def ready_dataset(services: Services, name: str) -> Dataset:
+def ready_dataset(context: Context, name: str) -> Dataset:
     """A dataset by id or full name; ``failed_precondition`` until its rows are uploaded."""
-    dataset = services.store.datasets.get(resource_id(name, "datasets"))
+    dataset = context.store.datasets.get(resource_id(name, "datasets"))
     if dataset.state is not DatasetState.READY:
         raise FwError(
             "failed_precondition",
@@ -35,9 +36,9 @@ def ready_dataset(services: Services, name: str) -> Dataset:
     return dataset
 
 
-def ready_base(services: Services, name: str) -> Model:
+def ready_base(context: Context, name: str) -> Model:
     """Base weights by id or full name; an adapter is ``model_unsupported``."""
-    model = ready_model(services.store, name)
+    model = ready_model(context.store, name)
     if model.kind is not ModelKind.BASE:
         base = model.peft_details.base_model.rsplit("/", 1)[-1] if model.peft_details else "its base"
         raise FwError(
@@ -50,9 +51,53 @@ def ready_base(services: Services, name: str) -> Model:
     return model
 
 
-def evaluator_of(services: Services, name: str) -> Evaluator:
+def evaluator_of(context: Context, name: str) -> Evaluator:
     """An evaluator by id or full name."""
-    return services.store.evaluators.get(resource_id(name, "evaluators"))
+    return context.store.evaluators.get(resource_id(name, "evaluators"))
+
+
+def ref_of(thing: Dataset | Evaluator | Model) -> Ref:
+    """A stored thing with the digest that it has now."""
+    return Ref(name=thing.name, digest=thing.digest)
+
+
+def model_refs(context: Context, model: Model) -> list[Ref]:
+    """A model and, of an adapter, the base below it."""
+    if model.peft_details is None:
+        return [ref_of(model)]
+    return [ref_of(model), ref_of(context.store.models.get(resource_id(model.peft_details.base_model, "models")))]
+
+
+def require_unchanged(context: Context, refs: Sequence[Ref]) -> None:
+    """Raise ``failed_precondition`` if a name stands for something else than it did; refs without digests pass."""
+    for ref in refs:
+        now = digest_now(context, ref)
+        if ref.digest is not None and now != ref.digest:
+            said = f"is {now[:19]} now" if now else "is gone"
+            raise FwError(
+                "failed_precondition",
+                f"'{ref.id}' {said}; this work began with {ref.digest[:19]}.",
+                not_done="nothing further was done, so that no two versions stand in one result",
+                hint="start the work anew with what the name stands for now",
+                details={"name": ref.name, "digest": ref.digest, "now": now},
+            )
+
+
+def pinned(context: Context, refs: Sequence[Ref]) -> list[Ref]:
+    """The refs, those without a digest with the one that their name has now."""
+    return [ref if ref.digest else ref.model_copy(update={"digest": digest_now(context, ref)}) for ref in refs]
+
+
+def digest_now(context: Context, ref: Ref) -> str | None:
+    """The digest of what a ref's name stands for today; None if it stands for nothing."""
+    store = context.store
+    find: dict[str, Callable[[str], Dataset | Evaluator | Model | None]] = {
+        "models": store.models.find,
+        "datasets": store.datasets.find,
+        "evaluators": store.evaluators.find,
+    }
+    found = find[ref.name.split("/")[-2]](ref.id)
+    return found.digest if found is not None else None
 
 
 def dataset_path(home: Home, digest: str) -> Path:
@@ -100,14 +145,3 @@ def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
             hint="use split 'all', or create the dataset with a larger heldoutFraction",
             param="split",
         )
-
-
-def active_users(services: Services, name: str) -> list[Job]:
-    """Jobs that have not ended and name this resource in their documents."""
-    return [job for job in services.store.jobs.unended() if _mentions(job.to_wire(), name)]
-
-
-def _mentions(value: object, name: str) -> bool:
-    if isinstance(value, dict):
-        return any(_mentions(item, name) for item in value.values())
-    return any(_mentions(item, name) for item in value) if isinstance(value, list) else value == name

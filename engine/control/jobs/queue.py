@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from engine.control.jobs.resources import NOTHING, Needs, waits_for
 from engine.control.store import Store
-from fw_sdk.types import Job, JobKind, JobState
+from fw_sdk.types import Job, JobState
 
 WAITS = "waits for "
 
 
-def tell_the_waiting(store: Store, limits: Sequence[tuple[frozenset[JobKind], int]]) -> None:
+def tell_the_waiting(store: Store, needs: Needs) -> None:
     """Write into each pending job what runs before it and which place in the queue it has."""
-    jobs = store.jobs.unended()
-    for kinds, _ in limits:
-        ours = sorted((job for job in jobs if job.kind in kinds), key=lambda job: job.create_time)
-        pending = [job for job in ours if job.state is JobState.PENDING]
-        running = [f"'{job.id}'" for job in ours if job.state is not JobState.PENDING]
-        for place, job in enumerate(pending, 1):
+    jobs = [job for job in store.jobs.unended() if needs(job) != NOTHING]
+    for job in jobs:
+        if job.state is JobState.PENDING:
+            running, place, pending = waits_for(job, jobs, needs)
+            names = " or ".join(f"'{other.id}'" for other in running)
             if running:
-                _tell(store, job, f"{WAITS}{' or '.join(running)} to end; place {place} of {len(pending)} in the queue")
+                _tell(store, job, f"{WAITS}{names} to end; place {place} of {pending} in the queue")
 
 
 def _tell(store: Store, job: Job, message: str) -> None:
@@ -30,7 +28,7 @@ def _tell(store: Store, job: Job, message: str) -> None:
         store.jobs.update(job.id, change)
 
 
-def begun(job: Job) -> Job:
+def without_wait(job: Job) -> Job:
     """The job without what it waited for."""
     return _saying(job, "") if job.progress.message.startswith(WAITS) else job
 

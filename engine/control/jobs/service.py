@@ -13,30 +13,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.catalog.hub import VARIABLES
 from engine.compute import ComputeBackend, LocalCompute, Phase, Task
 from engine.control.jobs.events import Changes
+from engine.control.jobs.kind import Kinds
 from engine.control.jobs.outcome import LOG_TAIL_LINES, Outcome, failure_of, kernel_oom_kills, outcome
 from engine.control.jobs.program_events import last_progress, read_program_events
-from engine.control.jobs.queue import begun, tell_the_waiting
-from engine.control.kinds.hooks import HOOKS
+from engine.control.jobs.queue import tell_the_waiting, without_wait
+from engine.control.jobs.resources import Needs, Resources, machine, startable
+from engine.control.jobs.stalls import Stalls, stalled
 from engine.control.settings import Settings
 from engine.control.store import ProgramEvent, Store
 from engine.control.supervision import ThreadLoop
 from engine.jobs.files import read_json, write_json
-from engine.jobs.specs import PROGRAMS
 from fw_sdk.types import FwError, Job, JobKind, JobState, Wire
 from fw_sdk.types.home import Home
 
 LEASE_S = 30.0
+UNENDED = tuple(state for state in JobState if not state.ended)
 MAX_ATTEMPTS = 3
-PROGRAM_KINDS = tuple(JobKind(kind) for kind in PROGRAMS)
-LIMITS: tuple[tuple[frozenset[JobKind], int], ...] = (
-    (frozenset({JobKind.FINETUNE, JobKind.EVALUATE}), 1),
-    (frozenset({JobKind.PULL}), 2),
-)
-"""How many jobs of each group run at once; the others wait in order."""
-
 J = TypeVar("J", bound=Job)
 Control = Callable[[str], Job]
 
@@ -48,17 +42,30 @@ class JobService:
 
     Attributes:
         owner: the identity under which this daemon holds leases.
+        kinds: what it knows of each kind of job.
         loop: supervises them.
         changes: wakes whoever waits for a job.
     """
 
-    def __init__(self, home: Home, store: Store, settings: Settings, backend: ComputeBackend | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        settings: Settings,
+        kinds: Kinds,
+        backend: ComputeBackend | None = None,
+        capacity: Resources | None = None,
+    ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.kinds = kinds
+        self._programs = tuple(name for name, kind in kinds.items() if kind.program)
+        self._capacity = capacity or machine()
         self._home, self._store, self._settings = home, store, settings
         self._backend: ComputeBackend = backend or LocalCompute()
         self._draining = False
         self._cancels: dict[str, tuple[float, bool]] = {}
         self._moving: set[str] = set()
+        self._stalls, self._stalled = Stalls(), set[str]()
         self._renewed = 0.0
         self._controls: dict[JobKind, tuple[Control, Control]] = {}
         self.loop = ThreadLoop("jobs", settings.tick_s)
@@ -71,7 +78,7 @@ class JobService:
 
     async def start(self) -> None:
         """Adopt the jobs of an earlier daemon and begin to supervise."""
-        for job in self._store.jobs.take_over(self.owner, LEASE_S, PROGRAM_KINDS):
+        for job in self._store.jobs.take_over(self.owner, LEASE_S, self._programs):
             log.info("adopted %s (attempt %d)", job.id, job.attempt)
             self._check_address(job)
         self._draining = False
@@ -90,9 +97,9 @@ class JobService:
         """The job's directory."""
         return self._home.jobs / identifier
 
-    def submit(self, job: J, *, request: Wire | None = None, key: str | None = None) -> J:
-        """Queue a job whose ``spec`` is its program's; ``request`` and ``key`` make repetitions harmless."""
-        created = self._store.jobs.create(job, request=request, key=key)
+    def submit(self, job: J, *, request: Wire | None = None) -> J:
+        """Queue a job whose ``spec`` is its program's; with ``request`` a repetition returns what exists."""
+        created = self._store.jobs.create(job, request=request)
         self.loop.wake()
         return created
 
@@ -103,7 +110,7 @@ class JobService:
             return self._controls[job.kind][0](identifier)
         changed = self._store.jobs.update(identifier, _cancelled_state)
         if changed.state is JobState.CANCELLED and not job.state.ended:
-            HOOKS[job.kind].unfinished(self._store, changed)
+            self.kinds[job.kind].hooks.unfinished(self._store, changed)
         self.loop.wake()
         return changed
 
@@ -117,7 +124,7 @@ class JobService:
         (self.directory(identifier) / "launch.json").unlink(missing_ok=True)
         self._backend.reset(self.directory(identifier))
         changed = self._store.jobs.update(identifier, _pending_again)
-        HOOKS[job.kind].restarted(self._store, changed)
+        self.kinds[job.kind].hooks.restarted(self._store, changed)
         self.loop.wake()
         return changed
 
@@ -148,28 +155,33 @@ class JobService:
             self._renewed = time.monotonic()
         for job in self._running():
             with self.loop.part(job.id):
-                self._look_at(job)
+                self._supervise_job(job)
         if not self._draining:
             self._launch_waiting()
-        tell_the_waiting(self._store, LIMITS)
+        tell_the_waiting(self._store, self._needs)
+
+    @property
+    def _needs(self) -> Needs:
+        return lambda job: self.kinds[job.kind].needs(job)
 
     def _launch_waiting(self) -> None:
-        running = self._running()
-        for kinds, limit in LIMITS:
-            free = limit - sum(job.kind in kinds for job in running)
-            while free > 0 and (job := self._store.jobs.claim(self.owner, LEASE_S, kinds)) is not None:
+        for waiting in startable(self._unended(), self._needs, self._capacity):
+            job = self._store.jobs.claim(waiting.id, self.owner, LEASE_S)
+            if job is not None:
                 self._launch(job)
-                free -= 1
+
+    def _unended(self) -> list[Job]:
+        return self._store.jobs.in_states(*UNENDED, kinds=self._programs)
 
     def _launch(self, job: Job) -> None:
         directory = self.directory(job.id)
-        self._store.jobs.update(job.id, begun)
+        self._store.jobs.update(job.id, without_wait)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             launch = read_json(directory / "launch.json") or {"firstAttempt": job.attempt}
             write_json(directory / "launch.json", {**launch, "oomKills": kernel_oom_kills()})
             write_json(directory / "spec.json", self._program_spec(job))
-            self._backend.submit(Task(directory, PROGRAMS[job.kind], self._environment(job.kind)))
+            self._backend.submit(Task(directory, self.kinds[job.kind].program, self._environment(job.kind)))
         except (FwError, OSError) as error:
             log.warning("%s could not be started: %s", job.id, error)
             known = error if isinstance(error, FwError) else _not_started(error)
@@ -180,15 +192,16 @@ class JobService:
         return {**job.spec, "baseUrl": self._settings.base_url} if "baseUrl" in job.spec else job.spec
 
     def _environment(self, kind: JobKind) -> dict[str, str]:
-        """What a program of that kind finds in its environment; only a pull learns how we log in to a hub."""
-        hub = {name: value for name, value in os.environ.items() if kind is JobKind.PULL and name.startswith(VARIABLES)}
-        return hub | {
+        """What a program of that kind finds in its environment."""
+        wanted = self.kinds[kind].variables
+        own = {name: value for name, value in os.environ.items() if wanted and name.startswith(wanted)}
+        return own | {
             "FW_HOME": str(self._home.root),
             "FW_BASE_URL": self._settings.base_url,
             "FW_API_KEY": self._home.token(),
         }
 
-    def _look_at(self, job: Job) -> None:
+    def _supervise_job(self, job: Job) -> None:
         """Take in what a running job said, and its end if it has ended."""
         directory = self.directory(job.id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -198,9 +211,17 @@ class JobService:
             before = int((read_json(directory / "launch.json") or {}).get("oomKills", 0))
             cancelling = job.state is JobState.CANCELLING
             kills = kernel_oom_kills() - before
-            self._end(job, outcome(directory, status, cancelling=cancelling, oom_kills=kills))
-        elif job.state is JobState.CANCELLING or job.id in self._moving:
-            self._press(job.id)
+            ended = outcome(directory, status, cancelling=cancelling, oom_kills=kills)
+            if job.id in self._stalled and ended.result is None and not cancelling:
+                ended = Outcome(failure=stalled(self.kinds[job.kind].stall_s))
+            self._end(job, ended)
+        elif job.state is JobState.CANCELLING or job.id in self._moving or self._has_stalled(job):
+            self._terminate(job.id)
+
+    def _has_stalled(self, job: Job) -> bool:
+        if self._stalls.silent_s(job.id, self.directory(job.id)) > self.kinds[job.kind].stall_s:
+            self._stalled.add(job.id)
+        return job.id in self._stalled
 
     def _take_in_events(self, identifier: str) -> None:
         offset = self._store.jobs.events_offset(identifier)
@@ -212,7 +233,7 @@ class JobService:
 
             self._store.jobs.record(identifier, events, offset=behind, change=change)
 
-    def _press(self, identifier: str) -> None:
+    def _terminate(self, identifier: str) -> None:
         """Ask a program to stop, once; after the grace period end it."""
         since, forced = self._cancels.get(identifier, (0.0, False))
         directory = self.directory(identifier)
@@ -228,19 +249,21 @@ class JobService:
         """Record how an attempt ended: done, cancelled, failed, or to be tried again."""
         self._cancels.pop(job.id, None)
         self._moving.discard(job.id)
+        self._stalled.discard(job.id)
+        self._stalls.forget(job.id)
         if ended.lost and self._tries(job) < MAX_ATTEMPTS:
             assert ended.failure is not None
             text = f"{ended.failure.message} Attempt {job.attempt + 1} goes on from its last checkpoint."
             self._backend.reset(self.directory(job.id))
             after = self._store.jobs.record(job.id, [_event("warning", {"text": text})], change=_pending_again)
             if after.state is JobState.CANCELLED:
-                HOOKS[job.kind].unfinished(self._store, after)
+                self.kinds[job.kind].hooks.unfinished(self._store, after)
             return
         fields: dict[str, Any] = {"completed_time": datetime.now(UTC)}
         events = []
         if ended.result is not None:
             try:
-                fields |= HOOKS[job.kind].completed(self._store, job, ended.result)
+                fields |= self.kinds[job.kind].hooks.completed(self._store, job, ended.result)
                 fields |= {"state": JobState.COMPLETED, "result": ended.result, "failure": None}
                 events = [_event("result", ended.result)]
             except FwError as error:
@@ -251,7 +274,7 @@ class JobService:
             tail = self._backend.logs(self.directory(job.id), LOG_TAIL_LINES)
             fields |= {"state": JobState.FAILED, "failure": failure_of(ended.failure, tail)}
         if ended.result is None:
-            HOOKS[job.kind].unfinished(self._store, job.model_copy(update=fields))
+            self.kinds[job.kind].hooks.unfinished(self._store, job.model_copy(update=fields))
         self._store.jobs.record(job.id, events, change=lambda current: current.model_copy(update=fields))
 
     def _tries(self, job: Job) -> int:
@@ -267,12 +290,12 @@ class JobService:
             await asyncio.sleep(0.05)
 
     def _running(self) -> list[Job]:
-        return self._store.jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=PROGRAM_KINDS)
+        return self._store.jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=self._programs)
 
 
 def _cancelled_state(job: Job) -> Job:
     if job.state is JobState.PENDING:
-        return begun(job).model_copy(update={"state": JobState.CANCELLED, "completed_time": datetime.now(UTC)})
+        return without_wait(job).model_copy(update={"state": JobState.CANCELLED, "completed_time": datetime.now(UTC)})
     return job.model_copy(update={"state": JobState.CANCELLING}) if job.state is JobState.RUNNING else job
 
 

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from engine.control.evidence import gates
-from engine.control.inventory.model_names import named_model
+from engine.control.inventory.resolution import named_model
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -23,7 +24,6 @@ from fw_sdk.types import (
     CreateDeployment,
     Deployment,
     DeploymentState,
-    Evaluation,
     FwError,
     Gate,
     ServedConfiguration,
@@ -42,6 +42,15 @@ STABLE_S = 60.0
 
 MENDABLE = frozenset({"worker_lost", "unavailable", "resource_exhausted", "out_of_memory", "internal"})
 """Failures that may be gone at the next try; every other one stays until somebody deploys again."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A probe that was passed: seconds of the answer, the digest that answers carry, and what is to be remarked."""
+
+    latency_s: float
+    serving_digest: str
+    remark: str
 
 
 class Superseded(Exception):
@@ -85,7 +94,7 @@ class Deployments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def create(self, request: CreateDeployment, identifier: str | None, key: str | None = None) -> Deployment:
+    async def create(self, request: CreateDeployment, identifier: str | None) -> Deployment:
         """Store a deployment as CREATING and begin to bring it up; what the same id served before answers meanwhile.
 
         An equal request for the same id returns what exists, and tries again if that had failed.
@@ -94,7 +103,7 @@ class Deployments:
             FwError: ``gate_not_met`` unless the gate holds or it is forced; ``not_found``; ``failed_precondition``.
         """
         async with self._changing:
-            deployment, is_new = await asyncio.to_thread(self._place, request, identifier, key)
+            deployment, is_new = await asyncio.to_thread(self._place, request, identifier)
             if is_new:
                 self._failures.pop(deployment.id, None)
                 self._activate(deployment)
@@ -151,12 +160,9 @@ class Deployments:
         """A stored deployment as clients see it: with the address at which this daemon answers."""
         return deployment.model_copy(update={"url": self._url})
 
-    def _place(self, request: CreateDeployment, identifier: str | None, key: str | None) -> tuple[Deployment, bool]:
+    def _place(self, request: CreateDeployment, identifier: str | None) -> tuple[Deployment, bool]:
         """The stored deployment of a request, and whether it is to be brought up."""
         store = self._store.deployments
-        replayed = store.replayed(request, key)
-        if replayed is not None:
-            return replayed, False
         model = named_model(self._store, request.base_model)
         target = target_of_model(self._store, model)
         comparison = self._comparison(request.comparison)
@@ -171,11 +177,11 @@ class Deployments:
             comparison=comparison.name if comparison else None,
             gate=request.gate,
             forced=request.force,
-            sampling=gates.sampled(self._evaluated(comparison), target.digest),
+            sampling=gates.sampled(comparison, target.digest),
         )
         existing = store.find(identifier)
         if existing is None:
-            return store.create(wanted, request=request, key=key), True
+            return store.create(wanted, request=request), True
         if existing.state is DeploymentState.DELETING:
             raise FwError(
                 "failed_precondition", f"Deployment '{identifier}' is being stopped.", hint="try again in a moment"
@@ -186,18 +192,12 @@ class Deployments:
 
     def _pass_gate(self, gate: Gate, comparison: Comparison | None, target: Target) -> None:
         candidate = gates.Candidate(target.model.name, target.digest)
-        decision = gates.decide(gate, comparison, self._evaluated(comparison), candidate)
+        decision = gates.decide(gate, comparison, candidate)
         if not decision.holds:
             raise gates.refusal(decision, gate, comparison, candidate)
 
     def _comparison(self, name: str | None) -> Comparison | None:
         return self._store.comparisons.get(resource_id(name, "comparisons")) if name else None
-
-    def _evaluated(self, comparison: Comparison | None) -> ServedConfiguration | None:
-        if comparison is None:
-            return None
-        found = self._store.jobs.find(resource_id(comparison.candidate, "evaluationJobs"))
-        return found.configuration if isinstance(found, Evaluation) else None
 
     def _activate(self, deployment: Deployment) -> None:
         earlier = self._tasks.pop(deployment.id, None)
@@ -216,7 +216,7 @@ class Deployments:
         with self.loop.part(f"deployment {deployment.id}"), suppress(Superseded):
             try:
                 await self._hold_previous(deployment)
-                latency_s, remark = await self._probe(deployment)
+                passed = await self._probe(deployment)
             except FwError as error:
                 log.warning("deployment %s failed: %s", deployment.id, error.message)
                 await self._failed(deployment, error)
@@ -224,7 +224,8 @@ class Deployments:
                 await self._failed(deployment, FwError("internal", f"{type(error).__name__}: {error}"))
                 raise
             else:
-                await self._set(deployment, DeploymentState.READY, remark, probe_latency_s=latency_s, previous=None)
+                found = {"probe_latency_s": passed.latency_s, "serving_digest": passed.serving_digest}
+                await self._set(deployment, DeploymentState.READY, passed.remark, previous=None, **found)
                 self._workers.unpin(_previous_owner(deployment))
                 self._ready_since[deployment.id] = time.monotonic()
 
@@ -254,14 +255,13 @@ class Deployments:
                 target = await asyncio.to_thread(target_of_deployment, self._store, deployment.previous)
                 self._workers.pin(_previous_owner(deployment), target.base, target.adapter)
 
-    async def _probe(self, deployment: Deployment) -> tuple[float, str]:
-        """Start what serves the deployment and ask it something. Returns the answer's seconds and what to remark."""
+    async def _probe(self, deployment: Deployment) -> Passed:
+        """Start what serves the deployment and ask it something."""
         target = await asyncio.to_thread(target_of_deployment, self._store, deployment)
         self._workers.pin(deployment.id, target.base, target.adapter)
         started = time.monotonic()
         with await self._workers.acquire(target.base, target.adapter) as lease:
-            comparison = await asyncio.to_thread(self._comparison, deployment.comparison)
-            evaluated = await asyncio.to_thread(self._evaluated, comparison)
+            evaluated = gates.evaluated(await asyncio.to_thread(self._comparison, deployment.comparison))
             difference = _difference(evaluated, lease.worker.facts)
             if difference and not deployment.forced:
                 raise FwError(
@@ -279,7 +279,8 @@ class Deployments:
                 hint="train it with more steps or a higher learning rate, or deploy it anyway with force",
             )
         log.info("deployment %s is ready after %.1f s", deployment.id, time.monotonic() - started)
-        return result.latency_s, difference if result.differs_from_base else "the adapter changes nothing"
+        remark = difference if result.differs_from_base else "the adapter changes nothing"
+        return Passed(result.latency_s, target.serving_digest(lease.worker.facts), remark)
 
     async def _tick(self) -> None:
         for identifier in await asyncio.to_thread(self._store.deployments.ids):

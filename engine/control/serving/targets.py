@@ -1,18 +1,17 @@
-"""What a model name in a request stands for: the weights to serve, through a deployment or directly."""
+"""The weights behind a deployment or a model, and the digest of all that shapes their answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine.control.inventory.model_names import not_ready, refuse_job
+from engine.catalog.digests import serving_digest
+from engine.control.inventory.resolution import not_ready
 from engine.control.serving.leases import AdapterWeights
-from engine.control.serving.worker_process import BaseWeights
+from engine.control.serving.worker_process import BaseWeights, WorkerFacts
 from engine.control.store import Store
-from fw_sdk.types import ACCOUNT, Deployment, FwError, Model, ModelKind, ModelState, not_found, resource_id
-
-HINT = "GET /v1/models lists what answers now; GET /v1/accounts/local/models lists every model"
+from fw_sdk.types import Deployment, FwError, Model, ModelKind, ModelState, resource_id
 
 
 @dataclass(frozen=True)
@@ -36,28 +35,16 @@ class Target:
         """The digest of the named model's own weights."""
         return self.adapter.digest if self.adapter else self.base.digest
 
-
-def find_served(store: Store, name: str) -> Deployment | Model:
-    """The deployment or model of a request's ``model``: a bare id (deployments first) or a full name.
-
-    Raises:
-        FwError: ``not_found``, naming the nearest deployment or model.
-    """
-    bare = name.removeprefix(f"accounts/{ACCOUNT}/deployments/").removeprefix(f"accounts/{ACCOUNT}/models/")
-    lookups: dict[str, Callable[[str], Deployment | Model | None]] = {
-        "deployments": store.deployments.find,
-        "models": store.models.find,
-    }
-    for collection, find in lookups.items():
-        if name in (bare, f"accounts/{ACCOUNT}/{collection}/{bare}"):
-            found = find(bare)
-            if found is not None:
-                return found
-    refuse_job(store, bare)
-    error = not_found("model", bare, {*store.deployments.ids(), *store.models.ids()}, HINT)
-    error.param = "model"
-    error.not_done = "no tokens were generated"
-    raise error
+    def serving_digest(self, facts: WorkerFacts) -> str:
+        """What this target's answers carry as ``fw-digest`` when a worker with these facts gives them."""
+        return serving_digest(
+            self.base.digest,
+            self.adapter.digest if self.adapter else None,
+            dtype=facts.dtype,
+            numerics=facts.numerics,
+            template=facts.template_digest,
+            preset=self.sampling,
+        )
 
 
 def target_of_deployment(store: Store, deployment: Deployment) -> Target:

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, sel
 from engine.control.store import documents
 from engine.control.store.database import Database
 from engine.control.store.tables import resource
-from fw_sdk.types import FwError, Page, Resource, Wire, not_found
+from engine.control.store.uses import refuse_used
+from fw_sdk.types import FwError, Page, Ref, Resource, Wire, not_found
 
 T = TypeVar("T", bound=Resource)
 
@@ -44,37 +45,33 @@ class Collection(Generic[T]):
         with self._database.read() as connection:
             return self._select(connection, identifier)
 
-    def create(self, value: T, *, request: Wire | None = None, key: str | None = None) -> T:
-        """Store a new resource.
+    def create(self, value: T, *, request: Wire | None = None, refs: Sequence[Ref] = ()) -> T:
+        """Store a new resource, as the next generation of its name.
 
-        With ``request`` a repetition of the same request returns what exists already; anything else under a taken id
-        is ``already_exists``. ``key`` is an idempotency key: its first request decides what it names.
+        With ``request`` a repetition of the same request, about the same ``refs``, returns what exists already;
+        anything else under a taken id is ``already_exists``.
         """
-        print_ = documents.fingerprint(request)
+        wanted = documents.fingerprint(request, refs)
         with self._database.write() as connection:
-            earlier = documents.replayed_id(connection, self.name, key, print_)
-            existing = self._row(connection, earlier or value.id)
+            existing = self._row(connection, value.id)
             if existing is not None:
-                if earlier is None and (print_ is None or existing.fingerprint != print_):
-                    raise documents.taken(self.noun, value.id)
-                return documents.load(self._kind, existing.document)
-            row = {"collection": self.name, "id": value.id, "document": documents.dump(value), "fingerprint": print_}
+                return self._same(existing, wanted)
+            generation = documents.next_generation(connection, self.name, value.id)
+            value = value.model_copy(update={"generation": generation})
+            row = {"collection": self.name, "id": value.id, "document": documents.dump(value), "fingerprint": wanted}
             connection.execute(insert(resource).values(row))
-            documents.remember_key(connection, self.name, key, print_, value.id)
         return value
 
-    def replayed(self, request: Wire, key: str | None, identifier: str | None = None) -> T | None:
-        """What an earlier equal request created, known by its idempotency key or by its explicit id.
-
-        A different request under the same key or id is ``already_exists``.
-        """
-        print_ = documents.fingerprint(request)
+    def replayed(self, request: Wire, identifier: str, refs: Sequence[Ref] = ()) -> T | None:
+        """What an earlier equal request made under this id; ``already_exists`` if it is from a different one."""
         with self._database.read() as connection:
-            earlier = documents.replayed_id(connection, self.name, key, print_)
-            row = self._row(connection, wanted) if (wanted := earlier or identifier) else None
-        if row is not None and earlier is None and row.fingerprint != print_:
-            raise documents.taken(self.noun, str(identifier))
-        return documents.load(self._kind, row.document) if row is not None else None
+            existing = self._row(connection, identifier)
+        return self._same(existing, documents.fingerprint(request, refs)) if existing is not None else None
+
+    def _same(self, existing: Row[Any], wanted: str | None) -> T:
+        if wanted is None or existing.fingerprint != wanted:
+            raise documents.taken(self.noun, str(existing.id))
+        return documents.load(self._kind, existing.document)
 
     def update(self, identifier: str, change: Callable[[T], T]) -> T:
         """Replace a resource by ``change`` of what it is now, in one transaction; sets ``update_time``."""
@@ -106,12 +103,20 @@ class Collection(Generic[T]):
         with self._database.read() as connection:
             return [documents.load(self._kind, row.document) for row in connection.execute(query)]
 
-    def delete(self, identifier: str) -> None:
-        """Remove a resource; ``not_found`` if there is none."""
+    def delete(self, identifier: str) -> T:
+        """Remove a resource that no unended job uses, and return it.
+
+        Raises:
+            FwError: ``not_found``; ``failed_precondition`` naming the job that uses it.
+        """
         with self._database.write() as connection:
-            if connection.execute(delete(resource).where(self._is(identifier))).rowcount == 0:
+            found = self._select(connection, identifier)
+            if found is None:
                 raise self._missing(identifier, self._ids(connection))
-            documents.forget_keys(connection, self.name, identifier)
+            refuse_used(connection, self.noun, found.name)
+            connection.execute(delete(resource).where(self._is(identifier)))
+            documents.count_deletion(connection, self.name, identifier)
+        return found
 
     def ids(self) -> Sequence[str]:
         """Every id, oldest first."""

@@ -1,17 +1,19 @@
-"""What collections and jobs share: documents in and out, page tokens, fingerprints, idempotency keys."""
+"""What collections and jobs share: documents in and out, page tokens, fingerprints, generations."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
 
-from engine.control.store.tables import idempotency
+from engine.control.store.tables import counter
 from engine.jobs.rows import canonical
-from fw_sdk.types import FwError, Resource, Wire
+from fw_sdk.types import FwError, Ref, Resource, Wire
 
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
@@ -20,9 +22,9 @@ R = TypeVar("R", bound=Resource)
 
 
 def load(kind: type[R], document: str) -> R:
-    """A stored document as its wire type."""
+    """A stored document as its wire type; fields that this version does not know any more are left out."""
     try:
-        return kind.model_validate_json(document)
+        return kind.model_validate_json(document, extra="ignore")
     except ValidationError as error:
         raise FwError(
             "failed_precondition",
@@ -36,9 +38,31 @@ def dump(value: Resource) -> str:
     return value.model_dump_json(by_alias=True, exclude_none=True)
 
 
-def fingerprint(request: Wire | None) -> str | None:
-    """A digest of what was asked for; equal requests have equal fingerprints."""
-    return hashlib.sha256(canonical(request.to_wire())).hexdigest() if request is not None else None
+def fingerprint(request: Wire | None, refs: Sequence[Ref] = ()) -> str | None:
+    """A digest of what was asked for and of what its names stood for; None without a request.
+
+    An equal request about things that were made anew under the same names is another one.
+    """
+    if request is None:
+        return None
+    return hashlib.sha256(canonical([request.to_wire(), [ref.to_wire() for ref in refs]])).hexdigest()
+
+
+def next_generation(connection: Connection, collection: str, identifier: str) -> int:
+    """How often this name will have been used, counting the use that begins now."""
+    deleted = select(counter.c.value).where(counter.c.name == _deletions(collection, identifier))
+    return int(connection.execute(deleted).scalar_one_or_none() or 0) + 1
+
+
+def count_deletion(connection: Connection, collection: str, identifier: str) -> None:
+    """Let the next thing of this name be of a new generation."""
+    query = insert(counter).values(name=_deletions(collection, identifier), value=1)
+    added = {"value": counter.c.value + 1}
+    connection.execute(query.on_conflict_do_update(index_elements=["name"], set_=added))
+
+
+def _deletions(collection: str, identifier: str) -> str:
+    return f"deleted:{collection}/{identifier}"
 
 
 def page_size(wanted: int) -> int:
@@ -70,37 +94,6 @@ def decode_token(token: str | None) -> int | None:
         hint="pass nextPageToken of the last reply unchanged, or leave it out for the first page",
         param="pageToken",
     )
-
-
-def replayed_id(connection: Connection, collection: str, key: str | None, print_: str | None) -> str | None:
-    """The id that an earlier request with this idempotency key created; a different request is an error."""
-    if key is None:
-        return None
-    where = (idempotency.c.collection == collection) & (idempotency.c.key == key)
-    row = connection.execute(select(idempotency).where(where)).one_or_none()
-    if row is None:
-        return None
-    if row.fingerprint != (print_ or ""):
-        raise FwError(
-            "already_exists",
-            f"The Idempotency-Key '{key[:80]}' was used for a different request, which created '{row.id}'.",
-            not_done="nothing was created",
-            hint="send a new key with a new request",
-        )
-    return str(row.id)
-
-
-def remember_key(connection: Connection, collection: str, key: str | None, print_: str | None, identifier: str) -> None:
-    """Bind an idempotency key to what it created."""
-    if key is not None:
-        values = {"collection": collection, "key": key, "fingerprint": print_ or "", "id": identifier}
-        connection.execute(insert(idempotency).values(values))
-
-
-def forget_keys(connection: Connection, collection: str, identifier: str) -> None:
-    """Drop the idempotency keys of something that is deleted."""
-    where = (idempotency.c.collection == collection) & (idempotency.c.id == identifier)
-    connection.execute(delete(idempotency).where(where))
 
 
 def taken(noun: str, identifier: str) -> FwError:

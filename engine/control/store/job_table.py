@@ -20,35 +20,24 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from engine.control.store import documents
 from engine.control.store.database import Database
 from engine.control.store.tables import job, job_event
+from engine.control.store.uses import remember_uses
 from fw_sdk.types import (
-    Evaluation,
-    FineTuningJob,
+    JOB_TYPES,
     FwError,
     Job,
     JobEvent,
     JobKind,
     JobState,
+    OtherJob,
     Page,
-    Pipeline,
     Wire,
     not_found,
 )
 
 J = TypeVar("J", bound=Job)
 
-KINDS: dict[JobKind, type[Job]] = {
-    JobKind.PULL: Job,
-    JobKind.FINETUNE: FineTuningJob,
-    JobKind.EVALUATE: Evaluation,
-    JobKind.PIPELINE: Pipeline,
-}
-COLLECTIONS: dict[JobKind, str] = {
-    JobKind.PULL: "jobs",
-    JobKind.FINETUNE: "supervisedFineTuningJobs",
-    JobKind.EVALUATE: "evaluationJobs",
-    JobKind.PIPELINE: "pipelines",
-}
-NOUNS = {JobKind.FINETUNE: "fine-tune", JobKind.EVALUATE: "evaluation", JobKind.PIPELINE: "pipeline"}
+JOBS = "jobs"
+"""The collection in which every job can be found, and whose names are counted; ids are unique across kinds."""
 NEXT: dict[JobState, frozenset[JobState]] = {
     JobState.PENDING: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
     JobState.RUNNING: frozenset(
@@ -82,42 +71,36 @@ class JobTable:
         """Call ``listener(job_id)`` after each committed change, in the thread that made it."""
         self._listeners.append(listener)
 
-    def create(self, value: J, *, request: Wire | None = None, key: str | None = None) -> J:
-        """Store a new job; ``request`` and ``key`` as in ``Collection.create``. Appends its first state event."""
-        print_, collection = documents.fingerprint(request), COLLECTIONS[value.kind]
+    def create(self, value: J, *, request: Wire | None = None) -> J:
+        """Store a new job, as the next generation of its name; appends its first state event.
+
+        With ``request`` a repetition of the same request about the same things (``uses``) returns what exists
+        already; anything else under a taken id is ``already_exists``.
+        """
+        wanted = documents.fingerprint(request, value.uses)
         with self._database.write() as connection:
-            earlier = documents.replayed_id(connection, collection, key, print_)
-            existing = _row(connection, earlier or value.id)
+            existing = _row(connection, value.id)
             if existing is not None:
-                same = existing.kind == value.kind and print_ is not None and existing.fingerprint == print_
-                if earlier is None and not same:
-                    raise documents.taken("job", value.id)
-                return cast(J, _load(existing))
-            row = {"id": value.id, "kind": value.kind, "fingerprint": print_, **_columns(value)}
+                return cast(J, _same(existing, value.kind, wanted))
+            value = value.model_copy(update={"generation": documents.next_generation(connection, JOBS, value.id)})
+            row = {"id": value.id, "kind": value.kind, "fingerprint": wanted, **_columns(value)}
             connection.execute(insert(job).values(row))
-            documents.remember_key(connection, collection, key, print_, value.id)
+            remember_uses(connection, value.id, value.uses)
             _append(connection, value.id, [_state_event(value)])
         self._changed(value.id)
         return value
 
-    def replayed(
-        self, kind: type[J], job_kind: JobKind, request: Wire, key: str | None, identifier: str | None = None
-    ) -> J | None:
-        """What an earlier equal request created, known by its idempotency key or by its explicit id.
-
-        A different request under the same key or id is ``already_exists``.
-        """
-        print_ = documents.fingerprint(request)
+    def replayed(self, value: J, request: Wire) -> J | None:
+        """What an earlier equal request made under the id of ``value``; ``already_exists`` if a different one did."""
         with self._database.read() as connection:
-            earlier = documents.replayed_id(connection, COLLECTIONS[job_kind], key, print_)
-            row = _row(connection, wanted) if (wanted := earlier or identifier) else None
-        if row is None:
-            return None
-        value = _load(row)
-        if earlier is None and (row.fingerprint != print_ or value.kind is not job_kind):
-            raise documents.taken("job", row.id)
-        assert isinstance(value, kind)
-        return value
+            existing = _row(connection, value.id)
+        wanted = documents.fingerprint(request, value.uses)
+        return cast(J, _same(existing, value.kind, wanted)) if existing is not None else None
+
+    def next_generation(self, identifier: str) -> int:
+        """The generation that a job of this id will be of if it is made now."""
+        with self._database.read() as connection:
+            return documents.next_generation(connection, JOBS, identifier)
 
     @overload
     def get(self, identifier: str) -> Job: ...
@@ -217,16 +200,16 @@ class JobTable:
                     hint="cancel it first",
                 )
             connection.execute(delete(job).where(job.c.id == identifier))
-            documents.forget_keys(connection, COLLECTIONS[JobKind(row.kind)], identifier)
+            documents.count_deletion(connection, JOBS, identifier)
         self._changed(identifier)
 
-    def claim(self, owner: str, lease_s: float, kinds: Iterable[JobKind] = tuple(KINDS)) -> Job | None:
-        """Take the oldest pending job that nobody holds: it becomes RUNNING under a lease of ``owner``."""
+    def claim(self, identifier: str, owner: str, lease_s: float) -> Job | None:
+        """Take a pending job that nobody holds: it becomes RUNNING under a lease of ``owner``; None if it cannot be."""
         now = time.time()
         free = or_(job.c.lease_until.is_(None), job.c.lease_until < now)
-        query = select(job).where(job.c.state == JobState.PENDING, job.c.kind.in_(builtins.list(kinds)), free)
+        query = select(job).where(job.c.id == identifier, job.c.state == JobState.PENDING, free)
         with self._database.write() as connection:
-            row = connection.execute(query.order_by(job.c.position).limit(1)).one_or_none()
+            row = connection.execute(query).one_or_none()
             if row is None:
                 return None
             old = _load(row)
@@ -289,7 +272,14 @@ def _row(connection: Connection, identifier: str) -> Row[Any] | None:
 
 
 def _load(row: Row[Any]) -> Job:
-    return documents.load(KINDS[JobKind(row.kind)], row.document)
+    known = JOB_TYPES.get(JobKind(row.kind))
+    return documents.load(known.record if known else OtherJob, row.document)
+
+
+def _same(existing: Row[Any], kind: JobKind, wanted: str | None) -> Job:
+    if existing.kind != kind or wanted is None or existing.fingerprint != wanted:
+        raise documents.taken("job", str(existing.id))
+    return _load(existing)
 
 
 def _columns(value: Job) -> dict[str, Any]:
@@ -331,8 +321,10 @@ def _word(state: str) -> str:
 
 
 def _missing(connection: Connection, identifier: str, kind: type[Job]) -> FwError:
-    kinds = [name for name, type_ in KINDS.items() if issubclass(type_, kind)]
-    noun, collection = ("job", "jobs") if len(kinds) > 1 else (NOUNS[kinds[0]], COLLECTIONS[kinds[0]])
-    query = select(job.c.id).where(job.c.kind.in_(kinds)).order_by(job.c.position.desc()).limit(1000)
+    types = [job_type for job_type in JOB_TYPES.values() if issubclass(job_type.record, kind)]
+    noun, collection = ("job", JOBS) if len(types) > 1 else (types[0].noun, types[0].collection)
+    query = select(job.c.id).order_by(job.c.position.desc()).limit(1000)
+    if kind is not Job:
+        query = query.where(job.c.kind.in_([job_type.kind for job_type in types]))
     known = [str(name) for name in connection.execute(query).scalars()]
     return not_found(noun, identifier, known, f"GET /v1/accounts/local/{collection} lists them")

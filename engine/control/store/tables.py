@@ -47,13 +47,22 @@ job_event = Table(
     Column("data", Text, nullable=False),
 )
 
+job_use = Table(
+    "job_use",
+    metadata,
+    Column("job_id", Text, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Index("job_use_by_name", "name"),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("collection", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
-    Column("id", Text, nullable=False),
+    Column("status", Integer),
+    Column("body", Text),
+    Column("time", Float, nullable=False),
 )
 
 counter = Table(

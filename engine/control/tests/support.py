@@ -7,14 +7,16 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import uvicorn
 
 from engine.control.http.app import create_app
+from engine.control.jobs.program import python
+from engine.control.kinds import KINDS, register
 from engine.control.settings import Settings
-from engine.jobs import specs
 from engine.jobs.process import ProcessId
 from fw_sdk.types import Job, JobKind
 from fw_sdk.types.home import Home
@@ -25,10 +27,11 @@ DAEMON = """
 import sys
 from pathlib import Path
 from engine.control.http.daemon import serve
-from engine.jobs import specs
+from engine.control.tests.support import run_as_pull
 from fw_sdk.types import FwError
 from fw_sdk.types.home import Home
-specs.PROGRAMS["pull"] = sys.argv[3] or specs.PROGRAMS["pull"]
+if sys.argv[3]:
+    run_as_pull(sys.argv[3])
 try:
     serve(Home(Path(sys.argv[1])), int(sys.argv[2]))
 except FwError as error:
@@ -154,4 +157,9 @@ def error_of(response) -> dict:
 
 def use_little_program(monkeypatch) -> None:
     """Make pulls run the little program in this process's services."""
-    monkeypatch.setitem(specs.PROGRAMS, "pull", LITTLE)
+    monkeypatch.setitem(KINDS, JobKind.PULL, replace(KINDS[JobKind.PULL], program=python(LITTLE)))
+
+
+def run_as_pull(module: str) -> None:
+    """Make pulls run a program of the tests in this whole process."""
+    register(replace(KINDS[JobKind.PULL], program=python(module)))

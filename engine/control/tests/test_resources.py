@@ -192,7 +192,8 @@ def completed(client, services, identifier, scores, **fields):
         summary=SUMMARY, configuration=CONFIGURATION, tokens_generated=7, tokens_prompt=30, seconds=1.5
     )
     done = {name: getattr(result, name) for name in ("tokens_generated", "tokens_prompt", "seconds", "summary")}
-    done |= {"configuration": CONFIGURATION, "state": JobState.COMPLETED}
+    configuration = CONFIGURATION.model_copy(update={"model_digest": cancelled.model_digest})
+    done |= {"configuration": configuration, "state": JobState.COMPLETED}
     services.store.jobs.delete(identifier)
     services.store.jobs.create(cancelled.model_copy(update=done))
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from engine.control.http.services import Services
 from engine.control.inventory.references import evaluator_of, ready_base, ready_dataset, rows_of
 from engine.control.kinds.finetune import creation as finetunes
-from engine.control.workflows.plan import Plan
+from engine.control.kinds.pipeline.plan import Plan
+from engine.control.serving.context import ServingContext
 from engine.evals.overlap import overlap
 from engine.jobs.rows import Row
 from fw_sdk.types import Estimate, FwError, Split
 
 
-def check(services: Services, plan: Plan) -> str:
+def check(services: ServingContext, plan: Plan) -> str:
     """One line on the rows and what training will take.
 
     Raises:
@@ -65,11 +65,11 @@ def _overlap_hint(plan: Plan) -> str:
     return "their prompts differ only in case, spacing or system message: keep one row of each pair"
 
 
-def _rows(services: Services, name: str, split: Split) -> list[Row]:
+def _rows(services: ServingContext, name: str, split: Split) -> list[Row]:
     return rows_of(services.home, ready_dataset(services, name), split)
 
 
-def _check_output(services: Services, plan: Plan) -> None:
+def _check_output(services: ServingContext, plan: Plan) -> None:
     taken = services.store.models.find(plan.output_model)
     job = services.store.jobs.find(plan.finetune_id)
     if taken is not None and (job is None or taken.job != job.name):

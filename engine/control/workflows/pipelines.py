@@ -11,15 +11,14 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.control.http.services import Services
-from engine.control.inventory.model_names import named_model
+from engine.control.inventory.references import pinned
 from engine.control.jobs.outcome import failure_of
+from engine.control.kinds.pipeline.plan import Plan, current_step, with_step
+from engine.control.serving.context import ServingContext
 from engine.control.supervision import AsyncLoop
-from engine.control.workflows.plan import Plan, check_id, current_step, with_step
 from engine.control.workflows.report import Forwarder, event, outcome, progress, progress_event
 from engine.control.workflows.steps import StepFailed, Steps
 from fw_sdk.types import (
-    CreatePipeline,
     Failure,
     FwError,
     Job,
@@ -29,8 +28,6 @@ from fw_sdk.types import (
     Step,
     StepName,
     StepState,
-    resource_id,
-    resource_name,
 )
 
 log = logging.getLogger("fw.pipelines")
@@ -40,33 +37,10 @@ LEASE_S = 30.0
 KINDS = (JobKind.PIPELINE,)
 
 
-def create_pipeline(services: Services, request: CreatePipeline, key: str | None = None) -> Pipeline:
-    """Store a pipeline; it starts by itself. Unknown names are refused here, their states are checked by its step.
-
-    Raises:
-        FwError: ``not_found``, ``invalid_argument``, or ``already_exists`` for an id with another request.
-    """
-    store = services.store
-    replayed = store.jobs.replayed(Pipeline, JobKind.PIPELINE, request, key)
-    if replayed is not None:
-        return replayed
-    base = named_model(store, request.base_model)
-    dataset = store.datasets.get(resource_id(request.dataset, "datasets"))
-    store.evaluators.get(resource_id(request.evaluator, "evaluators"))
-    if request.evaluation_dataset:
-        store.datasets.get(resource_id(request.evaluation_dataset, "datasets"))
-    identifier = request.pipeline_id or store.next_id(f"p-{base.id}-{dataset.id}"[:40])
-    plan = Plan(check_id(identifier), request)
-    pipeline = Pipeline(
-        name=resource_name("pipelines", plan.id), kind=JobKind.PIPELINE, request=request.to_wire(), steps=plan.steps()
-    )
-    return store.jobs.create(pipeline, request=request, key=key)
-
-
 class Pipelines:
     """Carries every pipeline of this daemon forward, on the app's event loop."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: ServingContext) -> None:
         self._services = services
         self._steps = Steps(services)
         self._forwarder = Forwarder(services.store)
@@ -101,8 +75,8 @@ class Pipelines:
     def _claim(self) -> list[Job]:
         """Every pipeline that is to be carried forward; those that waited are ours now."""
         jobs = self._services.store.jobs
-        while jobs.claim(self._services.jobs.owner, LEASE_S, KINDS) is not None:
-            continue
+        for job in jobs.in_states(JobState.PENDING, kinds=KINDS):
+            jobs.claim(job.id, self._services.jobs.owner, LEASE_S)
         return jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=KINDS)
 
     def _look_at(self, identifier: str) -> None:
@@ -165,7 +139,10 @@ class Pipelines:
         text = f"{step.name.value}: {step.message or step.state.value}"
         at = progress(steps, text)
         events = [_step_event(step, text), progress_event(at, step.name)]
-        fields = {"steps": steps, "progress": at, "outcome": outcome(self._services.store, Plan.of(pipeline), steps)}
+        found = outcome(self._services.store, Plan.of(pipeline), steps)
+        fields: dict[str, Any] = {"steps": steps, "progress": at, "outcome": found}
+        if step.name is StepName.CHECK and step.state is StepState.DONE:
+            fields["uses"] = pinned(self._services, pipeline.uses)
         self._change(pipeline, events, fields)
 
     def _complete(self, pipeline: Pipeline) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.control.kinds.pipeline.plan import LABELS, TUNED, Plan
 from engine.control.store import ProgramEvent, Store
-from engine.control.workflows.plan import LABELS, TUNED, Plan
 from fw_sdk.types import (
     BaselineResult,
     Comparison,
@@ -51,10 +51,9 @@ def outcome(store: Store, plan: Plan, steps: Sequence[Step]) -> PipelineResult:
 
 
 def best_comparison(baselines: Sequence[BaselineResult]) -> Comparison | None:
-    """The comparison with the baseline that scored highest; the one that the gate looks at."""
-    scored = [item for item in baselines if item.comparison is not None]
-    best = max(scored, key=lambda item: item.summary.mean if item.summary else 0.0, default=None)
-    return best.comparison if best else None
+    """The comparison with the baseline that scored highest, or may have; the one that the gate looks at."""
+    compared = [item.comparison for item in baselines if item.comparison is not None]
+    return max(compared, key=lambda comparison: comparison.baseline_mean, default=None)
 
 
 def progress(steps: Sequence[Step], message: str, eta_s: float | None = None) -> Progress:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine.control.evidence import comparisons, gates
-from engine.control.http.overview import device
-from engine.control.http.services import Services
-from engine.control.kinds.evaluate import creation as evaluations
+from engine.control.inventory.references import require_unchanged
+from engine.control.jobs.creation import create as create_job
+from engine.control.kinds.evaluate import EVALUATE
+from engine.control.kinds.finetune import FINETUNE
 from engine.control.kinds.finetune import creation as finetunes
+from engine.control.kinds.pipeline.plan import LABELS, Plan
+from engine.control.machine import device
+from engine.control.serving.context import ServingContext
 from engine.control.workflows.check import check
-from engine.control.workflows.plan import LABELS, Plan
 from engine.control.workflows.report import best_comparison, outcome
 from fw_sdk.types import (
     Comparison,
@@ -49,7 +52,7 @@ class StepFailed(Exception):
 class Steps:
     """Moves one step at a time. Runs on the app's event loop; slow work goes to a thread."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: ServingContext) -> None:
         self._services = services
         self._store = services.store
         self._since: dict[tuple[str, StepName], float] = {}
@@ -75,6 +78,7 @@ class Steps:
             self._since[key] = time.monotonic()
         started = self._since.setdefault(key, time.monotonic())
         try:
+            await asyncio.to_thread(require_unchanged, self._services, pipeline.uses)
             changed = await self._handlers[step.name](Plan.of(pipeline), pipeline, step)
         except (FwError, StepFailed):
             del self._since[key]
@@ -92,8 +96,7 @@ class Steps:
     async def _evaluate(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
         label = LABELS[step.name]
         if step.state is StepState.PENDING:
-            request = plan.evaluation(label)
-            job = await asyncio.to_thread(evaluations.create, self._services, request, None)
+            job = await asyncio.to_thread(create_job, self._services, EVALUATE, plan.evaluation(label))
             return self._begun(step, job)
         done = self._child(step)
         if done.state is not JobState.COMPLETED:
@@ -109,7 +112,7 @@ class Steps:
             cost = await asyncio.to_thread(finetunes.estimate_cost, self._services, request)
             if not leaves_room(device(), cost):
                 await self._services.workers.sweep(idle_s=0)
-            job = await asyncio.to_thread(finetunes.create, self._services, request, plan.finetune_id, None)
+            job = await asyncio.to_thread(create_job, self._services, FINETUNE, request, plan.finetune_id)
             return self._begun(step, job)
         done = self._child(step)
         if done.state is not JobState.COMPLETED:
@@ -120,7 +123,7 @@ class Steps:
 
     async def _compare(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
         made = [
-            await asyncio.to_thread(comparisons.create, self._services, plan.comparison(label), None)
+            await asyncio.to_thread(comparisons.create, self._services, plan.comparison(label))
             for label in plan.baselines
         ]
         text = "; ".join(f"against {label}: {_delta(item)}" for label, item in zip(plan.baselines, made, strict=True))

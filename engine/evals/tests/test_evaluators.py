@@ -190,6 +190,13 @@ BROKEN = {
     "async def evaluate(messages): return 1\n": (1, "async"),
     "def evaluate(): return 1\n": (1, "takes no argument"),
     "\x00": (None, "not Python"),
+    "SCORE_RANGE = (1, 0)\ndef evaluate(messages): return 1\n": (1, "SCORE_RANGE is (1, 0)"),
+    "SCORE_RANGE = 5\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = (0, 1, 2)\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = (0, 1e999)\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = ('a', 'b')\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "def evaluate(messages): return 1\nSCORE_RANGE = sorted((0, 1))\n": (2, "SCORE_RANGE is sorted((0, 1))"),
+    f"SCORE_RANGE = (0, {10**400})\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
 }
 
 
@@ -200,6 +207,31 @@ def test_a_file_that_cannot_be_an_evaluator_is_refused_without_running_it(source
     line, words = BROKEN[source]
     assert caught.value.code == "evaluator_invalid" and words in caught.value.message
     assert caught.value.details.get("line") == line and "evaluate(" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "declared"),
+    [
+        ("", None),
+        ("SCORE_RANGE = (-1, 1)", (-1.0, 1.0)),
+        ("SCORE_RANGE: tuple[float, float] = (-0.5, 2e3)", (-0.5, 2000.0)),
+        ("SCORE_RANGE = [0, 10]", (0.0, 10.0)),
+        ("SCORE_RANGE: tuple[float, float]", None),
+        ("SCORE_RANGES = (1, 0)", None),
+        ("SCORE_RANGE = (0, 1)\nSCORE_RANGE = (0, 3)", (0.0, 3.0)),
+        ("def other():\n    SCORE_RANGE = (1, 0)", None),
+    ],
+)
+def test_a_declared_range_is_read_from_the_source(line, declared):
+    assert check_source(f"{line}\n{GOOD}\nraise SystemExit('it was run')\n") == declared
+
+
+@given(st.floats(allow_nan=False), st.floats(-10, 10), st.floats(0.1, 10))
+def test_a_score_outside_the_declared_range_is_none(score, low, width):
+    scored = read_value(score, (low, low + width))
+    inside = low <= score <= low + width
+    assert scored.score == (score if inside else None)
+    assert inside or "SCORE_RANGE" in scored.error or "finite" in scored.error
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from engine.control.evidence import comparisons
-from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.http.services import Provided
 from fw_sdk.types import CreateComparison, parse_request, resource_id
 
@@ -16,19 +16,29 @@ router = APIRouter()
 
 
 @router.post(ROOT)
-def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+def create(services: Provided, body: JsonBody) -> JSONResponse:
     """Compare two completed evaluations."""
     request = parse_request(CreateComparison, body, not_done=comparisons.NOT_DONE)
-    return reply(comparisons.create(services, request, key))
+    return reply(comparisons.create(services, request))
 
 
 @router.get(ROOT)
 def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
     """Comparisons, newest first."""
-    return reply_page("comparisons", services.store.comparisons.list(size, token))
+    page = services.store.comparisons.list(size, token)
+    items = [comparisons.shown(services, item) for item in page.items]
+    return reply_page("comparisons", page.model_copy(update={"items": items}))
 
 
 @router.get(ROOT + "/{comparison}")
 def get(comparison: str, services: Provided) -> JSONResponse:
-    """One comparison."""
-    return reply(services.store.comparisons.get(resource_id(comparison, "comparisons")))
+    """One comparison, and what its names stand for today where that is something else."""
+    found = services.store.comparisons.get(resource_id(comparison, "comparisons"))
+    return reply(comparisons.shown(services, found))
+
+
+@router.delete(ROOT + "/{comparison}")
+def delete(comparison: str, services: Provided) -> JSONResponse:
+    """Delete a comparison that no deployment rests on."""
+    comparisons.delete(services, resource_id(comparison, "comparisons"))
+    return JSONResponse({})

@@ -9,7 +9,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import (
-    IdempotencyKey,
     JsonBody,
     PageSize,
     PageToken,
@@ -31,10 +30,10 @@ router = APIRouter()
 
 
 @router.post(ROOT)
-def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+def create(services: Provided, body: JsonBody) -> JSONResponse:
     """A new dataset that waits for its rows."""
     request = parse_request(CreateDataset, body, not_done="no dataset was created")
-    return reply(datasets.create(services, request, key))
+    return reply(datasets.create(services, request))
 
 
 @router.get(ROOT)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.http.services import Provided
 from fw_sdk.types import CreateDeployment, parse_request, resource_id
 
@@ -17,12 +17,10 @@ DeploymentId = Annotated[str | None, Query(alias="deploymentId")]
 
 
 @router.post("")
-async def create(
-    services: Provided, body: JsonBody, deployment_id: DeploymentId = None, key: IdempotencyKey = None
-) -> JSONResponse:
+async def create(services: Provided, body: JsonBody, deployment_id: DeploymentId = None) -> JSONResponse:
     """Deploy a model if its gate holds or it is forced; the reply is CREATING."""
     request = parse_request(CreateDeployment, body, not_done="nothing was deployed")
-    return reply(services.deployments.shown(await services.deployments.create(request, deployment_id, key)))
+    return reply(services.deployments.shown(await services.deployments.create(request, deployment_id)))
 
 
 @router.get("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.http.services import Provided
 from engine.control.inventory import evaluators
 from fw_sdk.types import CheckEvaluator, CreateEvaluator, parse_request, resource_id
@@ -16,10 +16,10 @@ router = APIRouter()
 
 
 @router.post(ROOT + "V2")
-def create(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+def create(services: Provided, body: JsonBody) -> JSONResponse:
     """A new evaluator from its source."""
     request = parse_request(CreateEvaluator, body, not_done="no evaluator was created")
-    return reply(evaluators.create(services, request, key))
+    return reply(evaluators.create(services, request))
 
 
 @router.get(ROOT)

@@ -15,7 +15,7 @@ from fw_sdk.types import FwError, Job, RequestBody, parse_request, resource_id
 
 ROOT = "/v1/accounts/local/jobs"
 MAX_WAIT_S = 600.0
-COLLECTIONS = ("jobs", "supervisedFineTuningJobs", "evaluationJobs", "pipelines")
+COLLECTION = "jobs"
 
 router = APIRouter()
 

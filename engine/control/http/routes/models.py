@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.control.http.bodies import IdempotencyKey, JsonBody, PageSize, PageToken, reply, reply_page
+from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.http.services import Provided
+from engine.control.inventory.models import delete_model
 from engine.control.kinds.pull import creation as pulls
 from engine.control.kinds.pull import estimate as pull_plan
 from fw_sdk.types import PullModel, parse_request, resource_id
@@ -17,9 +18,9 @@ router = APIRouter()
 
 
 @router.post(ROOT + ":pull")
-def pull(services: Provided, body: JsonBody, key: IdempotencyKey = None) -> JSONResponse:
+def pull(services: Provided, body: JsonBody) -> JSONResponse:
     """Start to bring a base model in."""
-    return reply(pulls.pull(services, parse_request(PullModel, body, not_done=pulls.NOT_DONE), key))
+    return reply(pulls.pull(services, parse_request(PullModel, body, not_done=pulls.NOT_DONE)))
 
 
 @router.post(ROOT + ":estimate")
@@ -43,5 +44,5 @@ def get(model: str, services: Provided) -> JSONResponse:
 @router.delete(ROOT + "/{model}")
 def delete(model: str, services: Provided) -> JSONResponse:
     """Remove a model that nothing uses."""
-    pulls.delete_model(services, resource_id(model, "models"))
+    delete_model(services, resource_id(model, "models"))
     return JSONResponse({})

@@ -1,84 +1,127 @@
-"""Evaluation jobs and their scores."""
+"""What an evaluation needs is checked, and pinned by digest, before it is queued; its result is taken in."""
 
 from __future__ import annotations
 
-from engine.control.http.services import Services
-from engine.control.inventory.model_names import ready_model
+from typing import Any
+
 from engine.control.inventory.references import (
     evaluator_of,
     evaluator_path,
+    model_refs,
     ready_dataset,
+    ref_of,
     require_rows,
     rows_ref,
 )
-from engine.control.store.documents import decode_token, encode_token, page_size
-from engine.jobs.files import read_lines
-from engine.jobs.specs import EvaluateSpec, FewShotRows
+from engine.control.inventory.resolution import MODELS, not_ready, resolve
+from engine.control.jobs.context import QueueContext
+from engine.control.jobs.kind import Draft
+from engine.control.kinds.models_made import parse_result
+from engine.control.store import Store
+from engine.jobs.specs import EvaluateResult, EvaluateSpec, FewShotRows
 from fw_sdk.types import (
     CreateEvaluation,
     Dataset,
+    Deployment,
+    DeploymentState,
     Evaluation,
     EvaluationFields,
     Evaluator,
+    FwError,
+    Job,
     JobKind,
     Model,
-    Page,
-    RowScore,
+    ModelState,
+    Ref,
     resource_id,
-    resource_name,
 )
 
-COLLECTION = "evaluationJobs"
 NOT_DONE = "nothing was evaluated"
 
 
-def create(services: Services, request: CreateEvaluation, key: str | None) -> Evaluation:
-    """Queue an evaluation of a READY model, or of what a deployment serves."""
-    identifier = resource_id(request.evaluation_job_id, COLLECTION) if request.evaluation_job_id else None
-    existing = services.store.jobs.replayed(Evaluation, JobKind.EVALUATE, request, key, identifier)
-    if existing is not None:
-        return existing
+def draft(context: QueueContext, request: CreateEvaluation) -> Draft:
+    """An evaluation of a READY model, or of what a deployment serves, each input with its digest."""
     fields = request.evaluation_job
-    evaluator, dataset = evaluator_of(services, fields.evaluator), ready_dataset(services, fields.input_dataset)
+    evaluator, dataset = evaluator_of(context, fields.evaluator), ready_dataset(context, fields.input_dataset)
     require_rows(dataset, fields.input_split, NOT_DONE)
-    model = ready_model(services.store, _served_model(services, fields.model))
-    identifier = identifier or services.store.next_id(f"eval-{model.id}")
+    named = resolve(context.store, fields.model, MODELS)
+    deployment = named.found if isinstance(named.found, Deployment) else None
+    model = _scored_model(context.store, named.found)
+    uses = [*model_refs(context, model), ref_of(dataset), ref_of(evaluator)]
+    if deployment is not None:
+        uses.append(Ref(name=deployment.name, digest=deployment.serving_digest or deployment.model_digest))
+    examples = ready_dataset(context, fields.few_shot.dataset) if fields.few_shot else None
+    if examples is not None and examples.id != dataset.id:
+        uses.append(ref_of(examples))
     job = Evaluation(
-        name=resource_name(COLLECTION, identifier),
+        name="",
         display_name=fields.display_name,
         kind=JobKind.EVALUATE,
-        spec=_spec(services, fields, evaluator, dataset, model).to_wire(),
+        spec=_spec(context, fields, evaluator, dataset, examples, (deployment or model).name, model).to_wire(),
+        uses=uses,
         evaluator=evaluator.name,
         evaluator_digest=evaluator.digest,
         input_dataset=dataset.name,
         dataset_digest=dataset.digest,
         input_split=fields.input_split,
         model=model.name,
+        model_digest=model.digest,
+        deployment=deployment.name if deployment else None,
+        notes=[_shadow(fields.model, named.found, named.shadowed)] if named.shadowed else [],
     )
-    return services.jobs.submit(job, request=request, key=key)
+    return Draft(job, f"eval-{(deployment or model).id}")
 
 
-def _served_model(services: Services, name: str) -> str:
-    """The model that a name stands for: a model's own, or the one behind a deployment."""
-    deployment = services.store.deployments.find(name.removeprefix("accounts/local/deployments/"))
-    known = services.store.models.find(name.removeprefix("accounts/local/models/"))
-    return deployment.base_model if known is None and deployment is not None else name
+def _scored_model(store: Store, found: Deployment | Model) -> Model:
+    """The model to score, READY; of a deployment, the one that it serves."""
+    if isinstance(found, Deployment):
+        if found.state not in (DeploymentState.READY, DeploymentState.CREATING):
+            raise FwError(
+                "failed_precondition",
+                f"Deployment '{found.id}' is {found.state}.",
+                not_done=NOT_DONE,
+                hint="deploy the model again, or evaluate the model itself",
+                param="model",
+            )
+        found = store.models.get(resource_id(found.base_model, "models"))
+    if found.state is not ModelState.READY:
+        raise not_ready(store, found)
+    return found
+
+
+def _shadow(name: str, found: Deployment | Model, shadowed: Deployment | Model) -> str:
+    """What to say where one bare id names a model and a deployment."""
+    deployment = shadowed if isinstance(shadowed, Deployment) else found
+    assert isinstance(deployment, Deployment)
+    served = deployment.base_model.rsplit("/", 1)[-1]
+    taken = "the deployment" if deployment is found else "the model"
+    other = "models" if deployment is found else "deployments"
+    return (
+        f"'{name}' names a model and a deployment, which serves '{served}'; this is about {taken}. "
+        f"'{other}/{shadowed.id}' names the other."
+    )
 
 
 def _spec(
-    services: Services, fields: EvaluationFields, evaluator: Evaluator, dataset: Dataset, model: Model
+    context: QueueContext,
+    fields: EvaluationFields,
+    evaluator: Evaluator,
+    dataset: Dataset,
+    examples: Dataset | None,
+    asked: str,
+    model: Model,
 ) -> EvaluateSpec:
     few_shot = None
-    if fields.few_shot:
-        examples = ready_dataset(services, fields.few_shot.dataset)
+    if fields.few_shot and examples is not None:
         require_rows(examples, fields.few_shot.split, NOT_DONE)
-        rows = rows_ref(services.home, examples, fields.few_shot.split)
+        rows = rows_ref(context.home, examples, fields.few_shot.split)
         few_shot = FewShotRows(rows=rows, count=fields.few_shot.count, seed=fields.few_shot.seed)
     return EvaluateSpec(
-        model=model.id,
-        base_url=services.settings.base_url,
-        rows=rows_ref(services.home, dataset, fields.input_split),
-        evaluator_path=str(evaluator_path(services.home, evaluator.digest)),
+        model=asked,
+        model_digest=model.digest,
+        base_url=context.settings.base_url,
+        rows=rows_ref(context.home, dataset, fields.input_split),
+        evaluator_path=str(evaluator_path(context.home, evaluator.digest)),
         evaluator_digest=evaluator.digest,
         entry_function=evaluator.entry_function,
         inference=fields.inference_parameters,
@@ -87,20 +130,9 @@ def _spec(
     )
 
 
-def all_scores(services: Services, identifier: str) -> list[RowScore]:
-    """Every score that stands on disk by now, in the order of the file."""
-    services.store.jobs.get(identifier, Evaluation)
-    path = services.jobs.directory(identifier) / "scores.jsonl"
-    return [RowScore.model_validate(value) for value, _ in read_lines(path)]
-
-
-def scores(services: Services, identifier: str, size: int, token: str | None) -> Page[RowScore]:
-    """One page of scores by row index; a running evaluation shows what is scored so far."""
-    found = sorted(all_scores(services, identifier), key=lambda score: score.index)
-    begin = decode_token(token) or 0
-    end = begin + page_size(size)
-    return Page(
-        items=found[begin:end],
-        next_page_token=encode_token(end) if end < len(found) else None,
-        total_size=len(found),
-    )
+def scored(_store: Store, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """The summary and the configuration that was scored become fields of the evaluation."""
+    found = parse_result(EvaluateResult, result)
+    assert isinstance(job, Evaluation)
+    names = ("configuration", "summary", "tokens_generated", "tokens_prompt", "seconds")
+    return {name: getattr(found, name) for name in names}

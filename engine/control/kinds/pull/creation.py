@@ -1,20 +1,19 @@
-"""Base models: bringing one in by a job, and removing one that nothing needs."""
+"""Pulls: a base model is brought in by a job, once whoever asks, and taken in at its end."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
 from engine.catalog.hub import SCHEME, HubSource
 from engine.catalog.starters import STARTERS
-from engine.control.http.services import Services
-from engine.control.inventory.model_names import refuse_job
-from engine.control.inventory.references import active_users
-from engine.control.store import Collection, Store
-from engine.jobs.specs import PullSpec
+from engine.control.inventory.resolution import refuse_job
+from engine.control.jobs.context import QueueContext
+from engine.control.kinds.models_made import forget_unmade, model_made, parse_result
+from engine.control.store import Store
+from engine.jobs.specs import PullResult, PullSpec
 from fw_sdk.types import (
-    DeploymentState,
     FwError,
     Job,
     JobKind,
@@ -22,43 +21,59 @@ from fw_sdk.types import (
     ModelKind,
     ModelState,
     PullModel,
-    answering,
     nearest,
     resource_id,
     resource_name,
 )
 
 NOT_DONE = "nothing was pulled"
+FROM_RESULT = {"path", "digest", "bytes", "parameters", "context_length", "licence"}
 
 
-def pull(services: Services, request: PullModel, key: str | None) -> Model:
-    """Start to bring a base model in; returns it UPLOADING with its job. Again with the same source is harmless."""
-    source = requested_source(services.store, request.source)
+def pull(context: QueueContext, request: PullModel) -> Model:
+    """Start to bring a base model in; returns it UPLOADING with its job. Again with the same source is harmless.
+
+    The job's id follows from the model's, so that clients who ask at the same time get one job.
+    """
+    source = requested_source(context.store, request.source)
     identifier = resource_id(request.model_id or default_id(source), "models")
     request = PullModel(source=source, model_id=identifier)
-    forget_failed(services.store.models, identifier)
-    existing = services.store.models.replayed(request, key, identifier)
-    if existing is not None and (existing.state is ModelState.READY or _job_exists(services, existing)):
+    forget_unmade(context.store, identifier)
+    existing = context.store.models.replayed(request, identifier)
+    if existing is not None and (existing.state is ModelState.READY or _job_exists(context, existing)):
         return existing
-    job_id = (
-        existing.job.rsplit("/", 1)[-1] if existing and existing.job else services.store.next_id(f"pull-{identifier}")
-    )
+    name = existing.job if existing and existing.job else resource_name("jobs", _job_id(context, identifier))
     model = Model(
         name=resource_name("models", identifier),
         kind=ModelKind.BASE,
         source=source,
         licence=STARTERS[source].licence if source in STARTERS else None,
-        job=resource_name("jobs", job_id),
+        job=name,
     )
-    created = services.store.models.create(model, request=request, key=key)
-    spec = PullSpec(source=source, models_dir=str(services.home.models))
-    job = Job(name=resource_name("jobs", job_id), kind=JobKind.PULL, spec=spec.to_wire(), display_name=f"pull {source}")
-    services.jobs.submit(job, request=request)
+    created = context.store.models.create(model, request=request)
+    spec = PullSpec(source=source, models_dir=str(context.home.models))
+    job = Job(name=str(created.job), kind=JobKind.PULL, spec=spec.to_wire(), display_name=f"pull {source}")
+    context.jobs.submit(job.model_copy(update={"makes": created.name}), request=request)
     return created
 
 
-def _job_exists(services: Services, model: Model) -> bool:
-    return bool(model.job) and services.store.jobs.find(str(model.job).rsplit("/", 1)[-1]) is not None
+def _job_id(context: QueueContext, model: str) -> str:
+    """The first ``pull-<model>-<number>`` that no earlier pull of a model of this name has."""
+    number = 1
+    while context.store.jobs.find(candidate := f"pull-{model[:52].rstrip('-._')}-{number:04d}") is not None:
+        number += 1
+    return candidate
+
+
+def pulled(store: Store, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """The files that were brought in become the job's model."""
+    found = parse_result(PullResult, result)
+    model_made(store, job, found.model_dump(include=FROM_RESULT))
+    return {}
+
+
+def _job_exists(context: QueueContext, model: Model) -> bool:
+    return bool(model.job) and context.store.jobs.find(str(model.job).rsplit("/", 1)[-1]) is not None
 
 
 def requested_source(store: Store, source: str) -> str:
@@ -102,48 +117,8 @@ def default_id(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63].rstrip("-._") or "model"
 
 
-def forget_failed(models: Collection[Model], identifier: str) -> None:
-    """Free the id of a model whose making failed, so that it can be made again."""
-    found = models.find(identifier)
-    if found is not None and found.state.unmade:
-        models.delete(identifier)
-
-
-def delete_model(services: Services, identifier: str) -> None:
-    """Remove a model that nothing uses, and its files unless another model has the same."""
-    model = services.store.models.get(identifier)
-    user = _user_of(services, model)
-    if user:
-        raise FwError(
-            "failed_precondition",
-            f"Model '{identifier}' is used by {user}.",
-            not_done="it was not deleted",
-            hint="stop, cancel or delete that first",
-        )
-    services.store.models.delete(identifier)
-    if model.path and all(other.path != model.path for other in services.store.models.all()):
-        path = Path(model.path)
-        if any(path.is_relative_to(folder) for folder in (services.home.models, services.home.adapters)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _user_of(services: Services, model: Model) -> str:
-    jobs = active_users(services, model.name)
-    if jobs:
-        return f"job '{jobs[0].id}'"
-    for deployment in services.store.deployments.all():
-        creating = deployment if deployment.state is DeploymentState.CREATING else None
-        held = [item.base_model for item in (creating, answering(deployment)) if item is not None]
-        if model.name in held or model.id in held:
-            return f"deployment '{deployment.id}'"
-    for other in services.store.models.all():
-        if other.peft_details is not None and other.peft_details.base_model == model.name:
-            return f"its adapter '{other.id}'"
-    return ""
-
-
-def fail_abandoned(services: Services) -> None:
+def fail_abandoned(context: QueueContext) -> None:
     """Mark models FAILED whose job was never stored, because a daemon died between the two."""
-    for model in services.store.models.all():
-        if model.state is ModelState.UPLOADING and not _job_exists(services, model):
-            services.store.models.update(model.id, lambda m: m.model_copy(update={"state": ModelState.FAILED}))
+    for model in context.store.models.all():
+        if model.state is ModelState.UPLOADING and not _job_exists(context, model):
+            context.store.models.update(model.id, lambda m: m.model_copy(update={"state": ModelState.FAILED}))

@@ -11,7 +11,7 @@ from engine.catalog.hub_client import HubClient
 from engine.catalog.model_files import find_model_files
 from engine.catalog.staging import SPARE_BYTES
 from engine.catalog.starters import STARTERS
-from engine.control.http.services import Services
+from engine.control.context import Context
 from engine.control.kinds.pull.creation import default_id, requested_source
 from fw_sdk.types import ModelState, PullEstimate, PullModel, resource_id
 
@@ -25,18 +25,18 @@ class _Needs:
     licence: str | None = None
 
 
-def estimate(services: Services, request: PullModel) -> PullEstimate:
+def estimate(context: Context, request: PullModel) -> PullEstimate:
     """What ``pulls.pull`` with the same request would take.
 
     Raises:
         FwError: as ``pulls.pull``; for a hub as ``HubClient.repository`` and ``choose_files``.
     """
-    source = requested_source(services.store, request.source)
+    source = requested_source(context.store, request.source)
     identifier = resource_id(request.model_id or default_id(source), "models")
-    known = services.store.models.find(identifier)
+    known = context.store.models.find(identifier)
     here = known is not None and known.state is ModelState.READY and known.source == source
     needs = _Needs(0, 0, known.licence if known else None) if here else _needs(source)
-    free = shutil.disk_usage(services.home.models).free
+    free = shutil.disk_usage(context.home.models).free
     return PullEstimate(
         source=source,
         model_id=identifier,

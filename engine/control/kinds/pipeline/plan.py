@@ -12,7 +12,6 @@ from fw_sdk.types import (
     CreatePipeline,
     EvaluationFields,
     FewShot,
-    FwError,
     Pipeline,
     Split,
     Step,
@@ -24,8 +23,8 @@ from fw_sdk.types import (
 
 BASE, FEW_SHOT, TUNED = "base", "few_shot", "tuned"
 LABELS = {StepName.BASELINE: BASE, StepName.FEW_SHOT: FEW_SHOT, StepName.EVALUATE: TUNED}
-LONGEST_SUFFIX = len("-vs-few-shot")
-MAX_ID = 63
+LONGEST_ID = 63 - len("-vs-few-shot-99")
+"""How long a pipeline's id may be: those of its jobs, and of a later generation's, are derived from it."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,27 @@ class Plan:
     Attributes:
         id: the pipeline's id.
         request: what the client asked for.
+        generation: of the pipeline's name: nothing that an earlier pipeline of that name made is taken for its own.
     """
 
     id: str
     request: CreatePipeline
+    generation: int = 1
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Plan:
-        """The plan of a stored pipeline."""
-        return cls(pipeline.id, CreatePipeline.model_validate(pipeline.request))
+        """The plan of a stored pipeline; fields that this version does not know any more are left out."""
+        request = CreatePipeline.model_validate(pipeline.request, extra="ignore")
+        return cls(pipeline.id, request, pipeline.generation)
+
+    def _own(self, suffix: str) -> str:
+        """The id of something that this very pipeline makes."""
+        return f"{self.id}-{suffix}" + (f"-{self.generation}" if self.generation > 1 else "")
 
     @property
     def output_model(self) -> str:
         """The id of the tuned model."""
-        return resource_id(self.request.output_model, "models") if self.request.output_model else f"{self.id}-tuned"
+        return resource_id(self.request.output_model, "models") if self.request.output_model else self._own("tuned")
 
     @property
     def deployment_id(self) -> str:
@@ -78,16 +84,16 @@ class Plan:
 
     def evaluation_id(self, label: str) -> str:
         """The evaluation job of a label."""
-        return f"{self.id}-{label.replace('_', '-')}" if label != TUNED else f"{self.id}-scored"
+        return self._own("scored" if label == TUNED else label.replace("_", "-"))
 
     def comparison_id(self, baseline: str) -> str:
         """The comparison of the tuned model with a baseline."""
-        return f"{self.id}-vs-{baseline.replace('_', '-')}"
+        return self._own(f"vs-{baseline.replace('_', '-')}")
 
     @property
     def finetune_id(self) -> str:
         """The fine-tuning job."""
-        return f"{self.id}-finetune"
+        return self._own("finetune")
 
     def evaluation(self, label: str) -> CreateEvaluation:
         """Score the base, the base with examples in its prompt, or the tuned model: same rows, same sampling."""
@@ -131,27 +137,13 @@ class Plan:
             base_model=self.output_model, comparison=comparison, gate=request.gate, force=request.force_deploy
         )
 
-    def steps(self) -> list[Step]:
+    @staticmethod
+    def first_steps(request: CreatePipeline) -> list[Step]:
         """Every step at its beginning; those that are not wanted are SKIPPED already."""
         steps = [Step(name=name) for name in StepName]
-        if not self.request.few_shot_count:
+        if not request.few_shot_count:
             steps = with_step(steps, Step(name=StepName.FEW_SHOT, state=StepState.SKIPPED, message="not wanted"))
         return steps
-
-
-def check_id(identifier: str) -> str:
-    """A pipeline's id, short enough for the names that are derived from it."""
-    identifier = resource_id(identifier, "pipelines")
-    longest = MAX_ID - LONGEST_SUFFIX
-    if len(identifier) > longest:
-        raise FwError(
-            "invalid_argument",
-            f"'pipelineId' may have at most {longest} characters, got {len(identifier)}",
-            not_done="nothing was started",
-            hint="names of its jobs are derived from it; choose a shorter one",
-            param="pipelineId",
-        )
-    return identifier
 
 
 def with_step(steps: Sequence[Step], changed: Step) -> list[Step]:

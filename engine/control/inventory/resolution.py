@@ -1,21 +1,32 @@
-"""What a model's name in a request stands for, and where there is no model to use yet, what makes it."""
+"""What a name in a request stands for: the one rule, and where there is nothing to use yet, what makes it.
+
+A full name (``accounts/local/models/x``, also ``models/x``) means exactly that. A bare id means the thing of that id in
+the collection that the field speaks of: models in the control plane, deployments where an answer is asked for, since
+those are the stable names that clients are given. Where that collection has none, the other is tried. Whoever finds
+both says which one was taken.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from engine.control.store import Store
-from engine.control.workflows.plan import Plan
 from fw_sdk.types import (
-    CreatePipeline,
-    FineTuningJob,
+    ACCOUNT,
+    Deployment,
     FwError,
     Job,
     JobState,
     Model,
     ModelState,
-    Pipeline,
+    not_found,
     resource_id,
 )
 
+MODELS, DEPLOYMENTS = "models", "deployments"
+
+HINT = "GET /v1/models lists what answers now; GET /v1/accounts/local/models lists every model"
 HOW_IT_STANDS = {
     JobState.PENDING: "has not begun",
     JobState.RUNNING: "still runs",
@@ -24,6 +35,51 @@ HOW_IT_STANDS = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "was cancelled",
 }
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for.
+
+    Attributes:
+        found: the deployment or model.
+        shadowed: the thing of the other collection that has the same id, if there is one.
+    """
+
+    found: Deployment | Model
+    shadowed: Deployment | Model | None = None
+
+
+def resolve(store: Store, name: str, first: str) -> Named:
+    """The deployment or model that ``name`` stands for; ``first`` is the collection that a bare id is looked for in.
+
+    Raises:
+        FwError: ``not_found``, naming the nearest deployment or model, or the job that makes a model.
+    """
+    collection, bare = _split(name)
+    lookups = {DEPLOYMENTS: store.deployments.find, MODELS: store.models.find}
+    order = [collection] if collection else sorted(lookups, key=lambda one: one != first)
+    found = [thing for one in order if (thing := lookups[one](bare)) is not None]
+    if found:
+        return Named(found[0], found[1] if len(found) > 1 else None)
+    refuse_job(store, bare)
+    known = {*store.deployments.ids(), *store.models.ids()} if collection is None else {*_ids(store, collection)}
+    error = not_found("model", bare, known, HINT)
+    error.param, error.not_done = "model", "no tokens were generated"
+    raise error
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    """The collection that a name states, if it does, and its id."""
+    short = name.removeprefix(f"accounts/{ACCOUNT}/")
+    for collection in (MODELS, DEPLOYMENTS):
+        if short.startswith(f"{collection}/"):
+            return collection, short.removeprefix(f"{collection}/")
+    return None, name
+
+
+def _ids(store: Store, collection: str) -> Sequence[str]:
+    return store.models.ids() if collection == MODELS else store.deployments.ids()
 
 
 def named_model(store: Store, name: str) -> Model:
@@ -46,7 +102,7 @@ def refuse_job(store: Store, name: str, param: str = "model") -> None:
     job = store.jobs.find(name) if store.models.find(name) is None else None
     if job is None:
         return
-    made = _made_by(job)
+    made = job.makes.rsplit("/", 1)[-1] if job.makes else None
     what = f"'{name}' is a job, not a model; it {HOW_IT_STANDS[job.state]}"
     if made is not None and store.models.find(made) is not None and job.state is JobState.COMPLETED:
         details = {"didYouMean": made}
@@ -75,12 +131,3 @@ def _about(job: Job) -> str:
     if not job.state.ended:
         return f"wait for job '{job.id}'"
     return f"job '{job.id}' says why; the call that started it, with the same arguments, goes on"
-
-
-def _made_by(job: Job) -> str | None:
-    """The id of the model that a job makes."""
-    if isinstance(job, Pipeline):
-        return Plan(job.id, CreatePipeline.model_validate(job.request)).output_model
-    if isinstance(job, FineTuningJob) and job.output_model:
-        return resource_id(job.output_model, "models")
-    return None
