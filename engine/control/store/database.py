@@ -20,6 +20,8 @@ from fw_sdk.types import FwError
 
 BUSY_TIMEOUT_S = 5.0
 """How long a transaction waits for another one before it is ``unavailable``, which clients try again."""
+CONNECTIONS = 64
+"""As many as threads that may ask at once: a connection beyond them would be opened and closed for one question."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 log = logging.getLogger("fw.store")
@@ -92,7 +94,8 @@ class Database:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+    timeout = {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(f"sqlite:///{path}", connect_args=timeout, pool_size=CONNECTIONS)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
