@@ -74,6 +74,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services, app.state.ending = services, ending
     included = routers()
+    app.state.loops = tuple(component.loop for component in components)
     for router in included:
         app.include_router(router)
     install_handlers(app, [route for router in included for route in router.routes if isinstance(route, Route)])

@@ -7,6 +7,7 @@ is, and its ready file by the worker itself, so at no moment can a crash leave a
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -23,7 +24,11 @@ from engine.jobs.process import ProcessId, python_environment
 from fw_sdk.types import FwError, Wire
 from fw_sdk.types.home import Home
 
+log = logging.getLogger("fw.workers")
+
 POLL_S = 0.05
+KILL_S = 2.0
+"""How long a killed process is waited for."""
 LOG_TAIL_LINES = 20
 
 
@@ -207,13 +212,19 @@ async def wait_ready(files: WorkerFiles, record: WorkerRecord, timeout_s: float)
 
 
 async def end(files: WorkerFiles, record: WorkerRecord, *, grace_s: float = 10.0) -> None:
-    """Stop the process: first asked, then forced. Returns when it is gone."""
+    """Stop the process: first asked, then forced. Returns when it is gone.
+
+    One that even SIGKILL does not end (it waits for a device) keeps its record, so that it is found again.
+    """
     if record.process is not None:
-        for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
+        for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_S)):
             record.process.signal_group(number)
             deadline = time.monotonic() + limit_s
             while record.process.alive and time.monotonic() < deadline:
                 await asyncio.sleep(POLL_S / 2)
+        if record.process.alive:
+            log.error("worker %s (pid %d) cannot be killed", record.id, record.process.pid)
+            return
     files.forget(record.id)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from engine.catalog import digest_model, digest_tree
+from engine.control.serving.leases import AdapterWeights, Lease
 from engine.control.serving.worker_process import BaseWeights, WorkerFiles, WorkerRecord, spawn, wait_ready
-from engine.control.serving.workers import AdapterWeights, Lease, WorkerLimits, Workers
+from engine.control.serving.workers import WorkerLimits, Workers
 from engine.control.tests.daemon_process import kill_now, write_adapter
 from engine.jobs.process import ProcessId
 from fw_sdk.types import FwError

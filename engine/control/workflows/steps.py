@@ -137,7 +137,7 @@ class Steps:
         comparison = best_comparison(outcome(self._store, plan, pipeline.steps).baselines)
         assert comparison is not None, "the compare step is done"
         try:
-            self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)
+            await self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)
         except FwError as error:
             if error.code != "gate_not_met":
                 raise
