@@ -273,6 +273,7 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
         "model": short(outcome.adapter),
         "deployment": short(outcome.deployment),
         "deployed_because": outcome.deployed_because or None,
+        "not_deployed_because": outcome.not_deployed_because or None,
         "comparison": comparison_view(outcome.comparison, full),
         "tuned": score_view(outcome.tuned, full),
         "baselines": [_baseline_view(item, full) for item in outcome.baselines],

@@ -70,6 +70,8 @@ class Evaluations(Group):
     get = sync(evaluations.get)
     list = sync(evaluations.list_all)
     cancel = sync(evaluations.cancel)
+    resume = sync(evaluations.resume)
+    delete = sync(evaluations.delete)
     scores = sync(evaluations.scores)
 
 
@@ -79,6 +81,7 @@ class Comparisons(Group):
     create = sync(evaluations.create_comparison)
     get = sync(evaluations.get_comparison)
     list = sync(evaluations.list_comparisons)
+    delete = sync(evaluations.delete_comparison)
 
 
 class Deployments(Group):
@@ -183,6 +186,8 @@ class AsyncEvaluations(Group):
     get = asynchronous(evaluations.get)
     list = asynchronous(evaluations.list_all)
     cancel = asynchronous(evaluations.cancel)
+    resume = asynchronous(evaluations.resume)
+    delete = asynchronous(evaluations.delete)
     scores = asynchronous(evaluations.scores)
 
 
@@ -192,6 +197,7 @@ class AsyncComparisons(Group):
     create = asynchronous(evaluations.create_comparison)
     get = asynchronous(evaluations.get_comparison)
     list = asynchronous(evaluations.list_comparisons)
+    delete = asynchronous(evaluations.delete_comparison)
 
 
 class AsyncDeployments(Group):

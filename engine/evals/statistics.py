@@ -183,14 +183,7 @@ def compare(
     the verdict more favourable. Without lost scores, swapping the sides negates ``delta`` and ``ci`` exactly.
     Raises ``failed_precondition`` without a common line.
     """
-    lines = sorted(baseline.keys() & candidate.keys())
-    if not lines:
-        raise FwError(
-            "failed_precondition",
-            "The two evaluations have no row in common.",
-            not_done="Nothing was compared.",
-            hint="evaluate both models on the same dataset, split and limit",
-        )
+    lines = _common_lines(baseline, candidate)
     sides = [_column(side[line] for line in lines) for side in (baseline, candidate)]
     low, high = score_range(declared, *sides)
     missing = [_missing(side) for side in sides]
@@ -217,6 +210,18 @@ def compare(
         verdict=verdict,
         rows_needed=rows_needed(difference, high - low) if verdict is Verdict.INCONCLUSIVE else None,
     )
+
+
+def _common_lines(baseline: Mapping[int, object], candidate: Mapping[int, object]) -> list[int]:
+    lines = sorted(baseline.keys() & candidate.keys())
+    if not lines:
+        raise FwError(
+            "failed_precondition",
+            "The two evaluations have no row in common.",
+            not_done="Nothing was compared.",
+            hint="evaluate both models on the same dataset, split and limit",
+        )
+    return lines
 
 
 def _verdict(ci: Interval, p_value: float | None, *, lost: bool) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fw_sdk.calls import Call, Listing
@@ -31,7 +32,7 @@ def create(
     id: str | None = None,
     split: Split | str = Split.ALL,
     limit: int | None = None,
-    few_shot: FewShot | None = None,
+    few_shot: FewShot | Mapping[str, Any] | None = None,
     display_name: str | None = None,
     reuse: bool = False,
     **sampling: Any,
@@ -45,7 +46,7 @@ def create(
         id: the job's id.
         split: which rows.
         limit: only the first so many.
-        few_shot: examples put before each prompt.
+        few_shot: examples put before each prompt: a ``FewShot``, or a dict of its fields.
         display_name: a name for people.
         reuse: return the evaluation that did the same work with the same digests, if there is one.
         sampling: fields of ``InferenceParameters`` (max_tokens, temperature, top_p, seed); greedy by default.
@@ -61,7 +62,7 @@ def plan(
     *,
     split: Split | str = Split.ALL,
     limit: int | None = None,
-    few_shot: FewShot | None = None,
+    few_shot: FewShot | Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> Call[JobPlan]:
     """The id that ``create`` with ``reuse`` and the same arguments would give. Starts nothing."""
@@ -75,7 +76,7 @@ def _body(
     evaluator: str,
     split: Split | str,
     limit: int | None,
-    few_shot: FewShot | None,
+    few_shot: FewShot | Mapping[str, Any] | None,
     display_name: str | None,
     sampling: dict[str, Any],
 ) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _body(
         evaluator=evaluator,
         input_split=split,
         limit=limit,
-        few_shot=few_shot and few_shot.to_wire(),
+        few_shot=few_shot,
         display_name=display_name,
         inference_parameters=sampling or None,
     )
@@ -108,6 +109,16 @@ def cancel(evaluation: str) -> Call[Evaluation]:
     return paths.act(Evaluation, COLLECTION, evaluation, "cancel")
 
 
+def resume(evaluation: str) -> Call[Evaluation]:
+    """Go on with the rows that have no score yet."""
+    return paths.act(Evaluation, COLLECTION, evaluation, "resume")
+
+
+def delete(evaluation: str) -> Call[None]:
+    """Delete an ended evaluation with its scores."""
+    return paths.delete(COLLECTION, evaluation)
+
+
 def scores(evaluation: str, *, page_size: int = 100) -> Listing[RowScore]:
     """Every row's score, answer and error, in the dataset's order."""
     return Listing(item_path(COLLECTION, evaluation, "scores"), "scores", RowScore.model_validate, page_size)
@@ -128,3 +139,8 @@ def get_comparison(comparison: str) -> Call[Comparison]:
 def list_comparisons(*, page_size: int = 50) -> Listing[Comparison]:
     """Every comparison, newest first."""
     return paths.listing(Comparison, COMPARISONS, page_size)
+
+
+def delete_comparison(comparison: str) -> Call[None]:
+    """Delete a comparison; its evaluations stay."""
+    return paths.delete(COMPARISONS, comparison)

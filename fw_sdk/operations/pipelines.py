@@ -63,5 +63,5 @@ def wait(
     pipeline: str, *, timeout_s: float | None = None, on_event: Callable[[JobEvent], object] | None = None
 ) -> Steps[Pipeline]:
     """Wait until a pipeline has ended, however; see ``jobs.wait``."""
-    yield from jobs.wait(pipeline.rsplit("/", 1)[-1], timeout_s=timeout_s, on_event=on_event)
-    return (yield from get(pipeline))
+    ended = yield from jobs.wait(pipeline.rsplit("/", 1)[-1], timeout_s=timeout_s, on_event=on_event)
+    return ended if isinstance(ended, Pipeline) else (yield from get(pipeline))

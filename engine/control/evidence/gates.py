@@ -73,11 +73,7 @@ def decide(gate: Gate, comparison: Comparison | None, candidate: Candidate) -> D
             "evaluate it and the baseline on rows that were held out, and compare those",
         )
     if comparison.verdict is Verdict.INVALID:
-        return Decision(
-            False,
-            f"{numbers(comparison)}; if more than {MOST_MISSING:.0%} of a side's rows have no score nothing is valid",
-            "look at the errors in those rows' scores, mend what fails (evaluator, row or model), and evaluate again",
-        )
+        return _invalid(comparison)
     compared = _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
     return _good_enough(comparison, gate.min_score) if compared.holds and gate.min_score is not None else compared
 
@@ -153,6 +149,14 @@ def _mismatch(comparison: Comparison, candidate: Candidate) -> str:
     if scored.few_shot:
         return f"comparison '{comparison.id}' scored '{candidate.id}' with examples in its prompt, served without them"
     return ""
+
+
+def _invalid(comparison: Comparison) -> Decision:
+    return Decision(
+        False,
+        f"{numbers(comparison)}; where more than {MOST_MISSING:.0%} of a side's rows have no score, nothing is valid",
+        "look at the errors in those rows' scores, mend what fails (evaluator, row or model), and evaluate again",
+    )
 
 
 def _better(comparison: Comparison) -> Decision:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.routing import Route
 
 from engine.control.access.authentication import AccessMiddleware
 from engine.control.gateway.relay import Gateway
 from engine.control.http.errors import ErrorMiddleware, install_handlers
+from engine.control.http.head import HeadMiddleware
+from engine.control.http.idempotency import IdempotencyMiddleware
 from engine.control.http.lock import HomeLock
-from engine.control.http.routes import routers
+from engine.control.http.queries import known_query
+from engine.control.http.routes import own_routers, routers
 from engine.control.http.services import Component, Services
 from engine.control.jobs.service import JobService
 from engine.control.kinds import KINDS
@@ -59,7 +63,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        fail_abandoned(services)
+        await services.store.run(fail_abandoned, services)
         started: list[Component] = []
         try:
             for component in components:
@@ -68,16 +72,20 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
             yield
         finally:
             await _stop(started, ending)
-            services.store.close()
+            await asyncio.to_thread(services.store.close)
             lock.release()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services, app.state.ending = services, ending
-    included = routers()
+    others, own = routers(), own_routers()
     app.state.loops = tuple(component.loop for component in components)
-    for router in included:
+    for router in others:
         app.include_router(router)
-    install_handlers(app, [route for router in included for route in router.routes if isinstance(route, Route)])
+    for router in own:
+        app.include_router(router, dependencies=[Depends(known_query)])
+    install_handlers(app, [one for router in (*others, *own) for one in router.routes if isinstance(one, Route)])
+    app.add_middleware(IdempotencyMiddleware, replies=services.store.replies, limit_bytes=settings.max_json_bytes)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
     app.add_middleware(ErrorMiddleware)
     for mount in mounts:

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.control.http.app import Mount, create_app
+from engine.control.http.protocol import Protocol
 from engine.control.settings import Settings
 from engine.jobs.files import read_json, write_json
 from engine.jobs.process import ProcessId
@@ -63,6 +64,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI) -> None:
         config = uvicorn.Config(
             app,
+            http=Protocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -68,6 +68,11 @@ def derived_id(drafted: Draft, request: RequestBody) -> str:
     return f"{_stem(drafted)}-{str(fingerprint(request, drafted.job.uses))[:8]}"
 
 
+def id_from_key(stem: str, key: str) -> str:
+    """The id that an idempotency key gives: the same for a repetition, also after a crash."""
+    return f"{stem[:LONGEST_STEM].rstrip('-._')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
 def _identifier(
     context: QueueContext,
     kind: Kind,
@@ -84,7 +89,7 @@ def _identifier(
     if reuse:
         return derived_id(drafted, request)
     if key:
-        return f"{_stem(drafted)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        return id_from_key(drafted.stem, key)
     return context.store.next_id(drafted.stem[:LONGEST_STEM])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.control.evidence import gates
 from engine.control.inventory.resolution import named_model
+from engine.control.jobs.creation import id_from_key
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -95,8 +96,12 @@ class Deployments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def create(self, request: CreateDeployment, identifier: str | None) -> Deployment:
+    async def create(
+        self, request: CreateDeployment, identifier: str | None = None, *, key: str | None = None
+    ) -> Deployment:
         """Store a deployment as CREATING and begin to bring it up; what the same id served before answers meanwhile.
+
+        Without an id, the idempotency ``key`` gives one.
 
         An equal request for the same id returns what exists, and tries again if that had failed.
 
@@ -104,7 +109,7 @@ class Deployments:
             FwError: ``gate_not_met`` unless the gate holds or it is forced; ``not_found``; ``failed_precondition``.
         """
         async with self._changing:
-            deployment, is_new = await asyncio.to_thread(self._place, request, identifier)
+            deployment, is_new = await asyncio.to_thread(self._place, request, identifier, key)
             if is_new:
                 self._failures.pop(deployment.id, None)
                 self._activate(deployment)
@@ -161,7 +166,7 @@ class Deployments:
         """A stored deployment as clients see it: with the address at which this daemon answers."""
         return deployment.model_copy(update={"url": self._url})
 
-    def _place(self, request: CreateDeployment, identifier: str | None) -> tuple[Deployment, bool]:
+    def _place(self, request: CreateDeployment, identifier: str | None, key: str | None) -> tuple[Deployment, bool]:
         """The stored deployment of a request, and whether it is to be brought up."""
         store = self._store.deployments
         model = named_model(self._store, request.base_model)
@@ -169,7 +174,11 @@ class Deployments:
         comparison = self._comparison(request.comparison)
         if not request.force:
             self._pass_gate(request.gate, comparison, target)
-        identifier = resource_id(identifier, "deployments") if identifier else self._store.next_id(f"d-{model.id}")
+        if identifier:
+            identifier = resource_id(identifier, "deployments")
+        else:
+            stem = f"d-{model.id}"
+            identifier = id_from_key(stem, key) if key else self._store.next_id(stem)
         wanted = Deployment(
             name=resource_name("deployments", identifier),
             display_name=request.display_name,

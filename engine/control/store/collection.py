@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
-from engine.control.store import documents
+from engine.control.store import documents, records
 from engine.control.store.database import Database
 from engine.control.store.tables import resource
 from engine.control.store.uses import refuse_used
@@ -58,8 +58,8 @@ class Collection(Generic[T]):
                 return self._same(existing, wanted)
             generation = documents.next_generation(connection, self.name, value.id)
             value = value.model_copy(update={"generation": generation})
-            row = {"collection": self.name, "id": value.id, "document": documents.dump(value), "fingerprint": wanted}
-            connection.execute(insert(resource).values(row))
+            row = {"collection": self.name, "id": value.id, "fingerprint": wanted}
+            connection.execute(insert(resource).values(row | records.columns(self.name, value)))
         return value
 
     def replayed(self, request: Wire, identifier: str, refs: Sequence[Ref] = ()) -> T | None:
@@ -71,7 +71,7 @@ class Collection(Generic[T]):
     def _same(self, existing: Row[Any], wanted: str | None) -> T:
         if wanted is None or existing.fingerprint != wanted:
             raise documents.taken(self.noun, str(existing.id))
-        return documents.load(self._kind, existing.document)
+        return self._load(existing)
 
     def update(self, identifier: str, change: Callable[[T], T]) -> T:
         """Replace a resource by ``change`` of what it is now, in one transaction; sets ``update_time``."""
@@ -80,7 +80,8 @@ class Collection(Generic[T]):
             if current is None:
                 raise self._missing(identifier, self._ids(connection))
             value = change(current).model_copy(update={"update_time": datetime.now(UTC)})
-            connection.execute(update(resource).where(self._is(identifier)).values(document=documents.dump(value)))
+            columns = records.columns(self.name, value)
+            connection.execute(update(resource).where(self._is(identifier)).values(columns))
         return value
 
     def list(self, page_size: int = 0, page_token: str | None = None) -> Page[T]:
@@ -93,7 +94,7 @@ class Collection(Generic[T]):
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             total = connection.execute(select(func.count()).select_from(resource).where(mine)).scalar_one()
-        items = [documents.load(self._kind, row.document) for row in rows[:size]]
+        items = [self._load(row) for row in rows[:size]]
         token = documents.encode_token(rows[size - 1].position) if len(rows) > size else None
         return Page(items=items, next_page_token=token, total_size=total)
 
@@ -101,7 +102,7 @@ class Collection(Generic[T]):
         """Every resource, oldest first."""
         query = select(resource).where(resource.c.collection == self.name).order_by(resource.c.position)
         with self._database.read() as connection:
-            return [documents.load(self._kind, row.document) for row in connection.execute(query)]
+            return [self._load(row) for row in connection.execute(query)]
 
     def require_unused(self, identifier: str) -> T:
         """The resource, if no unended job uses it; ``not_found`` or ``failed_precondition`` as ``delete``."""
@@ -138,7 +139,10 @@ class Collection(Generic[T]):
 
     def _select(self, connection: Connection, identifier: str) -> T | None:
         row = self._row(connection, identifier)
-        return documents.load(self._kind, row.document) if row is not None else None
+        return self._load(row) if row is not None else None
+
+    def _load(self, row: Row[Any]) -> T:
+        return records.load(self.name, self._kind, row.version, row.document)
 
     def _ids(self, connection: Connection) -> Sequence[str]:
         query = select(resource.c.id).where(resource.c.collection == self.name).order_by(resource.c.position)

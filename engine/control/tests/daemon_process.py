@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,11 @@ class Daemon:
         assert reply.status_code == expect, reply.text
         return reply.json()
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
         """Any call with the owner's token."""
-        headers = {"authorization": f"Bearer {self.home.token()}"}
+        headers = {"authorization": f"Bearer {self.home.token()}", **(headers or {})}
         return httpx.request(method, self.url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False, **options)
 
     def until(self, done: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 
 from engine.control.http.app import create_app
+from engine.control.http.protocol import Protocol
 from engine.control.jobs.program import python
 from engine.control.kinds import KINDS, register
 from engine.control.settings import Settings
@@ -52,7 +53,9 @@ def wait_for(condition, timeout_s=20.0):
 def running_app(home: Home, **settings):
     """The app under uvicorn in a thread; yields (client with the token, app)."""
     app = create_app(home, Settings(**{"tick_s": 0.02, "cancel_grace_s": 1.0, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=Protocol, log_level="warning", timeout_graceful_shutdown=2)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -13,7 +13,7 @@ import pytest
 from engine.control.evidence.gates import Candidate, decide
 from engine.control.tests.daemon_process import Daemon, kill_now
 from engine.control.tests.support import write_rows
-from fw_sdk.types import Comparison, Gate, GateKind, ServedConfiguration
+from fw_sdk.types import Comparison, Gate, GateKind
 
 START_S = 3.0
 SLOW_START = f"""
@@ -69,11 +69,6 @@ def test_a_worker_s_start_is_no_cost_on_either_side(daemon: Daemon) -> None:
         found = Comparison.model_validate(daemon.call("POST", "comparisons", sides))
         assert found.cost["baseline_tokens"] == found.cost["candidate_tokens"], "a warm-up is not counted"
         assert found.cost["candidate_seconds"] == candidate["seconds"]
-        configuration = ServedConfiguration.model_validate(candidate["configuration"])
-        decision = decide(
-            Gate(kind=GateKind.NOT_WORSE, margin=1.0),
-            found,
-            configuration,
-            Candidate(candidate["model"], configuration.model_digest),
-        )
+        served = Candidate(candidate["model"], candidate["configuration"]["modelDigest"])
+        decision = decide(Gate(kind=GateKind.NOT_WORSE, margin=1.0), found, served)
         assert decision.holds, decision.reason

@@ -46,7 +46,8 @@ def outcome(store: Store, plan: Plan, steps: Sequence[Step]) -> PipelineResult:
         tuned=_summary(store, plan.evaluation_id(TUNED)) if TUNED in labels else None,
         timings={step.name.value: round(step.seconds, 3) for step in steps if step.seconds is not None},
         loss=_loss(store, plan),
-        deployed_because=deploy.message if deploy.state in (StepState.DONE, StepState.SKIPPED) else "",
+        deployed_because=deploy.message if deploy.state is StepState.DONE else "",
+        not_deployed_because=deploy.message if deploy.state is StepState.SKIPPED else "",
     )
 
 

@@ -141,7 +141,7 @@ class Steps:
         except FwError as error:
             if error.code != "gate_not_met":
                 raise
-            return _to(step, StepState.SKIPPED, f"not deployed: {error.message}")
+            return _to(step, StepState.SKIPPED, error.message)
         return _to(step, StepState.RUNNING, f"deploying as '{plan.deployment_id}'")
 
     def _deploying(self, plan: Plan, step: Step) -> Step:

@@ -30,14 +30,14 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
     return reply_page("comparisons", page.model_copy(update={"items": items}))
 
 
-@router.get(ROOT + "/{comparison}")
+@router.get(ROOT + "/{comparison:id}")
 def get(comparison: str, services: Provided) -> JSONResponse:
     """One comparison, and what its names stand for today where that is something else."""
     found = services.store.comparisons.get(resource_id(comparison, "comparisons"))
     return reply(comparisons.shown(services, found))
 
 
-@router.delete(ROOT + "/{comparison}")
+@router.delete(ROOT + "/{comparison:id}")
 def delete(comparison: str, services: Provided) -> JSONResponse:
     """Delete a comparison that no deployment rests on."""
     comparisons.delete(services, resource_id(comparison, "comparisons"))

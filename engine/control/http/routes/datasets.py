@@ -52,6 +52,24 @@ async def check(request: Request, services: Provided) -> JSONResponse:
     return reply(found.report)
 
 
+@router.post(ROOT + ":upload")
+async def create_with_rows(
+    request: Request,
+    services: Provided,
+    dataset_id: Annotated[str, Query(alias="datasetId")],
+    display_name: Annotated[str | None, Query(alias="displayName")] = None,
+    heldout_fraction: Annotated[float, Query(alias="heldoutFraction")] = 0.1,
+    split_seed: Annotated[int, Query(alias="splitSeed")] = 0,
+) -> JSONResponse:
+    """A READY dataset with the rows of the form field ``file``; rows that cannot be used leave nothing behind."""
+    fields = {"displayName": display_name, "heldoutFraction": heldout_fraction, "splitSeed": split_seed}
+    body = {"datasetId": dataset_id, "dataset": fields}
+    wanted = parse_request(CreateDataset, body, not_done="no dataset was created")
+    resource_id(wanted.dataset_id, "datasets")
+    async with uploaded_file(request, services.home.datasets) as file:
+        return reply(await run_in_threadpool(datasets.create_with_rows, services, wanted, file))
+
+
 @router.post(ROOT + ":overlap")
 async def overlap_of_files(
     request: Request, services: Provided, dataset: str | None = None, other: str | None = None
@@ -67,7 +85,7 @@ async def overlap_of_files(
         return reply(await run_in_threadpool(datasets.find_overlap_of_files, services, one, two))
 
 
-@router.post(ROOT + "/{dataset}:upload")
+@router.post(ROOT + "/{dataset:id}:upload")
 async def upload(dataset: str, request: Request, services: Provided) -> JSONResponse:
     """Give a dataset its rows; it is READY when this returns."""
     identifier = resource_id(dataset, "datasets")
@@ -76,7 +94,7 @@ async def upload(dataset: str, request: Request, services: Provided) -> JSONResp
         return reply(await run_in_threadpool(datasets.upload, services, identifier, file))
 
 
-@router.get(ROOT + "/{dataset}:rows")
+@router.get(ROOT + "/{dataset:id}:rows")
 def rows(
     dataset: str,
     services: Provided,
@@ -90,13 +108,13 @@ def rows(
     return JSONResponse(body)
 
 
-@router.get(ROOT + "/{dataset}:overlap")
+@router.get(ROOT + "/{dataset:id}:overlap")
 def overlap(dataset: str, other: str, services: Provided) -> JSONResponse:
     """Rows that stand in both datasets."""
     return reply(datasets.find_overlap(services, dataset, other))
 
 
-@router.get(ROOT + "/{dataset}:preview")
+@router.get(ROOT + "/{dataset:id}:preview")
 def preview(
     dataset: str, model: str, services: Provided, limit: Annotated[int, Query(ge=1, le=50)] = 3
 ) -> JSONResponse:
@@ -105,13 +123,13 @@ def preview(
     return JSONResponse({"rows": [[token.to_wire() for token in row] for row in found]})
 
 
-@router.get(ROOT + "/{dataset}")
+@router.get(ROOT + "/{dataset:id}")
 def get(dataset: str, services: Provided) -> JSONResponse:
     """One dataset."""
     return reply(services.store.datasets.get(resource_id(dataset, "datasets")))
 
 
-@router.delete(ROOT + "/{dataset}")
+@router.delete(ROOT + "/{dataset:id}")
 def delete(dataset: str, services: Provided) -> JSONResponse:
     """Remove a dataset that no unfinished job uses."""
     datasets.delete(services, resource_id(dataset, "datasets"))

@@ -13,7 +13,7 @@ from engine.control.http.services import Provided
 router = APIRouter()
 
 
-@router.get("/v1/accounts/local/evaluationJobs/{job}:scores")
+@router.get("/v1/accounts/local/evaluationJobs/{job:id}:scores")
 def scores(job: str, services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
     """Every row's score, answer and error."""
     return reply_page("scores", page_of_scores(services, job_id(job), size, token))

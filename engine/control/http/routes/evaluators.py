@@ -28,7 +28,7 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
     return reply_page("evaluators", services.store.evaluators.list(size, token))
 
 
-@router.post(ROOT + "/{evaluator}:check")
+@router.post(ROOT + "/{evaluator:id}:check")
 def check(evaluator: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Score a few rows."""
     request = parse_request(CheckEvaluator, body, not_done="nothing was scored")
@@ -36,13 +36,13 @@ def check(evaluator: str, services: Provided, body: JsonBody) -> JSONResponse:
     return JSONResponse({"scores": [score.to_wire() for score in scores]})
 
 
-@router.get(ROOT + "/{evaluator}")
+@router.get(ROOT + "/{evaluator:id}")
 def get(evaluator: str, services: Provided) -> JSONResponse:
     """One evaluator."""
     return reply(services.store.evaluators.get(resource_id(evaluator, "evaluators")))
 
 
-@router.delete(ROOT + "/{evaluator}")
+@router.delete(ROOT + "/{evaluator:id}")
 def delete(evaluator: str, services: Provided) -> JSONResponse:
     """Remove an evaluator that no unfinished job uses."""
     evaluators.delete(services, resource_id(evaluator, "evaluators"))

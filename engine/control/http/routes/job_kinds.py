@@ -29,19 +29,19 @@ def kind_router(kind: Kind) -> APIRouter:
     def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
         return reply_page(kind.type.collection, services.store.jobs.list(kind.type.kind, size, token))
 
-    @router.post("/{job}:cancel", summary=f"Ask a {noun} to stop; what it finished stays")
+    @router.post("/{job:id}:cancel", summary=f"Ask a {noun} to stop; what it finished stays")
     def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
         return reply(cancel_job(services, job, body, record))
 
-    @router.post("/{job}:resume", summary=f"Go on with a failed or cancelled {noun}")
+    @router.post("/{job:id}:resume", summary=f"Go on with a failed or cancelled {noun}")
     def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
         return reply(resume_job(services, job, body, record))
 
-    @router.get("/{job}", summary=f"One {noun}")
+    @router.get("/{job:id}", summary=f"One {noun}")
     def get(job: str, services: Provided) -> JSONResponse:
         return reply(services.store.jobs.get(job_id(job), record))
 
-    @router.delete("/{job}", summary=f"Delete an ended {noun} with its files; what it made stays")
+    @router.delete("/{job:id}", summary=f"Delete an ended {noun} with its files; what it made stays")
     def delete(job: str, services: Provided) -> JSONResponse:
         services.store.jobs.get(job_id(job), record)
         services.jobs.delete(job_id(job))

@@ -15,6 +15,7 @@ from fw_sdk.types import FwError, Job, RequestBody, parse_request, resource_id
 
 ROOT = "/v1/accounts/local/jobs"
 MAX_WAIT_S = 600.0
+LARGEST_SEQ = 2**63 - 1
 COLLECTION = "jobs"
 
 router = APIRouter()
@@ -49,19 +50,19 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
     return reply_page("jobs", services.store.jobs.list(None, size, token))
 
 
-@router.post(ROOT + "/{job}:cancel")
+@router.post(ROOT + "/{job:id}:cancel")
 def cancel(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Ask a job to stop."""
     return reply(cancel_job(services, job, body))
 
 
-@router.post(ROOT + "/{job}:resume")
+@router.post(ROOT + "/{job:id}:resume")
 def resume(job: str, services: Provided, body: JsonBody) -> JSONResponse:
     """Queue a failed or cancelled job again."""
     return reply(resume_job(services, job, body))
 
 
-@router.get(ROOT + "/{job}:wait")
+@router.get(ROOT + "/{job:id}:wait")
 async def wait(
     job: str, services: Provided, timeout_s: Annotated[float, Query(alias="timeoutS", ge=0, le=MAX_WAIT_S)] = 60.0
 ) -> JSONResponse:
@@ -69,11 +70,11 @@ async def wait(
     return reply(await wait_for_end(services.store, services.jobs.changes, job_id(job), timeout_s))
 
 
-@router.get(ROOT + "/{job}:events")
+@router.get(ROOT + "/{job:id}:events")
 async def events(
     job: str,
     services: Provided,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LARGEST_SEQ)] = None,
     follow: bool = True,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
@@ -90,19 +91,19 @@ async def events(
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-@router.get(ROOT + "/{job}:logs")
+@router.get(ROOT + "/{job:id}:logs")
 def logs(job: str, services: Provided, lines: Annotated[int, Query(ge=1, le=10_000)] = 100) -> JSONResponse:
     """The end of a job's log."""
     return JSONResponse({"lines": services.jobs.logs(job_id(job), lines)})
 
 
-@router.get(ROOT + "/{job}")
+@router.get(ROOT + "/{job:id}")
 def get(job: str, services: Provided) -> JSONResponse:
     """One job of any kind."""
     return reply(services.store.jobs.get(job_id(job)))
 
 
-@router.delete(ROOT + "/{job}")
+@router.delete(ROOT + "/{job:id}")
 def delete(job: str, services: Provided) -> JSONResponse:
     """Remove an ended job's record; what it made stays."""
     services.jobs.delete(job_id(job))

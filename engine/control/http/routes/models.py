@@ -35,13 +35,13 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
     return reply_page("models", services.store.models.list(size, token))
 
 
-@router.get(ROOT + "/{model}")
+@router.get(ROOT + "/{model:id}")
 def get(model: str, services: Provided) -> JSONResponse:
     """One model."""
     return reply(services.store.models.get(resource_id(model, "models")))
 
 
-@router.delete(ROOT + "/{model}")
+@router.delete(ROOT + "/{model:id}")
 def delete(model: str, services: Provided) -> JSONResponse:
     """Remove a model that nothing uses."""
     delete_model(services, resource_id(model, "models"))
