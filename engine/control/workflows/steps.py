@@ -78,7 +78,7 @@ class Steps:
             self._since[key] = time.monotonic()
         started = self._since.setdefault(key, time.monotonic())
         try:
-            await asyncio.to_thread(require_unchanged, self._services, pipeline.uses)
+            await self._store.run(require_unchanged, self._services, pipeline.uses)
             changed = await self._handlers[step.name](Plan.of(pipeline), pipeline, step)
         except (FwError, StepFailed):
             del self._since[key]
@@ -97,8 +97,8 @@ class Steps:
         label = LABELS[step.name]
         if step.state is StepState.PENDING:
             job = await asyncio.to_thread(create_job, self._services, EVALUATE, plan.evaluation(label))
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         assert isinstance(done, Evaluation) and done.summary is not None
@@ -113,8 +113,8 @@ class Steps:
             if not leaves_room(device(), cost):
                 await self._services.workers.sweep(idle_s=0)
             job = await asyncio.to_thread(create_job, self._services, FINETUNE, request, plan.finetune_id)
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         result = done.result or {}
@@ -133,8 +133,9 @@ class Steps:
         if not plan.request.deploy:
             return _to(step, StepState.SKIPPED, "not wanted")
         if step.state is StepState.RUNNING:
-            return self._deploying(plan, step)
-        comparison = best_comparison(outcome(self._store, plan, pipeline.steps).baselines)
+            return await self._store.run(self._deploying, plan, step)
+        found = await self._store.run(outcome, self._store, plan, pipeline.steps)
+        comparison = best_comparison(found.baselines)
         assert comparison is not None, "the compare step is done"
         try:
             await self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)
