@@ -24,6 +24,7 @@ from engine.control.http.openapi import openapi_json
 from engine.control.http.queries import known_query
 from engine.control.http.routes import own_routers, routers
 from engine.control.http.services import Component, Services
+from engine.control.inventory.files import clean_up
 from engine.control.jobs.service import JobService
 from engine.control.kinds import KINDS
 from engine.control.kinds.pull.creation import fail_abandoned
@@ -68,6 +69,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await services.store.run(fail_abandoned, services)
+        await asyncio.to_thread(clean_up, services)
         started: list[Component] = []
         try:
             for component in components:

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.services import Provided, services_of
+from engine.control.inventory.files import UPLOAD
 from engine.control.json_text import parse_json
 from fw_sdk.types import FwError, Page, RequestBody, Wire, parse_request
 
@@ -127,7 +128,7 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
             with ExitStack() as stack:
                 files = {}
                 for field in fields:
-                    descriptor, name = mkstemp(prefix=".upload-", dir=folder)
+                    descriptor, name = mkstemp(prefix=UPLOAD, dir=folder)
                     paths[field] = Path(name)
                     files[field.encode()] = stack.enter_context(os.fdopen(descriptor, "wb"))
                 sink = _FileParts(files, options[b"boundary"], limit)

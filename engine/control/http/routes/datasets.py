@@ -119,7 +119,7 @@ async def overlap_of_files(
 async def upload(dataset: str, request: Request, services: Provided) -> JSONResponse:
     """Give a dataset its rows; it is READY when this returns."""
     identifier = resource_id(dataset, "datasets")
-    await run_in_threadpool(services.store.datasets.get, identifier)
+    await services.store.run(services.store.datasets.get, identifier)
     async with uploaded_file(request, services.home.datasets) as file:
         return reply(await run_in_threadpool(datasets.upload, services, identifier, file))
 
