@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from engine.control.evidence import gates
 from engine.control.inventory.resolution import named_model
@@ -224,7 +225,7 @@ class Deployments:
                 await self._failed(deployment, FwError("internal", f"{type(error).__name__}: {error}"))
                 raise
             else:
-                found = {"probe_latency_s": passed.latency_s, "serving_digest": passed.serving_digest}
+                found: dict[str, Any] = {"probe_latency_s": passed.latency_s, "serving_digest": passed.serving_digest}
                 await self._set(deployment, DeploymentState.READY, passed.remark, previous=None, **found)
                 self._workers.unpin(_previous_owner(deployment))
                 self._ready_since[deployment.id] = time.monotonic()
@@ -338,7 +339,7 @@ class Deployments:
             await self._workers.release_base(target.base, target.adapter)
 
     async def _set(
-        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: object
+        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: Any
     ) -> Deployment:
         """Record what was found out about a deployment as it was when it was read."""
         status = StatusMessage(code=code.upper(), message=message)
