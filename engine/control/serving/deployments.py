@@ -348,7 +348,7 @@ class Deployments:
             await self._workers.release_base(target.base, target.adapter)
 
     async def _set(
-        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: object
+        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: Any
     ) -> Deployment:
         """Record what was found out about a deployment as it was when it was read."""
         status = StatusMessage(code=code.upper(), message=message)
