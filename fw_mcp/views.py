@@ -28,6 +28,7 @@ from fw_sdk.types import (
     FineTuningJob,
     Job,
     JobState,
+    OtherJob,
     OverlapPair,
     Pipeline,
     PipelineResult,
@@ -142,6 +143,8 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
         "wins": comparison.wins,
         "losses": comparison.losses,
         "ties": comparison.ties,
+        "baseline_failed_rows": comparison.baseline_failed_rows or None,
+        "candidate_failed_rows": comparison.candidate_failed_rows or None,
         "p_value": comparison.p_value,
         "rows_needed_in_all": comparison.rows_needed,
         "trained_on": comparison.trained_on or None,
@@ -204,6 +207,8 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
         return {**view, "data": short(job.dataset), "training": job.training} if full else view
+    if isinstance(job, OtherJob):
+        return {**job_view(job), **(job.model_extra or {})}
     return job_view(job)
 
 
@@ -235,6 +240,7 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
         "model": short(outcome.adapter),
         "deployment": short(outcome.deployment),
         "deployed_because": outcome.deployed_because or None,
+        "not_deployed_because": outcome.not_deployed_because or None,
         "comparison": comparison_view(outcome.comparison, full),
         "tuned": tuned,
         "baselines": [_baseline_view(item, full) for item in outcome.baselines],
