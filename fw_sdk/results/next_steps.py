@@ -21,6 +21,7 @@ from fw_sdk.types import (
     Pipeline,
     PipelineResult,
     ScoreSummary,
+    Split,
     Verdict,
 )
 
@@ -91,9 +92,14 @@ def _after_end_without_result(job: Job) -> Steps:
         return (
             say(f"correct '{scorer}'"),
             act("evaluator_check", "until it scores every row", evaluator=OPEN, data=data),
-            act("evaluate", model=short(job.model), data=data, evaluator=OPEN),
+            act("evaluate", model=short(job.model), data=data, evaluator=OPEN, split=_split(job)),
         )
     return (*_hinted(job), go_on(job))
+
+
+def _split(job: Evaluation) -> str | None:
+    """The rows that were scored, where they are not the default ones."""
+    return None if job.input_split is Split.HELDOUT else job.input_split.value
 
 
 def _hinted(job: Job) -> Steps:
