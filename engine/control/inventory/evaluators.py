@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any
 
 from engine.control.context import Context
@@ -44,8 +45,14 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     return context.store.evaluators.create(evaluator, request=request)
 
 
-def check(context: Context, identifier: str, request: CheckEvaluator) -> list[RowScore]:
-    """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
+def check(
+    context: Context, identifier: str, request: CheckEvaluator, stop: threading.Event | None = None
+) -> list[RowScore]:
+    """Score a few rows in the evaluator's own process: given answers, or the rows' own.
+
+    Raises:
+        FwError: ``cancelled`` soon after ``stop`` was set.
+    """
     evaluator = context.store.evaluators.get(identifier)
     rows = _sample(context, request)
     if request.answers is not None and len(request.answers) != len(rows):
@@ -56,7 +63,7 @@ def check(context: Context, identifier: str, request: CheckEvaluator) -> list[Ro
             param="answers",
         )
     path = evaluator_path(context.home, evaluator.digest)
-    with EvaluatorProcess(path, evaluator.entry_function) as process:
+    with EvaluatorProcess(path, evaluator.entry_function, stop=stop) as process:
         return [_score(process, index, row, request.answers) for index, row in enumerate(rows)]
 
 

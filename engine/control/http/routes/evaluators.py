@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from engine.control.gateway.connected import in_thread, while_connected
 from engine.control.http.bodies import JsonBody, PageSize, PageToken, reply, reply_page
 from engine.control.http.services import Provided
 from engine.control.inventory import evaluators
@@ -29,10 +30,12 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{evaluator:id}:check")
-def check(evaluator: str, services: Provided, body: JsonBody) -> JSONResponse:
-    """Score a few rows."""
-    request = parse_request(CheckEvaluator, body, not_done="nothing was scored")
-    scores = evaluators.check(services, resource_id(evaluator, "evaluators"), request)
+async def check(evaluator: str, request: Request, services: Provided, body: JsonBody) -> JSONResponse:
+    """Score a few rows; the evaluator is ended when the client goes away."""
+    asked = parse_request(CheckEvaluator, body, not_done="nothing was scored")
+    identifier = resource_id(evaluator, "evaluators")
+    work = in_thread(lambda stop: evaluators.check(services, identifier, asked, stop))
+    scores = await while_connected(request, work)
     return JSONResponse({"scores": [score.to_wire() for score in scores]})
 
 
