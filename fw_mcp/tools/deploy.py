@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.platform import Platform, Reporter, ToolContext, reporter_of
 from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
@@ -50,7 +50,7 @@ def register(server: AgentServer, platform: Platform) -> None:
                 return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
             deployment = await _start(client, wanted, former, confirm)
             back = way_back(former) if former and short(former.base_model) != wanted.model else None
-            deployment = await _until_ready(client, deployment, Reporter(ctx), back)
+            deployment = await _until_ready(client, deployment, reporter_of(ctx), back)
             home = (await client.overview()).home
         replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
         key = {"key": f"the text of {home}/token.read, which only asks and looks"} if home else {}
