@@ -7,9 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from fastapi import Depends, FastAPI
-from starlette.routing import Route
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 
 from engine.control.access.authentication import AccessMiddleware
 from engine.control.gateway.relay import Gateway
@@ -17,9 +20,11 @@ from engine.control.http.errors import ErrorMiddleware, install_handlers
 from engine.control.http.head import HeadMiddleware
 from engine.control.http.idempotency import IdempotencyMiddleware
 from engine.control.http.lock import HomeLock
+from engine.control.http.openapi import openapi_json
 from engine.control.http.queries import known_query
 from engine.control.http.routes import own_routers, routers
 from engine.control.http.services import Component, Services
+from engine.control.inventory.files import clean_up
 from engine.control.jobs.service import JobService
 from engine.control.kinds import KINDS
 from engine.control.kinds.pull.creation import fail_abandoned
@@ -64,6 +69,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await services.store.run(fail_abandoned, services)
+        await asyncio.to_thread(clean_up, services)
         started: list[Component] = []
         try:
             for component in components:
@@ -83,7 +89,9 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
         app.include_router(router)
     for router in own:
         app.include_router(router, dependencies=[Depends(known_query)])
-    install_handlers(app, [one for router in (*others, *own) for one in router.routes if isinstance(one, Route)])
+    routes = [one for router in (*others, *own) for one in router.routes if isinstance(one, APIRoute)]
+    _serve_document(app, routes)
+    install_handlers(app, routes)
     app.add_middleware(IdempotencyMiddleware, replies=services.store.replies, limit_bytes=settings.max_json_bytes)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
@@ -91,6 +99,16 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     for mount in mounts:
         mount(app, lambda: settings.base_url, home)
     return app
+
+
+def _serve_document(app: FastAPI, routes: list[APIRoute]) -> None:
+    """``/openapi.json``: the same on every machine of one version, so it needs no token."""
+    document = cache(lambda: openapi_json(app, routes))
+
+    def openapi(_request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    app.add_route("/openapi.json", openapi)
 
 
 def _services(home: Home, settings: Settings) -> Services:

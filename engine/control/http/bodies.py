@@ -10,13 +10,15 @@ from tempfile import mkstemp
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import Depends, Query, Request
+from pydantic import create_model
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.services import Provided, services_of
+from engine.control.inventory.files import UPLOAD
 from engine.control.json_text import parse_json
-from fw_sdk.types import FwError, Page, Wire
+from fw_sdk.types import FwError, Page, RequestBody, Wire, parse_request
 
 INLINE_BYTES = 64 * 1024
 """A longer JSON text is parsed in a thread, so that nobody else waits for it."""
@@ -49,6 +51,22 @@ async def read_json_body(request: Request, services: Provided) -> Any:
 
 
 JsonBody = Annotated[Any, Depends(read_json_body)]
+
+
+class BodyOf:
+    """A dependency that gives a request's body as its type; the document of the API reads ``kind`` from it."""
+
+    def __init__(self, kind: type[RequestBody], not_done: str) -> None:
+        self.kind, self._not_done = kind, not_done
+
+    def __call__(self, body: JsonBody) -> RequestBody:
+        """The body; ``invalid_argument`` names what is wrong with it."""
+        return parse_request(self.kind, body, not_done=self._not_done)
+
+
+def body_of(kind: type[RequestBody], not_done: str) -> Any:
+    """For route functions: ``request: Annotated[Kind, body_of(Kind, "nothing was made")]``."""
+    return Depends(BodyOf(kind, not_done))
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -110,7 +128,7 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
             with ExitStack() as stack:
                 files = {}
                 for field in fields:
-                    descriptor, name = mkstemp(prefix=".upload-", dir=folder)
+                    descriptor, name = mkstemp(prefix=UPLOAD, dir=folder)
                     paths[field] = Path(name)
                     files[field.encode()] = stack.enter_context(os.fdopen(descriptor, "wb"))
                 sink = _FileParts(files, options[b"boundary"], limit)
@@ -213,9 +231,26 @@ class _FileParts:
         self._complete = True
 
 
+class Empty(Wire):
+    """The reply ``{}``."""
+
+
+def form_of(*fields: str) -> dict[str, Any]:
+    """What the document of the API says of a route that takes files."""
+    files = {field: {"type": "string", "format": "binary", "description": "rows as JSONL"} for field in fields}
+    form = {"schema": {"type": "object", "properties": files}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": form}}}
+
+
 def reply(value: Wire, status: int = 200) -> JSONResponse:
     """A wire value as the reply."""
     return JSONResponse(value.to_wire(), status_code=status)
+
+
+def page_of(collection: str, item: type[Wire]) -> Any:
+    """The type of a page's reply, for the document of the API."""
+    fields: dict[str, Any] = {collection: (list[item], ...), "next_page_token": (str, ...), "total_size": (int, ...)}  # type: ignore[valid-type]
+    return create_model(f"List{collection[:1].upper()}{collection[1:]}", __base__=Wire, **fields)
 
 
 def reply_page(collection: str, page: Page[Any]) -> JSONResponse:

@@ -19,6 +19,17 @@ resource = Table(
     sqlite_autoincrement=True,
 )
 
+removed = Table(
+    "removed",
+    metadata,
+    Column("position", Integer, primary_key=True),
+    Column("collection", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Deleted records whose files may still be there; see ``inventory.files``."""
+
 job = Table(
     "job",
     metadata,

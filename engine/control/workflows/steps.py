@@ -116,7 +116,7 @@ class Steps:
         left_s = None if declared.timeout_s is None else declared.timeout_s - (time.monotonic() - started)
         try:
             async with asyncio.timeout(left_s):
-                await asyncio.to_thread(require_unchanged, self._services, pipeline.uses)
+                await self._store.run(require_unchanged, self._services, pipeline.uses)
                 return await declared.handler(Plan.of(pipeline), pipeline, step)
         except TimeoutError:
             raise FwError(
@@ -147,8 +147,8 @@ class Steps:
         label = LABELS[step.name]
         if step.state is StepState.PENDING:
             job = await asyncio.to_thread(create_job, self._services, EVALUATE, plan.evaluation(label))
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         assert isinstance(done, Evaluation) and done.summary is not None
@@ -163,8 +163,8 @@ class Steps:
             if not leaves_room(device(), cost):
                 await self._services.workers.sweep(idle_s=0)
             job = await asyncio.to_thread(create_job, self._services, FINETUNE, request, plan.finetune_id)
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         result = done.result or {}
@@ -183,8 +183,9 @@ class Steps:
         if not plan.request.deploy:
             return _to(step, StepState.SKIPPED, "not wanted")
         if step.state is StepState.RUNNING:
-            return self._deploying(plan, step)
-        comparison = best_comparison(outcome(self._store, plan, pipeline.steps).baselines)
+            return await self._store.run(self._deploying, plan, step)
+        found = await self._store.run(outcome, self._store, plan, pipeline.steps)
+        comparison = best_comparison(found.baselines)
         assert comparison is not None, "the compare step is done"
         try:
             await self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)

@@ -1,4 +1,4 @@
-"""Uses of jobs stand in a table, records have versions, and replies to idempotent requests are kept whole."""
+"""Uses of jobs, versions of records and what was removed are stored; replies to idempotent requests are kept whole."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def upgrade() -> None:
     """Add versions, and the table of uses, which is filled for what has not ended."""
     for table in ("resource", "job"):
         op.add_column(table, sa.Column("version", sa.Integer, nullable=False, server_default="1"))
+    op.create_table(
+        "removed",
+        sa.Column("position", sa.Integer, primary_key=True),
+        sa.Column("collection", sa.Text, nullable=False),
+        sa.Column("document", sa.Text, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sqlite_autoincrement=True,
+    )
     op.create_table(
         "job_use",
         sa.Column("job_id", sa.Text, sa.ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
@@ -78,6 +86,7 @@ def _named(value: object, known: Collection[tuple[str, str]]) -> set[tuple[str, 
 
 def downgrade() -> None:
     """Back to the first schema; keys of idempotent requests and what jobs use are forgotten."""
+    op.drop_table("removed")
     op.drop_table("job_use")
     for table in ("resource", "job"):
         op.drop_column(table, "version")
