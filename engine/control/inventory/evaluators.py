@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -51,8 +52,14 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
         return context.store.evaluators.create(evaluator, request=request, place=lambda: place(Path(file.name), path))
 
 
-def check(context: Context, identifier: str, request: CheckEvaluator) -> list[RowScore]:
-    """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
+def check(
+    context: Context, identifier: str, request: CheckEvaluator, stop: threading.Event | None = None
+) -> list[RowScore]:
+    """Score a few rows in the evaluator's own process: given answers, or the rows' own.
+
+    Raises:
+        FwError: ``cancelled`` soon after ``stop`` was set.
+    """
     evaluator = context.store.evaluators.get(identifier)
     rows = _sample(context, request)
     if request.answers is not None and len(request.answers) != len(rows):
@@ -63,7 +70,7 @@ def check(context: Context, identifier: str, request: CheckEvaluator) -> list[Ro
             param="answers",
         )
     path = evaluator_path(context.home, evaluator.digest)
-    with EvaluatorProcess(path, evaluator.entry_function) as process:
+    with EvaluatorProcess(path, evaluator.entry_function, stop=stop) as process:
         return [_score(process, index, row, request.answers) for index, row in enumerate(rows)]
 
 
