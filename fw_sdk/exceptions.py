@@ -43,6 +43,10 @@ class NotFoundError(FwError):
     """No such thing; the message names the nearest one that exists."""
 
 
+class MethodNotAllowedError(FwError):
+    """The path does not take this method."""
+
+
 class AlreadyExistsError(FwError):
     """The name is taken by something different."""
 
@@ -57,6 +61,10 @@ class GateNotMetError(FwError):
 
 class PayloadTooLargeError(FwError):
     """A body or file is over the limit."""
+
+
+class UnsupportedMediaTypeError(FwError):
+    """A body's type or encoding is not supported."""
 
 
 class ResourceExhaustedError(FwError):
@@ -113,10 +121,12 @@ BY_CODE: dict[str, type[FwError]] = {
     "unauthenticated": AuthenticationError,
     "permission_denied": PermissionDeniedError,
     "not_found": NotFoundError,
+    "method_not_allowed": MethodNotAllowedError,
     "already_exists": AlreadyExistsError,
     "failed_precondition": FailedPreconditionError,
     "gate_not_met": GateNotMetError,
     "payload_too_large": PayloadTooLargeError,
+    "unsupported_media_type": UnsupportedMediaTypeError,
     "resource_exhausted": ResourceExhaustedError,
     "cancelled": CancelledError,
     "internal": InternalError,

@@ -9,7 +9,6 @@ file               what                                            written by
 ``launch.json``    what control must remember between attempts     control
 ``lock``           held by the shim while it lives                 shim
 ``run.json``       pids and kernel start times                     shim
-``beat.json``      heartbeat, every two seconds                    shim
 ``log.txt``        standard output and error                       program, through shim
 ``events.jsonl``   ordered events                                  program
 ``result.json``    what came of it                                 program
@@ -17,3 +16,7 @@ file               what                                            written by
 ``exit.json``      exit status, by atomic rename                   shim
 =================  ==============================================  =======================
 """
+
+SHIM = "engine.jobs.shim"
+"""The module that runs a job: ``python -m engine.jobs.shim JOB_DIR [--timeout-s SECONDS] COMMAND…``."""
+TIMEOUT_OPTION = "--timeout-s"

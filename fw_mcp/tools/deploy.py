@@ -158,7 +158,9 @@ async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Re
         raise FwError(
             "unavailable",
             f"Deployment '{deployment.id}' failed: {status.message if status else 'its worker did not start'}",
-            not_done="Nothing is served under that name.",
+            not_done="What was served under that name still is."
+            if deployment.previous
+            else "Nothing is served under that name.",
             hint=back or "overview() shows free memory and other deployments",
         )
     return deployment

@@ -23,7 +23,7 @@ def cut_warning(summary: ScoreSummary | None, *, beside: ScoreSummary | None = N
             f"{summary.truncated_rows} of {summary.n} answers reached max_tokens; raise it if wanted ones are as long"
         )
     if summary.failed_rows:
-        parts.append(f"{summary.failed_rows} rows have no score and count as 0")
+        parts.append(f"{summary.failed_rows} rows have no score and count as the lowest")
     return "; ".join(parts) or None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fw_sdk.results.actions import OPEN, EvaluationOf, Placeholder, Step, act, again, instead, short
-from fw_sdk.results.next_steps import ANYHOW, Setting, Steps, deploy_step, gate_arguments
+from fw_sdk.results.next_steps import ANYHOW, Setting, Steps, deploy_step, gate_arguments, repair
 from fw_sdk.types import Comparison, Deployment, Gate, GateKind, Verdict
 
 
@@ -29,7 +29,7 @@ def is_hopeless(wanted: Wanted, evidence: Comparison | None) -> bool:
     """Whether the gate will refuse anyhow, so that confirming would be in vain."""
     if evidence is None or wanted.force:
         return False
-    if evidence.trained_on or short(evidence.candidate_model) != wanted.model:
+    if evidence.trained_on or short(evidence.candidate_model) != wanted.model or evidence.verdict is Verdict.INVALID:
         return True
     below = wanted.gate.min_score is not None and evidence.candidate_mean < wanted.gate.min_score
     return below or (wanted.gate.kind is GateKind.BETTER and evidence.verdict is not Verdict.BETTER)
@@ -66,6 +66,8 @@ def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> Steps:
     if evidence.trained_on:
         heldout = {**score.action.arguments, "split": "heldout"} if score.action else {}
         return act("evaluate", "and its baseline", **heldout), act("compare", baseline=OPEN, candidate=model)
+    if evidence.verdict is Verdict.INVALID:
+        return repair(evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
         rows = Placeholder(f"about {evidence.rows_needed} rows in all")
         both = f"and '{short(evidence.baseline_model)}' too"

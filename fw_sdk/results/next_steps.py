@@ -187,6 +187,8 @@ def after_comparison(comparison: Comparison, setting: Setting | None = None) -> 
                 f"{comparison.n}, which measures memory; no gate takes that"
             ),
         )
+    if comparison.verdict is Verdict.INVALID:
+        return repair(comparison)
     if not comparison.verified:
         return (say("evaluate both again and compare: this comparison holds no digests, and no gate accepts it"),)
     if setting.served_as is not None and comparison.verdict is Verdict.BETTER:
@@ -206,6 +208,21 @@ def after_comparison(comparison: Comparison, setting: Setting | None = None) -> 
     if comparison.verdict is Verdict.WORSE:
         return say("keep the baseline"), again("customize", "with other data or training"), anyhow
     return (_decide(comparison), anyhow)
+
+
+def repair(comparison: Comparison) -> Steps:
+    """What makes an invalid comparison valid: the side with more rows without a score first."""
+    failed = {
+        comparison.baseline: comparison.baseline_failed_rows,
+        comparison.candidate: comparison.candidate_failed_rows,
+    }
+    side = short(max(failed, key=lambda name: failed[name]))
+    return (
+        act("job_get", "shows why rows have no score", job_id=side, view="samples"),
+        say("correct the evaluator, the rows or max_tokens"),
+        again("evaluate", "for both"),
+        again("compare"),
+    )
 
 
 def _better_prompt(comparison: Comparison) -> Steps:

@@ -21,6 +21,10 @@ from fw_sdk.types import (
 )
 
 TUNED = "tuned"
+MEANINGS = {
+    Verdict.INCONCLUSIVE: " (these rows do not decide)",
+    Verdict.INVALID: " (too many rows have no score)",
+}
 NAMES = {"few_shot": "few-shot"}
 """How people read a baseline's label."""
 
@@ -137,9 +141,9 @@ def _outcome_headline(outcome: PipelineResult) -> str:
         return f"completed: '{short(outcome.adapter or outcome.model)}' was made; nothing was compared"
     best = next((label_of(item) for item in outcome.baselines if item.comparison == comparison), "baseline")
     reached = f"the tuned model scores {tuned.mean:.3f}" if tuned else "the tuned model"
-    undecided = " (these rows do not decide)" if comparison.verdict is Verdict.INCONCLUSIVE else ""
+    means = MEANINGS.get(comparison.verdict, "")
     return (
-        f"{comparison.verdict.value}{undecided}: {reached}, "
+        f"{comparison.verdict.value}{means}: {reached}, "
         f"{difference(comparison)}, against the best baseline ({best}, {comparison.baseline_mean:.3f})"
     )
 
@@ -158,6 +162,9 @@ def _comparison_facts(comparison: Comparison | None) -> tuple[str, ...]:
         f"wins/losses/ties: {comparison.wins}/{comparison.losses}/{comparison.ties}{chance}; "
         f"comparison: {comparison.id}"
     ]
+    failed = comparison.baseline_failed_rows, comparison.candidate_failed_rows
+    if any(failed):
+        facts.append(f"rows without a score: {failed[0]} of the baseline, {failed[1]} of the candidate")
     if comparison.rows_needed:
         facts.append(f"about {comparison.rows_needed} rows in all would decide it; there are {comparison.n} now")
     facts += [
@@ -176,7 +183,8 @@ def _gate_facts(pipeline: Pipeline, outcome: PipelineResult) -> tuple[str, ...]:
 
 
 def _served(outcome: PipelineResult) -> str:
-    because = f" ({outcome.deployed_because})" if outcome.deployed_because else ""
+    why = outcome.deployed_because or outcome.not_deployed_because
+    because = f" ({why})" if why else ""
     return f"deployment: {short(outcome.deployment) or 'none'}{because}"
 
 

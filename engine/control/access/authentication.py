@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fw_sdk.types import FwError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-OPEN_PATHS = frozenset({"/v1/health", "/llms.txt", "/llms-full.txt", "/docs"})
+OWNER, READER = "owner", "reader"
+OPEN_PATHS = frozenset({"/v1/health", "/openapi.json", "/llms.txt", "/llms-full.txt", "/docs"})
 OPEN_FOLDER = "/docs/"
 """The documentation is the same on every machine; a browser can read it without a token."""
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,7 +36,7 @@ MCP_PATH = "/mcp"
 
 
 class AccessMiddleware:
-    """Refuses requests before any route sees them.
+    """Refuses requests before any route sees them, and notes in the request's state who asks (``principal``).
 
     The Host check stops DNS rebinding, the Origin check stops web pages; tokens are compared in constant time.
 
@@ -60,19 +61,19 @@ class AccessMiddleware:
             check_host([value for name, value in headers if name == b"host"])
             check_origin([value for name, value in headers if name == b"origin"])
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_FOLDER):
-                self._check_token(headers, scope["method"], scope["path"])
+                found = self._check_token(headers, scope["method"], scope["path"])
+                scope.setdefault("state", {})["principal"] = found
         await self._app(scope, receive, send)
 
-    def _check_token(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> None:
-        """The token may come as a bearer token or as the API key that Anthropic's clients send."""
+    def _check_token(self, headers: list[tuple[bytes, bytes]], method: str, path: str) -> str:
+        """Who asks. The token may come as a bearer token or as the API key that Anthropic's clients send."""
         bearers = [value for name, value in headers if name == b"authorization"]
         keys = [value.strip() for name, value in headers if name == b"x-api-key"]
         if not (bearers or keys):
             raise _unauthenticated("The request has no token.")
         scheme, _, token = bearers[0].partition(b" ") if bearers else (b"", b"", b"")
         given = ([token.strip()] if scheme.lower() == b"bearer" else []) + keys
-        owns = any(hmac.compare_digest(one, self._owner) for one in given)
-        reads = any(hmac.compare_digest(one, self._reader) for one in given)
+        owns, reads = _is_one_of(given, self._owner), _is_one_of(given, self._reader)
         if len(bearers) > 1 or len(keys) > 1 or not (owns or reads):
             raise _unauthenticated("The token is wrong.")
         if not owns and not may_read(method, path):
@@ -82,6 +83,12 @@ class AccessMiddleware:
                 not_done="nothing was changed",
                 hint="use the owner's token, in FW_HOME/token",
             )
+        return OWNER if owns else READER
+
+
+def _is_one_of(given: list[bytes], token: bytes) -> bool:
+    """Whether the token was given. An empty one, as a torn file leaves it, opens nothing."""
+    return bool(token) and any([hmac.compare_digest(one, token) for one in given])
 
 
 def may_read(method: str, path: str) -> bool:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
-from fastapi import FastAPI
-from starlette.routing import Route
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 
 from engine.control.access.authentication import AccessMiddleware
 from engine.control.gateway.relay import Gateway
 from engine.control.http.errors import ErrorMiddleware, install_handlers
+from engine.control.http.head import HeadMiddleware
+from engine.control.http.idempotency import IdempotencyMiddleware
 from engine.control.http.lock import HomeLock
-from engine.control.http.routes import routers
+from engine.control.http.openapi import openapi_json
+from engine.control.http.queries import known_query
+from engine.control.http.routes import own_routers, routers
 from engine.control.http.services import Component, Services
+from engine.control.inventory.files import clean_up
 from engine.control.jobs.service import JobService
 from engine.control.kinds import KINDS
 from engine.control.kinds.pull.creation import fail_abandoned
@@ -59,7 +68,8 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        fail_abandoned(services)
+        await services.store.run(fail_abandoned, services)
+        await asyncio.to_thread(clean_up, services)
         started: list[Component] = []
         try:
             for component in components:
@@ -68,20 +78,37 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
             yield
         finally:
             await _stop(started, ending)
-            services.store.close()
+            await asyncio.to_thread(services.store.close)
             lock.release()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services, app.state.ending = services, ending
-    included = routers()
-    for router in included:
+    others, own = routers(), own_routers()
+    app.state.loops = tuple(component.loop for component in components)
+    for router in others:
         app.include_router(router)
-    install_handlers(app, [route for router in included for route in router.routes if isinstance(route, Route)])
+    for router in own:
+        app.include_router(router, dependencies=[Depends(known_query)])
+    routes = [one for router in (*others, *own) for one in router.routes if isinstance(one, APIRoute)]
+    _serve_document(app, routes)
+    install_handlers(app, routes)
+    app.add_middleware(IdempotencyMiddleware, replies=services.store.replies, limit_bytes=settings.max_json_bytes)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(AccessMiddleware, token=home.token(), reading_token=home.reading_token())
     app.add_middleware(ErrorMiddleware)
     for mount in mounts:
         mount(app, lambda: settings.base_url, home)
     return app
+
+
+def _serve_document(app: FastAPI, routes: list[APIRoute]) -> None:
+    """``/openapi.json``: the same on every machine of one version, so it needs no token."""
+    document = cache(lambda: openapi_json(app, routes))
+
+    def openapi(_request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    app.add_route("/openapi.json", openapi)
 
 
 def _services(home: Home, settings: Settings) -> Services:

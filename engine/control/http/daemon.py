@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.control.http.app import Mount, create_app
+from engine.control.http.protocol import Protocol
 from engine.control.settings import Settings
 from engine.jobs.files import read_json, write_json
 from engine.jobs.process import ProcessId
@@ -25,7 +27,12 @@ from fw_sdk.types import FwError
 from fw_sdk.types.home import Home
 
 HOST = "127.0.0.1"
-GRACE_S = 5
+GRACE_S = 3
+"""How long requests under way may go on once the daemon was asked to stop."""
+
+END_S = 9.0
+"""When the process ends at the latest after that, whatever hangs; cancelled jobs get their own time on top."""
+
 LOG_BYTES = 20 * 1024**2
 
 log = logging.getLogger("fw.daemon")
@@ -57,6 +64,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI) -> None:
         config = uvicorn.Config(
             app,
+            http=Protocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -64,12 +72,26 @@ class _Server(uvicorn.Server):
             timeout_keep_alive=75,
         )
         super().__init__(config)
-        self._changes = app.state.services.jobs.changes
+        self._services, self._ending = app.state.services, app.state.ending
 
     def ask_to_stop(self) -> None:
-        """Stop accepting requests, end streams, then end; what runs in other processes lives on."""
+        """Stop accepting requests, end streams, then end; jobs, and workers unless told otherwise, live on."""
+        if not self.should_exit:
+            for_jobs_s = 0.0 if self._ending.keep_jobs else self._services.settings.cancel_grace_s + 5
+            last = threading.Timer(END_S + for_jobs_s, self._end_now)
+            last.daemon = True
+            last.start()
         self.should_exit = True
-        self._changes.close()
+        self._services.jobs.changes.close()
+
+    def _end_now(self) -> None:
+        """End the process although something hangs: a thread that nothing can stop must not keep it alive."""
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.current_thread())
+        log.error("still stopping after %.0f s; the process ends now. Threads: %s", END_S, names)
+        if not self._ending.keep_workers:
+            self._services.workers.kill()
+        logging.shutdown()
+        os._exit(1)
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """SIGTERM and SIGINT: as ``ask_to_stop``; a second SIGINT does not wait for requests."""

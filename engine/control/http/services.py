@@ -9,10 +9,15 @@ from fastapi import Depends, Request
 
 from engine.control.gateway.relay import Gateway
 from engine.control.serving.context import ServingContext
+from engine.control.supervision import Loop
 
 
 class Component(Protocol):
     """Something that runs for as long as the app does, on the app's event loop."""
+
+    @property
+    def loop(self) -> Loop:
+        """Its background loop; ``/v1/health`` shows how it is."""
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left running, then begin."""
@@ -39,5 +44,10 @@ def services_of(request: Request) -> Services:
     return found
 
 
-Provided = Annotated[Services, Depends(services_of)]
+async def _provide(request: Request) -> Services:
+    """``services_of`` as a dependency: a plain function would take a thread for every request."""
+    return services_of(request)
+
+
+Provided = Annotated[Services, Depends(_provide)]
 """For route functions: ``def get(services: Provided) -> …``."""

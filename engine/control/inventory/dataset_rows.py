@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.control.inventory.dataset_shapes import file_shape, row_shape
 from engine.control.inventory.token_lengths import LengthCounter, TokenLengths
+from engine.control.json_text import MAX_DEPTH, check_depth, finite_float
 from engine.evals.overlap import question_key
 from engine.jobs.rows import Row, answer_key, canonical, is_heldout
 from fw_sdk.types import DatasetReport, RowProblem
@@ -212,14 +213,17 @@ def parse_row(line: bytes | None, *, first: bool = False) -> dict[str, Any]:
     if b"\0" in line:
         raise RowError("nul_byte", "the line has a NUL byte; is this a text file?")
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=finite_float)
+        check_depth(value)
     except UnicodeDecodeError as error:
         raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise RowError(
             "bad_json", f"not JSON: {error.msg.lower().removesuffix(' at')} at column {error.colno}"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RowError("bad_json", f"JSON that is nested more than {MAX_DEPTH} levels deep") from None
+    except ValueError as error:
         raise RowError("bad_json", f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RowError("not_an_object", f"the row is a {_json_type(value)}, not an object")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from engine.control.context import Context
 from engine.control.inventory.dataset_rows import SplitRule, Validation, readable_rows, validate_file
-from engine.control.inventory.questions import keep_questions
+from engine.control.inventory.files import drop_rows, place
 from engine.control.inventory.references import dataset_path, ready_base, ready_dataset, rows_of
 from engine.control.inventory.token_lengths import any_counter, counter_for, load_renderer
 from engine.evals.overlap import overlap
@@ -63,17 +61,47 @@ def upload(context: Context, identifier: str, file: Path) -> Dataset:
     """
     dataset = context.store.datasets.get(identifier)
     found = check(context, file, SplitRule(dataset.heldout_fraction, dataset.split_seed))
-    if dataset.state is DatasetState.READY and dataset.digest == found.digest:
-        return dataset
-    if dataset.state is DatasetState.READY:
+    if dataset.state is DatasetState.READY and dataset.digest != found.digest:
         raise _immutable(identifier)
     if not found.report.ok:
         raise invalid(found.report, f"'{identifier}' still waits for its rows; nothing was stored")
-    target = dataset_path(context.home, found.digest)
-    file.chmod(0o600)
-    with suppress(FileExistsError):
-        os.link(file, target)
-    return context.store.datasets.update(identifier, lambda current: _ready(current, found))
+    return _store(context, dataset, found, file)
+
+
+def create_with_rows(context: Context, request: CreateDataset, file: Path) -> Dataset:
+    """A READY dataset in one step: its name is taken only once its rows are known to be usable.
+
+    Raises:
+        FwError: ``dataset_invalid`` with the report if a row cannot be used (nothing was created);
+            ``already_exists`` if the id has other rows or another split.
+    """
+    rule = SplitRule(request.dataset.heldout_fraction, request.dataset.split_seed)
+    found = check(context, file, rule)
+    if not found.report.ok:
+        raise invalid(found.report, "nothing was stored")
+    dataset = create(context, request)
+    if dataset.state is DatasetState.READY and dataset.digest != found.digest:
+        raise FwError(
+            "already_exists",
+            f"Dataset '{dataset.id}' exists with other rows.",
+            not_done="nothing was stored",
+            hint="choose another id, or delete that dataset",
+            param="datasetId",
+        )
+    return _store(context, dataset, found, file)
+
+
+def _store(context: Context, dataset: Dataset, found: Validation, file: Path) -> Dataset:
+    """Put usable rows below their digest and make ``dataset`` READY with them; a READY one has them already."""
+    if dataset.state is DatasetState.READY:
+        return dataset
+
+    def ready(current: Dataset) -> Dataset:
+        changed = _ready(current, found)
+        place(file, dataset_path(context.home, found.digest))
+        return changed
+
+    return context.store.datasets.update(dataset.id, ready)
 
 
 def _ready(dataset: Dataset, found: Validation) -> Dataset:
@@ -93,10 +121,8 @@ def _ready(dataset: Dataset, found: Validation) -> Dataset:
 
 def delete(context: Context, identifier: str) -> None:
     """Remove a dataset that no unfinished job uses, and its rows unless another dataset has the same."""
-    dataset = context.store.datasets.delete(identifier)
-    if dataset.digest and all(other.digest != dataset.digest for other in context.store.datasets.all()):
-        keep_questions(context, dataset)
-        dataset_path(context.home, dataset.digest).unlink(missing_ok=True)
+    context.store.datasets.delete(identifier)
+    drop_rows(context)
 
 
 def with_tokens(context: Context, dataset: Dataset, model_name: str | None = None) -> Dataset:

@@ -11,7 +11,8 @@ from engine.control.inventory.references import dataset_path
 from engine.evals.overlap import question_key
 from engine.jobs.files import read_json, write_json
 from engine.jobs.rows import Row, in_split, prompt_key
-from fw_sdk.types import Dataset, Evaluation, FineTuningJob, JobKind, JobState, Lineage, Model, Split, resource_id
+from engine.jobs.specs import RowsRef
+from fw_sdk.types import Evaluation, FineTuningJob, JobKind, JobState, Lineage, Model, Split, resource_id
 from fw_sdk.types.home import Home
 
 
@@ -31,20 +32,22 @@ def trained_questions(context: Context, model: Model) -> set[str] | None:
     return {question for _, prompt, question in rows if wanted(prompt)}
 
 
-def questions_of_lines(home: Home, digest: str, lines: Collection[int]) -> list[str] | None:
-    """Keys of what the rows on these lines ask; None if the rows are not known any more."""
-    rows = _rows(home, digest)
-    return None if rows is None else [question for line, _, question in rows if line in lines]
+def scored_questions(home: Home, rows: RowsRef, lines: Collection[int]) -> list[str] | None:
+    """Keys of what those of ``rows`` ask that stand on ``lines``; None if the rows are not known any more."""
+    known = _rows(home, rows.digest)
+    if known is None:
+        return None
+    wanted = in_split(rows.split, rows.heldout_fraction, rows.split_seed)
+    return [question for line, prompt, question in known if line in lines and wanted(prompt)]
 
 
-def keep_questions(context: Context, dataset: Dataset) -> None:
+def keep_questions(context: Context, digest: str) -> None:
     """Before rows are deleted that a result rests on, keep digests of their questions; not the rows themselves."""
-    assert dataset.digest is not None
     taught = {model.lineage.dataset_digest for model in context.store.models.all() if model.lineage}
     completed = context.store.jobs.in_states(JobState.COMPLETED, kinds=(JobKind.EVALUATE,))
     scored = {job.dataset_digest for job in completed if isinstance(job, Evaluation)}
-    if dataset.digest in taught | scored:
-        write_json(_kept(context.home, dataset.digest), _rows(context.home, dataset.digest))
+    if digest in taught | scored and (rows := _rows(context.home, digest)) is not None:
+        write_json(_kept(context.home, digest), rows)
 
 
 def _whole(context: Context, lineage: Lineage | None) -> Lineage | None:

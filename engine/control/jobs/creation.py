@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from engine.control.jobs.context import QueueContext
@@ -83,9 +82,7 @@ def _identifier(
         return named
     if reuse:
         return derived_id(drafted, request)
-    if key:
-        return f"{_stem(drafted)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    return context.store.next_id(drafted.stem[:LONGEST_STEM])
+    return context.store.next_id(drafted.stem[:LONGEST_STEM], key)
 
 
 def _named(creation: Creation[Any], kind: Kind, request: RequestBody, identifier: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +21,25 @@ from sqlalchemy.exc import DatabaseError
 from engine.control.store.tables import metadata
 from fw_sdk.types import FwError
 
-BUSY_TIMEOUT_MS = 30_000
+BUSY_TIMEOUT_S = 5.0
+"""How long a transaction waits for another one before it is ``unavailable``, which clients try again."""
+CONNECTIONS = 64
+"""As many as threads that may ask at once: a connection beyond them would be opened and closed for one question."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 log = logging.getLogger("fw.store")
 
 
 class Database:
-    """One SQLite file. ``read`` and ``write`` give a connection in a transaction; ``write`` takes the lock first."""
+    """One SQLite file. ``read`` and ``write`` give a connection in a transaction; ``write`` takes the lock first.
+
+    A read never waits for a writer. Writers of this process queue on a lock of its own, since SQLite lets them poll and
+    the unlucky starve; SQLite's own lock keeps other processes out.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._turn = threading.Lock()
         self._engine = _engine(path)
         self._writer = self._engine.execution_options(fw_begin="BEGIN IMMEDIATE")
         with self._opening(), self._explained():
@@ -44,9 +53,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start; all of it happens or none."""
-        with self._explained(), self._writer.begin() as connection:
-            yield connection
+        """A transaction that holds the write lock from its start; all of it happens or none.
+
+        Raises:
+            FwError: ``unavailable`` if other writers hold the lock for longer than ``BUSY_TIMEOUT_S``.
+        """
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise _busy(self.path)
+        try:
+            with self._explained(), self._writer.begin() as connection:
+                yield connection
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -94,12 +112,13 @@ class Database:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    timeout = {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(f"sqlite:///{path}", connect_args=timeout, pool_size=CONNECTIONS)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we send BEGIN ourselves, so that writers can take the lock at once
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -113,7 +132,7 @@ def _explain(path: Path, error: DatabaseError | sqlite3.DatabaseError) -> FwErro
     """The error in words for what the user can change; None for what is a bug of ours."""
     text = str(error.orig if isinstance(error, DatabaseError) else error)
     if "locked" in text or "busy" in text:
-        return FwError("unavailable", f"The database {path} is locked.", hint="another process holds it; try again")
+        return _busy(path)
     if any(word in text for word in ("disk is full", "disk I/O", "readonly", "unable to open")):
         hint = "free space, or make the folder of FW_HOME writable, and try again"
         return FwError("resource_exhausted", f"The database {path} cannot be written: {text}.", hint=hint)
@@ -125,6 +144,15 @@ def _explain(path: Path, error: DatabaseError | sqlite3.DatabaseError) -> FwErro
 def _damaged(path: Path, why: str) -> FwError:
     hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
     return FwError("failed_precondition", f"{path} is not a readable database: {why}.", hint=hint)
+
+
+def _busy(path: Path) -> FwError:
+    return FwError(
+        "unavailable",
+        f"The database {path} is locked.",
+        not_done="nothing was changed",
+        hint="another process holds it, or the disk is slow; try again in a moment",
+    )
 
 
 def _newer(path: Path, revision: str) -> FwError:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from safetensors.numpy import save_file
 
+from engine.control.tests.loop_guard import check_offences
 from engine.jobs.files import read_json
 from engine.jobs.process import ProcessId
 from fw_sdk.types.home import Home
@@ -25,7 +26,9 @@ MAIN = """
 import sys
 from pathlib import Path
 from engine.control.http.daemon import serve
+from engine.control.tests.loop_guard import write_offences
 from fw_sdk.types.home import Home
+write_offences(Path(sys.argv[1]) / "on-the-loop.txt")
 serve(Home(Path(sys.argv[1])), int(sys.argv[2]))
 """
 TIMEOUT_S = 90.0
@@ -54,6 +57,11 @@ class Daemon:
         self.until(lambda: self.home.daemon_file.exists() and self._answers(), "the daemon to answer")
         return self
 
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9."""
         assert self._process is not None
@@ -62,11 +70,12 @@ class Daemon:
 
     def shut_down(self) -> None:
         """Stop the daemon, its workers and its jobs."""
-        if self._process is None or self._process.poll() is not None:
+        if not self.running:
             self.start()
         self.call("POST", "daemon:shutdown", {"keepJobs": False})
         assert self._process is not None
         self._process.wait(timeout=40)
+        check_offences(self.home.root / "on-the-loop.txt")
 
     def call(self, method: str, path: str, body: Any = None, *, expect: int = 200, **options: Any) -> Any:
         """A control-plane call; the reply's JSON."""
@@ -74,9 +83,11 @@ class Daemon:
         assert reply.status_code == expect, reply.text
         return reply.json()
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
         """Any call with the owner's token."""
-        headers = {"authorization": f"Bearer {self.home.token()}"}
+        headers = {"authorization": f"Bearer {self.home.token()}", **(headers or {})}
         return httpx.request(method, self.url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False, **options)
 
     def until(self, done: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:

@@ -70,8 +70,8 @@ BAD_BODIES = [
     ({"content": b"{", "headers": JSON}, "invalid_argument", "line 1, column 2"),
     ({"content": b"\xff", "headers": JSON}, "invalid_argument", "UTF-8"),
     ({"content": b'{"datasetId": NaN}', "headers": JSON}, "invalid_argument", "NaN"),
-    ({"content": b"[" * 9000, "headers": JSON}, "invalid_argument", "JSON"),
-    ({"content": b"{}", "headers": {"content-type": "text/plain"}}, "invalid_argument", "text/plain"),
+    ({"content": b"[" * 9000, "headers": JSON}, "invalid_argument", "levels deep"),
+    ({"content": b"{}", "headers": {"content-type": "text/plain"}}, "unsupported_media_type", "text/plain"),
     ({"content": b"x" * 20_001, "headers": JSON}, "payload_too_large", "MiB"),
     ({"content": iter([b"x" * 15_000, b"x" * 15_000]), "headers": JSON}, "payload_too_large", "MiB"),
     ({"json": [1]}, "invalid_argument", "valid dictionary"),
@@ -102,9 +102,9 @@ def test_a_bad_body_is_told_what_is_wrong_and_stores_nothing(shared, request_, c
     ("method", "path", "words"),
     [
         ("GET", f"{ROOT}/dataset", f"did you mean {ROOT}/datasets?"),
-        ("POST", f"{ROOT}/overview", "this path takes GET"),
+        ("GET", f"{ROOT}/datasets/", f"did you mean {ROOT}/datasets, without the slash?"),
         ("GET", "/v2/nothing/at/all/like/this", None),
-        ("POST", f"{ROOT}/datasets/d:uplaod", "this path takes"),
+        ("POST", f"{ROOT}/datasets/d:uplaod", f"did you mean {ROOT}/datasets/d:upload?"),
     ],
 )
 def test_unknown_paths_say_where_to_go(shared, method, path, words):
@@ -112,6 +112,40 @@ def test_unknown_paths_say_where_to_go(shared, method, path, words):
     body = response.json()
     fields = body["details"][0] if "details" in body else body["error"]
     assert response.status_code == 404 and fields["code"] == "not_found" and (words or "") in fields.get("hint", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", f"{ROOT}/overview", "GET"),
+        ("PUT", f"{ROOT}/datasets/d", "DELETE, GET"),
+        ("GET", f"{ROOT}/datasets/d:upload", "POST"),
+        ("PATCH", f"{ROOT}/datasets", "GET, POST"),
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1/health", "GET"),
+        ("DELETE", f"{ROOT}/datasets/d:upload", "POST"),
+    ],
+)
+def test_a_wrong_method_is_told_which_the_path_takes(shared, method, path, allow):
+    response = shared[0].request(method, path)
+    body = response.json()
+    fields = body["details"][0] if "details" in body else body["error"]
+    assert response.status_code == 405 and fields["code"] == "method_not_allowed" and response.headers["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/datasets?pagesize=1", "did you mean 'pageSize'?"),
+        ("/datasets/d?x=1", "unknown query parameter 'x'"),
+        ("/datasets?pageSize=1&pageSize=2", "given 2 times"),
+        ("/overview?%00=1", "unknown query parameter"),
+        ("/supervisedFineTuningJobs?pageTokn=x", "did you mean 'pageToken'?"),
+    ],
+)
+def test_an_unknown_query_parameter_names_the_nearest(shared, path, words):
+    response = shared[0].get(ROOT + path)
+    assert response.status_code == 400 and words in error_of(response)["message"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +190,7 @@ def test_lists_are_paged_and_keys_make_creates_harmless(shared):
 FORM = {"content-type": "multipart/form-data; boundary=B"}
 PART = b'--B\r\nContent-Disposition: form-data; name="%s"; filename="r.jsonl"\r\n\r\n%s\r\n'
 BAD_FORMS = [
-    ({"json": {}}, "invalid_argument", "not a multipart form"),
+    ({"json": {}}, "unsupported_media_type", "not a multipart form"),
     ({"content": b"junk", "headers": FORM}, "invalid_argument", "form"),
     ({"content": PART % (b"file", b"{}"), "headers": FORM}, "invalid_argument", "ends too early"),
     ({"content": PART % (b"rows", b"{}") + b"--B--\r\n", "headers": FORM}, "invalid_argument", "no field 'file'"),
@@ -258,6 +292,9 @@ def test_an_evaluator_is_checked_stored_and_tried(shared):
     assert "did you mean 'evalute'" in error_of(client.post(f"{ROOT}/evaluatorsV2", json=bad))["message"]
     made = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE}).json()
     assert (services.home.evaluators / f"{made['digest'][7:]}.py").read_text() == GOOD_SOURCE
+    ranged = {"evaluatorId": "ranged", "source": f"SCORE_RANGE = (-2, 0.5)\n{GOOD_SOURCE}"}
+    assert client.post(f"{ROOT}/evaluatorsV2", json=ranged).json()["scoreRange"] == [-2.0, 0.5]
+    assert client.get(f"{ROOT}/evaluators/ranged").json()["scoreRange"] == [-2.0, 0.5] and "scoreRange" not in made
     again = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE + "#"})
     assert error_of(again)["code"] == "already_exists"
     rows = [{"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}]
@@ -299,7 +336,7 @@ def test_the_overview_shows_everything_and_says_what_to_do_next(shared):
         ("GET", f"{ROOT}/overview", 200),
         ("GET", "/v1/models", 200),
         ("POST", "/v1/chat/completions", 404),
-        ("POST", f"{ROOT}/datasets:overlap", 400),
+        ("POST", f"{ROOT}/datasets:overlap", 415),
         ("POST", "/inference/v1/messages", 404),
         ("POST", f"{ROOT}/supervisedFineTuningJobs:estimate", 404),
         ("POST", f"{ROOT}/datasets", 403),

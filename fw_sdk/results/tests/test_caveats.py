@@ -19,7 +19,7 @@ def test_many_cut_answers_and_failed_rows_are_said() -> None:
     assert "3 of 20 answers reached max_tokens" in str(cut_warning(summary(3), beside=summary(1)))
     assert cut_warning(summary(3), beside=summary(0)) is None
     assert "4 rows have no score" in str(cut_warning(summary(3, failed=4), beside=summary(0)))
-    assert str(cut_warning(summary(20, failed=4))).endswith("4 rows have no score and count as 0")
+    assert str(cut_warning(summary(20, failed=4))).endswith("4 rows have no score and count as the lowest")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import (
-    JsonBody,
+    Empty,
     PageSize,
     PageToken,
+    body_of,
+    form_of,
+    page_of,
     reply,
     reply_page,
     uploaded_file,
@@ -21,7 +24,19 @@ from engine.control.http.services import Provided
 from engine.control.inventory import datasets
 from engine.control.inventory.dataset_rows import SplitRule
 from engine.control.inventory.references import ready_dataset, rows_of
-from fw_sdk.types import CreateDataset, DatasetFields, FwError, Split, parse_request, resource_id
+from fw_sdk.types import (
+    CreateDataset,
+    Dataset,
+    DatasetFields,
+    DatasetReport,
+    FwError,
+    Overlap,
+    Split,
+    TrainedToken,
+    Wire,
+    parse_request,
+    resource_id,
+)
 
 ROOT = "/v1/accounts/local/datasets"
 MAX_ROWS = 1000
@@ -29,20 +44,35 @@ MAX_ROWS = 1000
 router = APIRouter()
 
 
-@router.post(ROOT)
-def create(services: Provided, body: JsonBody) -> JSONResponse:
+class Rows(Wire):
+    """Rows as they stand in the file, their line numbers, and how many there are."""
+
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    total_size: int
+
+
+class Preview(Wire):
+    """Rows as tokens."""
+
+    rows: list[list[TrainedToken]]
+
+
+@router.post(ROOT, response_model=Dataset)
+def create(
+    services: Provided, request: Annotated[CreateDataset, body_of(CreateDataset, "no dataset was created")]
+) -> JSONResponse:
     """A new dataset that waits for its rows."""
-    request = parse_request(CreateDataset, body, not_done="no dataset was created")
     return reply(datasets.create(services, request))
 
 
-@router.get(ROOT)
+@router.get(ROOT, response_model=page_of("datasets", Dataset))
 def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
     """Datasets, newest first."""
     return reply_page("datasets", services.store.datasets.list(size, token))
 
 
-@router.post(ROOT + ":check")
+@router.post(ROOT + ":check", response_model=DatasetReport, openapi_extra=form_of("file"))
 async def check(request: Request, services: Provided) -> JSONResponse:
     """Validate rows and store nothing."""
     defaults = DatasetFields()
@@ -52,7 +82,25 @@ async def check(request: Request, services: Provided) -> JSONResponse:
     return reply(found.report)
 
 
-@router.post(ROOT + ":overlap")
+@router.post(ROOT + ":upload", response_model=Dataset, openapi_extra=form_of("file"))
+async def create_with_rows(
+    request: Request,
+    services: Provided,
+    dataset_id: Annotated[str, Query(alias="datasetId")],
+    display_name: Annotated[str | None, Query(alias="displayName")] = None,
+    heldout_fraction: Annotated[float, Query(alias="heldoutFraction")] = 0.1,
+    split_seed: Annotated[int, Query(alias="splitSeed")] = 0,
+) -> JSONResponse:
+    """A READY dataset with the rows of the form field ``file``; rows that cannot be used leave nothing behind."""
+    fields = {"displayName": display_name, "heldoutFraction": heldout_fraction, "splitSeed": split_seed}
+    body = {"datasetId": dataset_id, "dataset": fields}
+    wanted = parse_request(CreateDataset, body, not_done="no dataset was created")
+    resource_id(wanted.dataset_id, "datasets")
+    async with uploaded_file(request, services.home.datasets) as file:
+        return reply(await run_in_threadpool(datasets.create_with_rows, services, wanted, file))
+
+
+@router.post(ROOT + ":overlap", response_model=Overlap, openapi_extra=form_of("file", "other"))
 async def overlap_of_files(
     request: Request, services: Provided, dataset: str | None = None, other: str | None = None
 ) -> JSONResponse:
@@ -67,16 +115,16 @@ async def overlap_of_files(
         return reply(await run_in_threadpool(datasets.find_overlap_of_files, services, one, two))
 
 
-@router.post(ROOT + "/{dataset}:upload")
+@router.post(ROOT + "/{dataset:id}:upload", response_model=Dataset, openapi_extra=form_of("file"))
 async def upload(dataset: str, request: Request, services: Provided) -> JSONResponse:
     """Give a dataset its rows; it is READY when this returns."""
     identifier = resource_id(dataset, "datasets")
-    services.store.datasets.get(identifier)
+    await services.store.run(services.store.datasets.get, identifier)
     async with uploaded_file(request, services.home.datasets) as file:
         return reply(await run_in_threadpool(datasets.upload, services, identifier, file))
 
 
-@router.get(ROOT + "/{dataset}:rows")
+@router.get(ROOT + "/{dataset:id}:rows", response_model=Rows)
 def rows(
     dataset: str,
     services: Provided,
@@ -90,13 +138,13 @@ def rows(
     return JSONResponse(body)
 
 
-@router.get(ROOT + "/{dataset}:overlap")
+@router.get(ROOT + "/{dataset:id}:overlap", response_model=Overlap)
 def overlap(dataset: str, other: str, services: Provided) -> JSONResponse:
     """Rows that stand in both datasets."""
     return reply(datasets.find_overlap(services, dataset, other))
 
 
-@router.get(ROOT + "/{dataset}:preview")
+@router.get(ROOT + "/{dataset:id}:preview", response_model=Preview)
 def preview(
     dataset: str, model: str, services: Provided, limit: Annotated[int, Query(ge=1, le=50)] = 3
 ) -> JSONResponse:
@@ -105,13 +153,13 @@ def preview(
     return JSONResponse({"rows": [[token.to_wire() for token in row] for row in found]})
 
 
-@router.get(ROOT + "/{dataset}")
+@router.get(ROOT + "/{dataset:id}", response_model=Dataset)
 def get(dataset: str, services: Provided) -> JSONResponse:
     """One dataset."""
     return reply(services.store.datasets.get(resource_id(dataset, "datasets")))
 
 
-@router.delete(ROOT + "/{dataset}")
+@router.delete(ROOT + "/{dataset:id}", response_model=Empty)
 def delete(dataset: str, services: Provided) -> JSONResponse:
     """Remove a dataset that no unfinished job uses."""
     datasets.delete(services, resource_id(dataset, "datasets"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from engine.control.http.bodies import JsonBody, reply
+from engine.control.http.bodies import body_of, reply
 from engine.control.http.services import Provided
 from engine.control.kinds.finetune.creation import estimate_cost
-from fw_sdk.types import SupervisedFineTuning, parse_request
+from fw_sdk.types import Estimate, SupervisedFineTuning
 
 router = APIRouter()
 
 
-@router.post("/v1/accounts/local/supervisedFineTuningJobs:estimate")
-def estimate(services: Provided, body: JsonBody) -> JSONResponse:
+@router.post("/v1/accounts/local/supervisedFineTuningJobs:estimate", response_model=Estimate)
+def estimate(
+    services: Provided,
+    request: Annotated[SupervisedFineTuning, body_of(SupervisedFineTuning, "nothing was estimated")],
+) -> JSONResponse:
     """What a fine-tune would cost here."""
-    request = parse_request(SupervisedFineTuning, body, not_done="nothing was estimated")
     return reply(estimate_cost(services, request))

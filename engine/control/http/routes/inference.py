@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from engine.control.gateway.relay import Ask
 from engine.control.http.bodies import JsonBody
@@ -37,31 +37,31 @@ def _relaying(path: str) -> Callable[..., Awaitable[Response]]:
 
 for _path in PATHS:
     for _prefix in PREFIXES:
-        router.add_api_route(_prefix + _path, _relaying(_path), methods=["POST"])
+        router.add_api_route(_prefix + _path, _relaying(_path), methods=["POST"], include_in_schema=not _prefix)
 
 
 @router.get("/v1/responses/{identifier}")
-@router.get("/inference/v1/responses/{identifier}")
+@router.get("/inference/v1/responses/{identifier}", include_in_schema=False)
 async def stored_response(identifier: str, services: Provided) -> Response:
     """A response that a worker still keeps."""
     return await services.gateway.stored("GET", identifier)
 
 
 @router.delete("/v1/responses/{identifier}")
-@router.delete("/inference/v1/responses/{identifier}")
+@router.delete("/inference/v1/responses/{identifier}", include_in_schema=False)
 async def delete_response(identifier: str, services: Provided) -> Response:
     """Make the worker forget a response."""
     return await services.gateway.stored("DELETE", identifier)
 
 
 @router.get("/v1/models")
-@router.get("/inference/v1/models")
+@router.get("/inference/v1/models", include_in_schema=False)
 async def models(services: Provided) -> JSONResponse:
-    """What answers now: READY deployments and the models whose worker runs."""
-    return JSONResponse(services.gateway.models())
+    """What answers now: deployments and the models whose worker runs."""
+    return JSONResponse(await services.gateway.models())
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: Provided) -> Response:
     """Relayed requests and tokens in Prometheus' text format."""
     return Response(services.gateway.meter.exposition(), media_type="text/plain; version=0.0.4")
