@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fw_mcp.tools.arguments import slug
-from fw_mcp.views import short
+from fw_mcp.views import mend_failing, short
 from fw_sdk.types import Comparison, Deployment, FwError, Gate, GateKind, Verdict
 
 
@@ -43,7 +43,7 @@ def is_hopeless(wanted: Wanted, evidence: Comparison | None) -> bool:
     """Whether the gate will refuse anyhow, so that confirming would be in vain."""
     if evidence is None or wanted.force:
         return False
-    if evidence.trained_on or short(evidence.candidate_model) != wanted.model:
+    if evidence.trained_on or short(evidence.candidate_model) != wanted.model or evidence.verdict is Verdict.INVALID:
         return True
     below = wanted.gate.min_score is not None and evidence.candidate_mean < wanted.gate.min_score
     return below or (wanted.gate.kind is GateKind.BETTER and evidence.verdict is not Verdict.BETTER)
@@ -57,6 +57,8 @@ def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> str:
         return f"compare(baseline='{short(evidence.baseline_model)}', candidate='{wanted.model}')"
     if evidence.trained_on:
         return f"evaluate(model='{wanted.model}', split='heldout', ...) and its baseline, then compare(...)"
+    if evidence.verdict is Verdict.INVALID:
+        return mend_failing(evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
         pair = f"'{short(evidence.baseline_model)}' and '{wanted.model}'"
         return f"evaluate(...) {pair} on about {evidence.rows_needed} rows, then compare(...), would decide it"

@@ -145,6 +145,8 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
         "wins": comparison.wins,
         "losses": comparison.losses,
         "ties": comparison.ties,
+        "baseline_failed_rows": comparison.baseline_failed_rows or None,
+        "candidate_failed_rows": comparison.candidate_failed_rows or None,
         "p_value": comparison.p_value,
         "rows_needed": comparison.rows_needed,
         "trained_on": comparison.trained_on or None,
@@ -238,7 +240,7 @@ def cut_warning(summary: ScoreSummary | None, *, beside: ScoreSummary | None = N
             f"{summary.truncated_rows} of {summary.n} answers reached max_tokens; raise it if wanted ones are as long"
         )
     if summary.failed_rows:
-        parts.append(f"{summary.failed_rows} rows have no score and count as 0")
+        parts.append(f"{summary.failed_rows} rows have no score and count as the lowest")
     return "; ".join(parts) or None
 
 
@@ -271,6 +273,7 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
         "model": short(outcome.adapter),
         "deployment": short(outcome.deployment),
         "deployed_because": outcome.deployed_because or None,
+        "not_deployed_because": outcome.not_deployed_because or None,
         "comparison": comparison_view(outcome.comparison, full),
         "tuned": score_view(outcome.tuned, full),
         "baselines": [_baseline_view(item, full) for item in outcome.baselines],
@@ -386,6 +389,8 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
             f"evaluate both on rows that were held out: '{model}' was trained on {comparison.trained_on} of these "
             f"{comparison.n}, which measures memory; no gate takes that"
         )
+    if comparison.verdict is Verdict.INVALID:
+        return mend_failing(comparison)
     if comparison.verdict is Verdict.BETTER:
         start = f"deploy(model='{model}', comparison='{comparison.id}'"
         if served_as is None:
@@ -405,6 +410,19 @@ def after_comparison(comparison: Comparison, served_as: str | None = None) -> st
             "customize(heldout=<a larger file>), or customize(...) with more or better training rows"
         )
     return "customize(...) with more or better training rows; keep the baseline until a verdict is 'better'"
+
+
+def mend_failing(comparison: Comparison) -> str:
+    """What makes an invalid comparison valid: the side with more rows without a score first."""
+    failed = {
+        comparison.baseline: comparison.baseline_failed_rows,
+        comparison.candidate: comparison.candidate_failed_rows,
+    }
+    side = short(max(failed, key=lambda name: failed[name]))
+    return (
+        f"job_get(job_id='{side}', view='samples') shows why rows have no score; mend that (evaluator, row or "
+        "max_tokens), evaluate(...) both again, then compare(...)"
+    )
 
 
 def _ask_tuned(model: str | None) -> str:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from fw_sdk.loop import Result as Result
     from fw_sdk.loop import customize as customize
     from fw_sdk.operations.jobs import raise_if_failed as raise_if_failed
+    from fw_sdk.replies import RawResponse as RawResponse
     from fw_sdk.types import *  # noqa: F403
 
 _HOMES = {
     "Client": "fw_sdk.client",
     "AsyncClient": "fw_sdk.client",
     "Result": "fw_sdk.loop",
+    "RawResponse": "fw_sdk.replies",
     "customize": "fw_sdk.loop",
     "ensure_daemon": "fw_sdk.daemon",
     "raise_if_failed": "fw_sdk.operations.jobs",

@@ -100,14 +100,14 @@ class EventStream(Generic[T]):
     """Server-sent events as values.
 
     ``decode`` returns the values of one event. With ``resume_key`` a dropped connection is opened again with that
-    query parameter set to the last event's id, until a connection ends in peace without any event or ``last`` says
-    that nothing follows; without it a drop is an error.
+    query parameter set to the last event's id; without it a drop is an error. ``rest`` is asked when a connection
+    ended in peace behind the event of an id: it returns the values still to come, or None if more may follow.
     """
 
     call: Call[None]
     decode: Callable[[ServerSentEvent], list[T]]
     resume_key: str | None = None
-    last: Callable[[T], bool] = lambda value: False
+    rest: Callable[[str], Request[list[T] | None]] | None = None
 
     def resumed(self, event_id: str) -> Call[None]:
         """The call that goes on behind ``event_id``."""

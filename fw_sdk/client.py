@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
+import httpx
+
 from fw_sdk import groups
+from fw_sdk.connection import Connection
 from fw_sdk.operations.inference import Messages
-from fw_sdk.transport import AsyncTransport, Connection, SyncTransport
+from fw_sdk.transport import AsyncTransport, RawTransport, SyncTransport, of_raw_client
 from fw_sdk.types import Answer, Health, Overview
+
+DEFAULT_TIMEOUT_S = 600.0
+DEFAULT_MAX_RETRIES = 2
 
 
 class Client:
@@ -22,6 +28,7 @@ class Client:
         api_key: the token.
         timeout_s: seconds without a byte after which a call fails; connecting may take 5.
         max_retries: attempts after the first, on connection errors, 429, 503 and what the server calls retryable.
+        http_client: an ``httpx.Client`` to send with (proxies, certificates); it stays the caller's to close.
 
     Raises:
         UnavailableError: no daemon runs.
@@ -31,10 +38,14 @@ class Client:
         self,
         base_url: str | None = None,
         api_key: str | None = None,
-        timeout_s: float = 600.0,
-        max_retries: int = 2,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        *,
+        http_client: httpx.Client | None = None,
     ) -> None:
-        transport = SyncTransport(Connection.find(base_url, api_key, timeout_s, max_retries))
+        self._attach(SyncTransport(Connection.find(base_url, api_key, timeout_s, max_retries), http_client))
+
+    def _attach(self, transport: SyncTransport | RawTransport) -> Self:
         self._transport = transport
         self._server = groups.Server(transport)
         self.datasets = groups.Datasets(transport)
@@ -46,6 +57,36 @@ class Client:
         self.deployments = groups.Deployments(transport)
         self.pipelines = groups.Pipelines(transport)
         self.jobs = groups.Jobs(transport)
+        return self
+
+    def with_options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        max_retries: int | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Client:
+        """A client with other options on the same connections, e.g. ``client.with_options(max_retries=0).jobs.get(…)``.
+
+        ``headers`` are sent with every request. Closing the copy closes nothing.
+        """
+        changed = self._sender().connection.changed(
+            api_key=api_key, timeout_s=timeout_s, max_retries=max_retries, headers=headers
+        )
+        return Client.__new__(Client)._attach(self._sender().sharing(changed))
+
+    @property
+    def with_raw_response(self) -> Any:
+        """The same groups and methods, but each gives a ``RawResponse``: ``status_code``, ``headers``, ``request_id``,
+        ``text``, and ``parse()`` for the value. A list gives one for each page; a stream has none.
+        """
+        return Client.__new__(Client)._attach(RawTransport(self._sender()))
+
+    def _sender(self) -> SyncTransport:
+        if not isinstance(self._transport, SyncTransport):
+            raise of_raw_client()
+        return self._transport
 
     @property
     def base_url(self) -> str:
@@ -124,10 +165,14 @@ class AsyncClient:
         self,
         base_url: str | None = None,
         api_key: str | None = None,
-        timeout_s: float = 600.0,
-        max_retries: int = 2,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        *,
+        http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        transport = AsyncTransport(Connection.find(base_url, api_key, timeout_s, max_retries))
+        self._attach(AsyncTransport(Connection.find(base_url, api_key, timeout_s, max_retries), http_client))
+
+    def _attach(self, transport: AsyncTransport | RawTransport) -> Self:
         self._transport = transport
         self._server = groups.AsyncServer(transport)
         self.datasets = groups.AsyncDatasets(transport)
@@ -139,6 +184,31 @@ class AsyncClient:
         self.deployments = groups.AsyncDeployments(transport)
         self.pipelines = groups.AsyncPipelines(transport)
         self.jobs = groups.AsyncJobs(transport)
+        return self
+
+    def with_options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        max_retries: int | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncClient:
+        """A client with other options on the same connections; see ``Client.with_options``."""
+        changed = self._sender().connection.changed(
+            api_key=api_key, timeout_s=timeout_s, max_retries=max_retries, headers=headers
+        )
+        return AsyncClient.__new__(AsyncClient)._attach(self._sender().sharing(changed))
+
+    @property
+    def with_raw_response(self) -> Any:
+        """The same groups and methods, but each gives a ``RawResponse``; see ``Client.with_raw_response``."""
+        return AsyncClient.__new__(AsyncClient)._attach(RawTransport(self._sender()))
+
+    def _sender(self) -> AsyncTransport:
+        if not isinstance(self._transport, AsyncTransport):
+            raise of_raw_client()
+        return self._transport
 
     @property
     def base_url(self) -> str:

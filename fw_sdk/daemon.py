@@ -37,12 +37,9 @@ class Daemon:
     @property
     def alive(self) -> bool:
         """Whether this very process still runs (a pid alone may have been given to another)."""
-        try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        state, *fields = stat[stat.rindex(")") + 2 :].split()
-        return state not in "ZX" and int(fields[18]) == self.start_ticks
+        from fw_sdk.types.process import ProcessId  # psutil would slow down every command that needs no daemon
+
+        return ProcessId(self.pid, self.start_ticks).alive
 
 
 def find_daemon(home: Home) -> Daemon | None:
@@ -122,9 +119,11 @@ def _start_lock(home: Home) -> Iterator[None]:
 
 
 def _start(home: Home, port: int) -> Daemon:
+    from fw_sdk.types.process import python_environment
+
     log = home.logs / "daemon.log"
     command = [sys.executable, "-m", "fw_sdk.cli", "up", "--port", str(port)]
-    environment = {**os.environ, "FW_HOME": str(home.root), "FW_FORMAT": "json"}
+    environment = {**python_environment(os.environ), "FW_HOME": str(home.root), "FW_FORMAT": "json"}
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(

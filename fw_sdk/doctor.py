@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fw_sdk.daemon import default_port, find_daemon, read_health
+from fw_sdk.types import LoopState
 from fw_sdk.types.home import Home
 
 GIB = 1024**3
@@ -146,8 +147,9 @@ def cpu_flags() -> set[str]:
 @check("memory")
 def memory(home: Home) -> Finding:
     """Memory that is free for a model and its training."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    import psutil  # only here, since it would slow down every command
+
+    available = psutil.virtual_memory().available
     described = f"{available / GIB:.1f} GiB available"
     if available < MEMORY_WANTED_GIB * GIB:
         return warn(described, f"close something: the quickstart wants {MEMORY_WANTED_GIB} GiB")
@@ -200,6 +202,23 @@ def daemon(home: Home) -> Finding:
     if health.version != ours:
         return warn(f"fw {health.version} at {found.url}, but this is fw {ours}", "fw down && fw up --detach")
     return ok(f"fw {health.version} at {found.url}, pid {found.pid}")
+
+
+@check("supervision")
+def supervision(home: Home) -> Finding:
+    """Whether the daemon's background loops run, as it says itself."""
+    found = find_daemon(home)
+    health = read_health(found.url) if found else None
+    if health is None:
+        return warn("known when the daemon runs", "fw up --detach")
+    ill = [loop for loop in health.supervision if loop.state is not LoopState.OK]
+    if not ill:
+        return ok(" ".join(loop.name for loop in health.supervision))
+    told = "; ".join(
+        f"{loop.name} is {loop.state}" + (f" ({loop.last_error})" if loop.last_error else "") for loop in ill
+    )
+    hangs = any(loop.state is not LoopState.FAILING for loop in ill)
+    return warn(told, "fw logs; then fw down && fw up --detach" if hangs else "fw logs: it is tried again by itself")
 
 
 @check("port")

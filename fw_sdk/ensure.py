@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from fw_sdk.client import Client
-from fw_sdk.exceptions import NotFoundError, typed
+from fw_sdk.exceptions import AlreadyExistsError, FailedPreconditionError, NotFoundError, typed
 from fw_sdk.files import Rows, dataset_upload, evaluator_source, id_from
 from fw_sdk.operations.jobs import raise_if_failed
-from fw_sdk.types import Dataset, DatasetState, Evaluator, FwError, Model, ModelState
+from fw_sdk.types import Dataset, Evaluator, FwError, Model, ModelState
 
 R = TypeVar("R")
+S = TypeVar("S", Dataset, Evaluator)
 
 
 def find_or_pull(client: Client, base: str | Path) -> Model:
@@ -47,16 +48,11 @@ def ensure_dataset(client: Client, data: str | Path | Rows, *, id: str | None = 
         return known
     data = data if isinstance(data, str | Path) else list(data)
     upload = dataset_upload(data, not_done="no dataset was created")
-    content = upload.source.read_bytes() if isinstance(upload.source, Path) else upload.source
-    digest = hashlib.sha256(content).hexdigest()
+    digest = _digest(upload.source)
     stem = id or id_from(Path(upload.filename).stem, "dataset")
-    for identifier in (stem, f"{stem[:40]}-{digest[:8]}"):
-        stored = find(client.datasets.get, identifier)
-        if stored is None or stored.state is DatasetState.UPLOADING:
-            return client.datasets.create(data, id=identifier)
-        if stored.digest == f"sha256:{digest}":
-            return stored
-    raise typed(FwError("already_exists", f"dataset '{identifier}' has other rows", not_done="nothing was started"))
+    return _stored_once(
+        "dataset", stem, digest, client.datasets.get, lambda name: client.datasets.create(data, id=name)
+    )
 
 
 def ensure_evaluator(client: Client, evaluator: str | Path, *, id: str | None = None) -> Evaluator:
@@ -64,16 +60,43 @@ def ensure_evaluator(client: Client, evaluator: str | Path, *, id: str | None = 
     known = _known(client.evaluators.get, evaluator, (".py",))
     if known is not None:
         return known
-    source, stem = evaluator_source(evaluator, not_done="no evaluator was created")
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    name = id or id_from(stem or "evaluator", "evaluator")
-    for identifier in (name, f"{name[:40]}-{digest[:8]}"):
-        stored = find(client.evaluators.get, identifier)
-        if stored is None:
-            return client.evaluators.create(evaluator, id=identifier)
-        if stored.digest == f"sha256:{digest}":
+    source, name = evaluator_source(evaluator, not_done="no evaluator was created")
+    stem = id or id_from(name or "evaluator", "evaluator")
+    digest = _digest(source.encode())
+    return _stored_once(
+        "evaluator", stem, digest, client.evaluators.get, lambda name: client.evaluators.create(evaluator, id=name)
+    )
+
+
+def _stored_once(noun: str, stem: str, digest: str, get: Callable[[str], S], create: Callable[[str], S]) -> S:
+    """What has this digest under ``stem`` or ``stem-<digest>``; made under the first of them that is free.
+
+    Other clients may take a name between looking and making: the one that was taken is looked at again.
+    """
+    for identifier in (stem, f"{stem[:40]}-{digest[:8]}"):
+        stored = find(get, identifier)
+        if stored is None or not stored.digest:
+            try:
+                return create(identifier)
+            except (AlreadyExistsError, FailedPreconditionError):
+                stored = find(get, identifier)
+        if stored is not None and stored.digest == f"sha256:{digest}":
             return stored
-    raise typed(FwError("already_exists", f"evaluator '{identifier}' has other code", not_done="nothing was started"))
+    raise typed(
+        FwError(
+            "already_exists",
+            f"{noun} '{identifier}' has other content",
+            not_done="nothing was started",
+            hint=f"give the {noun} an id of its own, or delete the stored one",
+        )
+    )
+
+
+def _digest(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _known(get: Callable[[str], R], value: object, suffixes: tuple[str, ...]) -> R | None:

@@ -49,10 +49,10 @@ def dataset_upload(data: str | Path | Rows, *, not_done: str) -> Upload:
     if isinstance(data, Mapping):
         raise FwError("invalid_argument", "rows must be a list of dicts, got one dict", not_done=not_done, param="data")
     try:
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in data]
-    except (TypeError, ValueError) as error:
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() for row in data]
+    except (TypeError, ValueError, RecursionError) as error:
         raise FwError("invalid_argument", f"a row is not JSON: {error}", not_done=not_done, param="data") from None
-    return Upload("rows.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    return Upload("rows.jsonl", b"".join(line + b"\n" for line in lines))
 
 
 def evaluator_source(evaluator: str | Path, *, not_done: str) -> tuple[str, str | None]:

@@ -52,6 +52,7 @@ class Finetunes(Group):
     """Fine-tuning jobs."""
 
     create = sync(finetunes.create)
+    plan = sync(finetunes.plan)
     estimate = sync(finetunes.estimate)
     preview = sync(finetunes.preview)
     get = sync(finetunes.get)
@@ -65,9 +66,12 @@ class Evaluations(Group):
     """Scores of a model."""
 
     create = sync(evaluations.create)
+    plan = sync(evaluations.plan)
     get = sync(evaluations.get)
     list = sync(evaluations.list_all)
     cancel = sync(evaluations.cancel)
+    resume = sync(evaluations.resume)
+    delete = sync(evaluations.delete)
     scores = sync(evaluations.scores)
 
 
@@ -77,6 +81,7 @@ class Comparisons(Group):
     create = sync(evaluations.create_comparison)
     get = sync(evaluations.get_comparison)
     list = sync(evaluations.list_comparisons)
+    delete = sync(evaluations.delete_comparison)
 
 
 class Deployments(Group):
@@ -93,6 +98,7 @@ class Pipelines(Group):
     """The whole loop as one object."""
 
     create = sync(pipelines.create)
+    plan = sync(pipelines.plan)
     get = sync(pipelines.get)
     list = sync(pipelines.list_all)
     cancel = sync(pipelines.cancel)
@@ -162,6 +168,7 @@ class AsyncFinetunes(Group):
     """Fine-tuning jobs, asynchronously."""
 
     create = asynchronous(finetunes.create)
+    plan = asynchronous(finetunes.plan)
     estimate = asynchronous(finetunes.estimate)
     preview = asynchronous(finetunes.preview)
     get = asynchronous(finetunes.get)
@@ -175,9 +182,12 @@ class AsyncEvaluations(Group):
     """Scores of a model, asynchronously."""
 
     create = asynchronous(evaluations.create)
+    plan = asynchronous(evaluations.plan)
     get = asynchronous(evaluations.get)
     list = asynchronous(evaluations.list_all)
     cancel = asynchronous(evaluations.cancel)
+    resume = asynchronous(evaluations.resume)
+    delete = asynchronous(evaluations.delete)
     scores = asynchronous(evaluations.scores)
 
 
@@ -187,6 +197,7 @@ class AsyncComparisons(Group):
     create = asynchronous(evaluations.create_comparison)
     get = asynchronous(evaluations.get_comparison)
     list = asynchronous(evaluations.list_comparisons)
+    delete = asynchronous(evaluations.delete_comparison)
 
 
 class AsyncDeployments(Group):
@@ -203,6 +214,7 @@ class AsyncPipelines(Group):
     """The whole loop as one object, asynchronously."""
 
     create = asynchronous(pipelines.create)
+    plan = asynchronous(pipelines.plan)
     get = asynchronous(pipelines.get)
     list = asynchronous(pipelines.list_all)
     cancel = asynchronous(pipelines.cancel)

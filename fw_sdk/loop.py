@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from fw_sdk.client import Client
 from fw_sdk.daemon import ensure_daemon
-from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model, find
+from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model
 from fw_sdk.exceptions import typed
 from fw_sdk.files import Rows
 from fw_sdk.operations.inference import Messages
@@ -21,11 +19,13 @@ from fw_sdk.types import (
     Comparison,
     CreatePipeline,
     FwError,
+    InferenceParameters,
     JobEvent,
     JobState,
     Pipeline,
     PipelineResult,
     TrainingConfig,
+    Wire,
     nearest,
     parse_request,
 )
@@ -34,10 +34,16 @@ from fw_sdk.types.home import Home
 OnEvent = Callable[[JobEvent], object]
 
 TRAINING_FIELDS = frozenset(TrainingConfig.model_fields)
-LOOP_FIELDS = frozenset(
-    {"few_shot_count", "gate", "evaluation_limit", "inference_parameters", "force_deploy", "deployment_id"}
-    | {"output_model"}
-)
+LOOP_FIELDS = frozenset(CreatePipeline.model_fields) - {
+    *("pipeline_id", "base_model", "dataset", "evaluator", "evaluation_dataset", "deploy")
+}
+NESTED_FIELDS = {
+    "training": TRAINING_FIELDS,
+    "inference_parameters": frozenset(InferenceParameters.model_fields) - TRAINING_FIELDS,
+    "gate": frozenset({"margin", "min_score"}),
+}
+"""Options that may stand by themselves, by the field of ``CreatePipeline`` that they belong to. A plain ``seed`` is the
+training's."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,18 @@ class Result:
 
     @property
     def deployment(self) -> str | None:
-        """Id of the deployment; None where the gate did not hold, and ``outcome.deployed_because`` says so."""
+        """Id of the deployment; None where nothing was deployed."""
         return self.outcome.deployment and self.outcome.deployment.rsplit("/", 1)[-1]
+
+    @property
+    def deployed_because(self) -> str | None:
+        """Why the model is served: the gate that held and its numbers; None where nothing was deployed."""
+        return self.outcome.deployed_because or None
+
+    @property
+    def not_deployed_because(self) -> str | None:
+        """Why nothing was deployed: the gate that did not hold, or that it was not wanted; else None."""
+        return self.outcome.not_deployed_because or None
 
     @property
     def model(self) -> str:
@@ -102,7 +118,7 @@ def customize(
 
     Everything is keyed by content: the same rows and evaluator are stored once, and the same inputs give the pipeline
     that already ran (a failed or cancelled one goes on from its first step that is not done). ``rerun=True`` starts
-    afresh once that one has completed.
+    afresh.
 
     Args:
         base: a model's id, a starter's name (pulled if missing), or a folder or ``.gguf`` file.
@@ -116,13 +132,15 @@ def customize(
         client: a client to use; by default the daemon of ``FW_HOME``, which is started if none runs.
         options: fields of ``TrainingConfig`` (epochs, learning_rate, lora_rank, seed, …) and of ``CreatePipeline``
             (few_shot_count, gate, evaluation_limit, inference_parameters, deployment_id, output_model, force_deploy).
+            What these hold may stand by itself too: ``max_tokens``, ``temperature``, ``top_p``, ``margin``,
+            ``min_score``.
 
     Raises:
         NotFoundError: no such file, model, dataset or evaluator.
         DatasetInvalidError, EvaluatorInvalidError: nothing was trained; ``details`` say where.
         JobFailedError: a step failed; ``details["failure"]`` has its typed reason.
     """
-    fields = _loop_fields(options)
+    fields = start_options(options)
     client = client or _connect()
     pipeline = start_pipeline(
         client, base, data, evaluator, heldout=heldout, rerun=rerun, fields={**fields, "deploy": deploy}
@@ -162,10 +180,8 @@ def start_pipeline(
         "evaluation_dataset": held and held.id,
     }
     body = parse_request(CreatePipeline, request, not_done="nothing was started")
-    digests = [model.digest, rows.digest, scored_by.digest, held and held.digest]
-    identifier = _pipeline_id(client, rows.id, _hash([body.to_wire(), digests]), rerun)
     named = body.model_dump(exclude_none=True, exclude={"base_model", "dataset", "evaluator", "pipeline_id"})
-    pipeline = client.pipelines.create(model.id, rows.id, scored_by.id, id=identifier, **named)
+    pipeline = client.pipelines.create(model.id, rows.id, scored_by.id, reuse=not rerun, **named)
     if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
         return client.pipelines.resume(pipeline.id)
     return pipeline
@@ -177,29 +193,27 @@ def _connect() -> Client:
     return Client()
 
 
-def _loop_fields(options: dict[str, Any]) -> dict[str, Any]:
-    known = TRAINING_FIELDS | LOOP_FIELDS
+def start_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Fields of ``CreatePipeline`` from the options of ``customize``, of which those of its parts may stand alone."""
+    known = LOOP_FIELDS.union(*NESTED_FIELDS.values())
     for name in sorted(set(options) - known):
         near = nearest(name, known)
         hint = f"did you mean '{near}'?" if near else f"known: {', '.join(sorted(known))}"
         message = f"unknown option '{name}'"
         raise typed(FwError("invalid_argument", message, not_done="nothing was started", hint=hint, param=name))
-    training = {key: value for key, value in options.items() if key in TRAINING_FIELDS}
-    return {"training": training, **{key: value for key, value in options.items() if key in LOOP_FIELDS}}
+    fields = {name: value for name, value in options.items() if name in LOOP_FIELDS}
+    for whole, parts in NESTED_FIELDS.items():
+        alone = {name: value for name, value in options.items() if name in parts}
+        if alone:
+            fields[whole] = {**_as_fields(fields.get(whole), whole), **alone}
+    return fields
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def _pipeline_id(client: Client, stem: str, key: str, rerun: bool) -> str:
-    """``<dataset>-<hash of the inputs>``; a rerun takes the first number behind it that has not completed yet."""
-    name = f"{stem[:36].rstrip('-._')}-{key}"
-    candidate, number = name, 1
-    while rerun:
-        earlier = find(client.pipelines.get, candidate)
-        if earlier is None or earlier.state is not JobState.COMPLETED:
-            break
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
+def _as_fields(value: Any, name: str) -> dict[str, Any]:
+    """The fields of a wire type that was given as what it is, as a dict, or not at all."""
+    if isinstance(value, Wire):
+        return value.model_dump(exclude_unset=True)
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    message = f"'{name}' must be a dict of its fields, got {value!r:.80}"
+    raise typed(FwError("invalid_argument", message, not_done="nothing was started", param=name))

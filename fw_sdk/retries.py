@@ -42,6 +42,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return seconds if 0 <= seconds <= LONGEST_RETRY_AFTER_S else None
 
 
+def reply_asks_for_retry(error: FwError, status: int, headers: Mapping[str, str]) -> bool:
+    """Whether to send again after an error reply: ``x-should-retry`` says it, else ``should_retry`` does."""
+    said = headers.get("x-should-retry", "").strip().lower()
+    return said == "true" if said in ("true", "false") else should_retry(error, status)
+
+
 def should_retry(error: FwError, status: int) -> bool:
     """Whether a reply asks for another attempt. A wait that timed out is the caller's to repeat."""
     return error.retryable and error.code != "deadline_exceeded" if status not in (429, 503) else error.retryable

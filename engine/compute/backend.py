@@ -12,11 +12,15 @@ from typing import Protocol
 @dataclass(frozen=True)
 class Task:
     """One attempt at a job: its directory (with ``spec.json``), its command line, to which that directory is added, and
-    what it finds in its environment."""
+    what it finds in its environment.
+
+    An attempt that runs for longer than ``timeout_s`` is asked to stop, then ended; None lets it run.
+    """
 
     job_dir: Path
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
 
 
 class Phase(StrEnum):
@@ -29,10 +33,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """A phase, and the exit status if it is EXITED (negative: the signal that ended the program)."""
+    """A phase, and the exit status if it is EXITED (negative: the signal that ended the program).
+
+    ``timed_out``: the program was ended because it ran for longer than its task allowed.
+    """
 
     phase: Phase
     exit_status: int | None = None
+    timed_out: bool = False
 
 
 class ComputeBackend(Protocol):
@@ -44,8 +52,11 @@ class ComputeBackend(Protocol):
     def poll(self, job_dir: Path) -> Status:
         """What became of the task."""
 
-    def cancel(self, job_dir: Path, *, force: bool) -> None:
-        """Ask the program to stop (it may save its work), or end everything it started if ``force``."""
+    def cancel(self, job_dir: Path, *, force: bool) -> bool:
+        """Ask the program to stop (it may save its work), or end everything it started if ``force``.
+
+        False if nothing was found that could be asked, as in the moment after ``submit``: try again.
+        """
 
     def reset(self, job_dir: Path) -> None:
         """Forget how an attempt that runs no more ended."""

@@ -1,7 +1,8 @@
 """Job programs as detached processes of this machine.
 
-While a shim lives it holds a lock on ``lock`` in the job's directory, which it inherited when it was started. So no
-job ever runs twice, whatever died in between, and nothing has to be guessed from a pid.
+While a shim lives it holds a lock on ``lock`` in the job's directory, which it inherited when it was started. Should
+somebody delete that directory, the shim is still known by its command line. So no job ever runs twice, whatever died
+or vanished in between, and nothing has to be guessed from a pid.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 
 from engine.compute.backend import Phase, Status, Task
 from engine.jobs.files import read_json, tail
-from engine.jobs.process import ProcessId
+from engine.jobs.process import ProcessId, python_environment
+from engine.jobs.shim import TIMEOUT_OPTION
 from fw_sdk.types import FwError
 
-OUTCOME_FILES = ("run.json", "beat.json", "exit.json", "failure.json", "result.json")
+OUTCOME_FILES = ("run.json", "exit.json", "failure.json", "result.json")
+SHIM = "engine.jobs.shim"
 PASSED_ON = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "TZ"),
@@ -42,14 +45,14 @@ class LocalCompute:
         """Start the shim of a task; ``failed_precondition`` if an earlier attempt still runs."""
         self._reap()
         with _lock(task.job_dir) as descriptor:
-            if descriptor is None:
+            if descriptor is None or _find_shim(task.job_dir):
                 raise FwError("failed_precondition", f"The job in {task.job_dir} still runs.", not_done="not started")
             _end_orphan(task.job_dir)
             self.reset(task.job_dir)
             _end_torn_line(task.job_dir / "events.jsonl")
             with (task.job_dir / "log.txt").open("ab") as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-m", "engine.jobs.shim", str(task.job_dir), *task.command],
+                    [sys.executable, "-m", SHIM, str(task.job_dir), *_timeout(task), *task.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -61,29 +64,30 @@ class LocalCompute:
         self._children.append(child)
 
     def poll(self, job_dir: Path) -> Status:
-        """RUNNING while the shim holds its lock; afterwards what it recorded, else GONE."""
+        """RUNNING while the shim lives; afterwards what it recorded, else GONE."""
         self._reap()
         with _lock(job_dir) as descriptor:
             if descriptor is None:
                 return Status(Phase.RUNNING)
             value = read_json(job_dir / "exit.json")
             if value is not None:
-                return Status(Phase.EXITED, int(value["status"]))
+                return Status(Phase.EXITED, int(value["status"]), bool(value.get("timedOut")))
+            if _find_shim(job_dir):
+                return Status(Phase.RUNNING)
             _end_orphan(job_dir)
             return Status(Phase.GONE)
 
-    def cancel(self, job_dir: Path, *, force: bool) -> None:
+    def cancel(self, job_dir: Path, *, force: bool) -> bool:
         """SIGTERM to the shim, which passes it on; or SIGKILL to the whole group."""
-        value = read_json(job_dir / "run.json") or {}
-        if not value.get("shim"):
-            return
-        shim = ProcessId.from_json(value["shim"])
+        shim = _recorded(job_dir, "shim") or _find_shim(job_dir)
+        if shim is None:
+            return False
         if force:
             shim.signal_group(signal.SIGKILL)
             _end_orphan(job_dir)
-        elif shim.alive:
-            with suppress(ProcessLookupError):
-                os.kill(shim.pid, signal.SIGTERM)
+        else:
+            shim.send_signal(signal.SIGTERM)
+        return True
 
     def reset(self, job_dir: Path) -> None:
         """Remove what an earlier attempt left about its course; its checkpoints, events and log stay."""
@@ -115,13 +119,24 @@ def _lock(job_dir: Path) -> Iterator[int | None]:
 
 def _end_orphan(job_dir: Path) -> None:
     """Kill a program whose shim died, with its group: nobody would record how it ends."""
-    value = read_json(job_dir / "run.json") or {}
-    if not value.get("program"):
-        return
-    program = ProcessId.from_json(value["program"])
-    if program.alive:
-        with suppress(ProcessLookupError):
-            os.killpg(os.getpgid(program.pid), signal.SIGKILL)
+    program = _recorded(job_dir, "program")
+    if program is not None:
+        program.signal_group(signal.SIGKILL)
+
+
+def _recorded(job_dir: Path, name: str) -> ProcessId | None:
+    """A process that ``run.json`` names: ``shim`` or ``program``."""
+    value = (read_json(job_dir / "run.json") or {}).get(name)
+    return ProcessId.from_json(value) if value else None
+
+
+def _find_shim(job_dir: Path) -> ProcessId | None:
+    """The living shim of a job, whatever became of its files."""
+    return ProcessId.running((SHIM, str(job_dir)))
+
+
+def _timeout(task: Task) -> list[str]:
+    return [] if task.timeout_s is None else [TIMEOUT_OPTION, str(task.timeout_s)]
 
 
 def _end_torn_line(events: Path) -> None:
@@ -134,4 +149,4 @@ def _end_torn_line(events: Path) -> None:
 def _inherited() -> dict[str, str]:
     """The part of our environment that programs need: paths, locale, proxies, thread and device settings."""
     kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    return {**kept, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return python_environment(kept)

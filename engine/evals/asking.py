@@ -17,6 +17,7 @@ ANSWER_TIMEOUT_S = 600.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 10.0
 RETRY_STATUS = frozenset({429, 502, 503, 504})
 UNKNOWN = "unknown"
+WARM_UP = [{"role": "user", "content": "Hi"}]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class ServedModel:
 
     Connection errors and the statuses 429, 502, 503 and 504 (and errors that call themselves retryable) are tried
     again for ``patience_s``, since the daemon may be restarting; any other error is raised as it was given.
+
+    Attributes:
+        down_s: how long the server could not answer in all, from each error that was tried again to the next answer.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class ServedModel:
     ) -> None:
         self._model = model
         self._patience_s = patience_s
+        self.down_s = 0.0
+        self._down_since: float | None = None
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/").removesuffix("/v1"),
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -80,6 +86,17 @@ class ServedModel:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+    async def warm_up(self) -> None:
+        """Ask for one token, so that what starts with the first request (worker, adapter) has started.
+
+        A refusal is passed over: the rows' own requests say it better. Raises ``FwError`` once patience is at its end.
+        """
+        try:
+            await self.ask(WARM_UP, InferenceParameters(max_tokens=1), seed=0)
+        except FwError as error:
+            if error.retryable:
+                raise
 
     async def ask(
         self, messages: list[dict[str, Any]], inference: InferenceParameters, seed: int, tools: Any = None
@@ -103,12 +120,20 @@ class ServedModel:
                 failure = FwError("unavailable", f"The model's server does not answer: {_reason(error)}.")
             else:
                 if response.is_success:
+                    self._is_up()
                     return _read_answer(response)
                 failure = _read_error(response)
+            if failure.retryable and self._down_since is None:
+                self._down_since = time.monotonic()
             if not failure.retryable or time.monotonic() + delay_s > give_up:
                 raise _final(failure, self._patience_s)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+
+    def _is_up(self) -> None:
+        if self._down_since is not None:
+            self.down_s += time.monotonic() - self._down_since
+            self._down_since = None
 
 
 def _reason(error: httpx.TransportError) -> str:

@@ -6,9 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from engine.evals.evaluators import EvaluatorProcess
+from engine.evals.statistics import mean_bar, too_many_missing
 from engine.jobs.rows import Row
 from fw_sdk.types import ConstantAnswer, RowScore
 
@@ -34,18 +33,21 @@ def commonest_answer(rows: Sequence[Row]) -> tuple[str, float] | None:
 
 
 def constant_baseline(evaluator: EvaluatorProcess, rows: Sequence[Row]) -> ConstantAnswer | None:
-    """Score the commonest answer on every row; None if there is none, or the evaluator is too slow for it."""
+    """Score the commonest answer on every row; None if there is none, or the evaluator fails or is too slow for it."""
     found = commonest_answer(rows)
     if found is None:
         return None
     answer, share = found
     message = {"role": "assistant", "content": answer}
-    scores, deadline = [], time.monotonic() + BUDGET_S
+    scores: list[float | None] = []
+    deadline = time.monotonic() + BUDGET_S
     for row in rows:
         if time.monotonic() > deadline:
             return None
-        scores.append(evaluator.score([*row.prompt, message], row.ground_truth, row.data).score or 0.0)
-    return ConstantAnswer(answer=answer, share=share, mean=float(np.mean(scores)))
+        scores.append(evaluator.score([*row.prompt, message], row.ground_truth, row.data).score)
+    if too_many_missing(scores.count(None), len(scores)):
+        return None
+    return ConstantAnswer(answer=answer, share=share, mean=mean_bar(scores, evaluator.score_range))
 
 
 def _wanted(row: Row) -> str | None:

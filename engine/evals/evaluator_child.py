@@ -10,6 +10,7 @@ and go out over two pipes of their own, so that nothing the evaluator prints can
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import inspect
 import io
@@ -18,6 +19,8 @@ import numbers
 import os
 import resource
 import select
+import signal
+import struct
 import sys
 import threading
 import traceback
@@ -27,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "evaluator.py"
+CAPABILITIES_VERSION = 0x20080522
+PR_SET_PDEATHSIG = 1
 MAX_PRINTED = 2_000
 MAX_MESSAGE = 2_000
 MAX_REPLY = 64_000
@@ -48,8 +53,8 @@ class Printed(io.TextIOBase):
         return True
 
 
-def confine(limits: dict[str, int]) -> None:
-    """Take rights away, for good unless the account is root's."""
+def confine(limits: dict[str, Any]) -> None:
+    """Take rights away, for good: this thread and those it starts will not get them back. No other may run yet."""
     hard = {
         resource.RLIMIT_AS: limits["memory_bytes"],
         resource.RLIMIT_FSIZE: limits["file_bytes"],
@@ -57,9 +62,36 @@ def confine(limits: dict[str, int]) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in hard.items():
-        resource.setrlimit(kind, (most, most))
+        limit(kind, most)
+    load_sibling("lone_process").install()
+    drop_capabilities()
+    load_sibling("landlock").restrict(limits["hidden"], str(Path.cwd()))
     if not load_sibling("syscall_filter").install():
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def limit(kind: int, most: int) -> None:
+    """Lower a limit for good, unless it is lower already; systems other than Linux refuse some."""
+    before = resource.getrlimit(kind)[1]
+    least = most if before == resource.RLIM_INFINITY else min(most, before)
+    with contextlib.suppress(*((ValueError, OSError) if sys.platform != "linux" else ())):
+        resource.setrlimit(kind, (least, least))
+
+
+def drop_capabilities() -> None:
+    """Give up what root may do beyond its own files, raising limits among it; nothing where there is no such call."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "capset"):
+        libc.capset(struct.pack("=Ii", CAPABILITIES_VERSION, 0), bytes(24))
+
+
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when the one that started it dies; false where it does not do that."""
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
+        return False
+    if os.getppid() != parent:
+        os._exit(1)
+    return True
 
 
 def end_with_parent(requests: int) -> None:
@@ -75,7 +107,9 @@ def load_sibling(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
+    del sys.modules[name]
     return module
 
 
@@ -112,7 +146,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, numbers.Real):
+    if isinstance(value, numbers.Real) or type(value).__name__ == "Decimal":
         return float(value)
     if type(value).__name__ in ("bool_", "bool"):
         return bool(value)
@@ -127,7 +161,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     """Type, message and the last line of the evaluator's own file that the error came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == FILE]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
-    return {"type": type(error).__name__, "message": str(error)[:MAX_MESSAGE], "line": line}
+    try:
+        message = str(error)[:MAX_MESSAGE]
+    except BaseException:  # noqa: BLE001  an exception of the evaluator's own may raise here again
+        message = ""
+    return {"type": type(error).__name__, "message": message, "line": line}
 
 
 def answer(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +184,7 @@ def answer(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
     return reply
 
 
-def serve(requests: Iterator[str], replies: Any, limits: dict[str, int]) -> None:
+def serve(requests: Iterator[str], replies: Any, limits: dict[str, Any]) -> None:
     """Load the evaluator, then answer requests until there are no more."""
     first = json.loads(next(requests))
     function, failure = None, None
@@ -174,10 +212,12 @@ def main() -> None:
     limits = json.loads(sys.argv[3])
     requests = os.fdopen(int(sys.argv[1]), encoding="utf-8")
     replies = os.fdopen(int(sys.argv[2]), "w", encoding="utf-8")
-    threading.Thread(target=end_with_parent, args=(requests.fileno(),), daemon=True).start()
     sys.argv[1:] = []
     allow_cpu(limits["cpu_row_s"])
+    mortal = die_with_parent(limits["parent"])
     confine(limits)
+    if not mortal:
+        threading.Thread(target=end_with_parent, args=(requests.fileno(),), daemon=True).start()
     serve(iter(requests), replies, limits)
     os._exit(0)
 

@@ -8,41 +8,52 @@ import math
 import os
 import select
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.evals.replies import (
+    FOREIGN,
+    MAX_REPLY_BYTES,
+    RANGE,
+    ForeignReply,
+    Scored,
+    ScoreRange,
+    error_text,
+    parse_reply,
+    read_value,
+)
 from engine.evals.sandbox import Launcher, Limits, SandboxedProcess, launch_limited
 from fw_sdk.types import FwError, nearest
 
 LOAD_TIMEOUT_S = 60.0
 MAX_SOURCE_BYTES = 1 << 20
-MAX_REPLY_BYTES = 1 << 20
+LOAD_CHANCES = 3
+EXIT_TIMEOUT_S = 1.0
+OUTER_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 CONTRACT = "evaluate(messages, ground_truth=None, **row) -> float | {'score': float, …}"
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What came of one row: a finite score, or the reason why there is none; ``details`` is what else was returned."""
-
-    score: float | None
-    error: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 class ProcessEnded(Exception):
-    """The evaluator's process is gone, or silent for too long."""
+    """The evaluator's process is gone, silent for too long, or says what it should not.
 
-    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+    ``killed``: by a signal that nothing it did itself is likely to have sent.
+    """
+
+    def __init__(self, reason: str, *, timed_out: bool = False, killed: bool = False) -> None:
         super().__init__(reason)
-        self.timed_out = timed_out
+        self.timed_out, self.killed = timed_out, killed
 
 
-def check_source(source: str, entry: str = "evaluate") -> None:
-    """Raise ``evaluator_invalid`` unless ``source`` is Python and defines ``entry`` at its top level. Runs nothing."""
+def check_source(source: str, entry: str = "evaluate") -> ScoreRange | None:
+    """Check an evaluator without running it; returns the range of scores that it declares, if it does.
+
+    Raises ``evaluator_invalid`` unless ``source`` is Python, defines ``entry`` at its top level, and ``SCORE_RANGE``
+    there, if it is assigned, is a pair of numbers, the lower one first.
+    """
     if len(source.encode()) > MAX_SOURCE_BYTES:
         raise _invalid(f"The evaluator is longer than {MAX_SOURCE_BYTES} bytes.")
     try:
@@ -61,6 +72,33 @@ def check_source(source: str, entry: str = "evaluate") -> None:
         raise _invalid(f"'{entry}' is async; an evaluator is a plain function.", line=function.lineno)
     if not (function.args.posonlyargs or function.args.args or function.args.vararg):
         raise _invalid(f"'{entry}' takes no argument; the first one is the messages.", line=function.lineno)
+    return _declared_range(tree)
+
+
+def _declared_range(tree: ast.Module) -> ScoreRange | None:
+    """The pair that the module's last assignment to ``SCORE_RANGE`` names; None if there is none."""
+    found = None
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if name == RANGE:
+                found = _range_of(value)
+    return found
+
+
+def _range_of(value: ast.expr) -> ScoreRange:
+    try:
+        match ast.literal_eval(value):
+            case [int() | float() as low, int() | float() as high] if -math.inf < float(low) < float(high) < math.inf:
+                return float(low), float(high)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        pass  # not a constant, or too large a number: said below with the line
+    raise _invalid(
+        f"{RANGE} is {ast.unparse(value):.80}, not the lowest and the highest score as two numbers, like (-1.0, 1.0).",
+        line=value.lineno,
+    )
 
 
 def _invalid(message: str, *, line: int | None = None) -> FwError:
@@ -73,36 +111,6 @@ def _invalid(message: str, *, line: int | None = None) -> FwError:
     )
 
 
-def read_value(value: Any) -> Scored:
-    """The score in what an evaluator returned: a finite number or bool, alone or under ``score`` in a dict."""
-    details = {key: item for key, item in value.items() if key != "score"} if isinstance(value, dict) else {}
-    if isinstance(value, dict) and "score" not in value:
-        what = "is unusable: " + str(value["unusable"]) if set(value) == {"unusable"} else "has no 'score'"
-        return Scored(None, f"the returned value {what}; return a number or a dict with 'score'", details)
-    score = value["score"] if isinstance(value, dict) else value
-    if not isinstance(score, bool | int | float):
-        kind = "None" if score is None else f"{type(score).__name__} {score!r:.80}"
-        return Scored(None, f"the score is {kind}, not a number", details)
-    try:
-        number = float(score)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        return Scored(None, f"the score is {number}, not a finite number", details)
-    return Scored(number, None, details)
-
-
-def _storable(value: Any) -> Any:
-    """The same value with what JSON in UTF-8 has no word for, infinite numbers and lone surrogates, as plain text."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    return [_storable(item) for item in value] if isinstance(value, list) else value
-
-
 class EvaluatorProcess:
     """One evaluator, loaded in a confined process, that scores rows one after the other.
 
@@ -110,6 +118,9 @@ class EvaluatorProcess:
     have been killed from outside) gets a second chance in a new one. Safe to use from several threads.
 
     Raises ``evaluator_invalid`` from the first use if the file cannot be loaded.
+
+    Attributes:
+        score_range: the lowest and the highest score that its source declares; None if it declares none.
     """
 
     def __init__(
@@ -122,7 +133,7 @@ class EvaluatorProcess:
         launch: Launcher = launch_limited,
     ) -> None:
         self._source = read_source(path)
-        check_source(self._source, entry)
+        self.score_range = check_source(self._source, entry)
         self._entry = entry
         self._row_timeout_s = row_timeout_s
         self._limits = limits or Limits(cpu_row_s=2 * math.ceil(row_timeout_s))
@@ -167,48 +178,49 @@ class EvaluatorProcess:
     def _score(self, request: dict[str, Any]) -> Scored:
         self._next_id += 1
         reply = self._exchange({"id": self._next_id, **request}, self._row_timeout_s)
-        if reply.get("id") != self._next_id:
-            raise ProcessEnded("the evaluator wrote to its reply channel")
+        if type(reply.get("id")) is not int or reply["id"] != self._next_id:
+            raise ProcessEnded(FOREIGN)
         printed = {"printed": reply["printed"]} if reply.get("printed") else {}
-        if "error" in reply:
-            return Scored(None, _storable(error_text(reply["error"])), _storable(printed))
-        scored = read_value(reply.get("value"))
-        return Scored(scored.score, _storable(scored.error), _storable({**scored.details, **printed}))
+        if reply.get("error"):
+            return Scored(None, error_text(reply["error"]), printed)
+        scored = read_value(reply.get("value"), self.score_range)
+        return Scored(scored.score, scored.error, {**scored.details, **printed})
 
     def _start(self) -> None:
-        """Launch and load, unless a process is ready."""
-        if self._process is not None:
-            return
-        self._process, self._buffer = self._launch(self._limits), b""
-        try:
-            reply = self._exchange({"source": self._source, "entry": self._entry}, LOAD_TIMEOUT_S)
-        except ProcessEnded as ended:
-            words = self._process.last_words()
-            self._end()
-            raise _invalid(f"Loading the evaluator: {ended}." + (f" It said: {words}" if words else "")) from None
-        if not reply.get("ready"):
-            self._end()
-            error = reply.get("error") or {}
-            raise _invalid(f"Loading the evaluator: it {error_text(error)}.", line=error.get("line"))
+        """Launch and load, unless a process is ready. One that was killed meanwhile gets other chances."""
+        for chance in range(1, LOAD_CHANCES + 1):
+            if self._process is not None:
+                return
+            try:
+                self._process, self._buffer = self._launch(self._limits), b""
+            except OSError as no_process:
+                raise _not_started(no_process) from None
+            try:
+                reply = self._exchange({"source": self._source, "entry": self._entry}, LOAD_TIMEOUT_S)
+            except ProcessEnded as ended:
+                words = self._end()
+                if not ended.killed:
+                    raise _not_loaded(f"{ended}." + (f" It said: {words}" if words else "")) from None
+                if chance == LOAD_CHANCES:
+                    raise _killed(ended) from None
+                continue
+            if reply.get("ready") is not True:
+                self._end()
+                error = reply.get("error") or {}
+                raise _not_loaded(f"it {error_text(error)}.", line=error.get("line"))
 
-    def _end(self) -> None:
+    def _end(self) -> str:
         process, self._process = self._process, None
-        if process is not None:
-            process.end()
+        return process.end() if process is not None else ""
 
     def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Write one line and read one, within ``timeout_s`` together."""
-        assert self._process is not None
         deadline = time.monotonic() + timeout_s
         self._write(json.dumps(message).encode() + b"\n", deadline, timeout_s)
-        line = self._read_line(deadline, timeout_s)
         try:
-            reply = json.loads(line)
-        except (ValueError, RecursionError):
-            reply = None
-        if not isinstance(reply, dict):
-            raise ProcessEnded("the evaluator wrote to its reply channel")
-        return reply
+            return parse_reply(self._read_line(deadline, timeout_s))
+        except ForeignReply as foreign:
+            raise ProcessEnded(str(foreign)) from None
 
     def _write(self, data: bytes, deadline: float, timeout_s: float) -> None:
         assert self._process is not None
@@ -227,8 +239,10 @@ class EvaluatorProcess:
             self._wait(self._process.replies, select.POLLIN, deadline, timeout_s)
             part = os.read(self._process.replies, 65536)
             self._buffer += part
-            if not part or len(self._buffer) > MAX_REPLY_BYTES:
+            if not part:
                 raise self._ended()
+            if len(self._buffer) > MAX_REPLY_BYTES:
+                raise ForeignReply
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -242,17 +256,42 @@ class EvaluatorProcess:
     def _ended(self) -> ProcessEnded:
         """The process closed its pipe: find out how it died."""
         assert self._process is not None
-        process = self._process.process
-        for _ in range(100):
-            if process.poll() is not None:
-                break
-            time.sleep(0.01)
-        status = process.poll()
-        if status is None:
+        try:
+            status = self._process.process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
             return ProcessEnded("the evaluator closed its reply channel")
+        if self._process.watch.excess:
+            return ProcessEnded(f"the evaluator {self._process.watch.excess}")
         if status < 0:
-            return ProcessEnded(f"the evaluator's process was killed by {signal.Signals(-status).name}")
+            killed = -status in OUTER_SIGNALS
+            return ProcessEnded(f"the evaluator's process was killed by {_signal_name(-status)}", killed=killed)
         return ProcessEnded(f"the evaluator ended its process with status {status}")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def _not_loaded(reason: str, *, line: int | None = None) -> FwError:
+    return _invalid(f"Loading the evaluator: {reason}", line=line)
+
+
+def _not_started(error: OSError) -> FwError:
+    return FwError(
+        "resource_exhausted",
+        f"The evaluator's process could not be started: {error.strerror or error}.",
+        not_done="No row was scored.",
+        hint="free disk space or memory, then try again",
+    )
+
+
+def _killed(ended: ProcessEnded) -> FwError:
+    return FwError(
+        "worker_lost",
+        f"Loading the evaluator failed {LOAD_CHANCES} times: {ended}.",
+        not_done="No row was scored.",
+        hint="try again; if nobody killed it, the machine is short of memory or loading takes too much processor time",
+    )
 
 
 def read_source(path: Path) -> str:
@@ -261,10 +300,3 @@ def read_source(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _invalid(f"The evaluator {path} cannot be read: {error}.") from None
-
-
-def error_text(error: Mapping[str, Any]) -> str:
-    """``raised ValueError at line 3: message``."""
-    where = f" at line {error['line']}" if error.get("line") else ""
-    what = f": {error['message']}" if error.get("message") else ""
-    return f"raised {error.get('type', 'an error')}{where}{what}"

@@ -17,10 +17,11 @@ from typing import Any
 
 from engine.evals.asking import Answer, Identity, ServedModel
 from engine.evals.constant import constant_baseline, distinct_answers
-from engine.evals.evaluators import EvaluatorProcess, Scored
+from engine.evals.evaluators import EvaluatorProcess
 from engine.evals.prompts import FewShotExamples, build_prompt, row_seed
+from engine.evals.replies import Scored, ScoreRange
 from engine.evals.score_log import ScoredRow, ScoreLog
-from engine.evals.statistics import summarise
+from engine.evals.statistics import mean_score, summarise
 from engine.jobs.program import JobContext, main
 from engine.jobs.rows import Row, read_rows
 from engine.jobs.specs import EvaluateResult, EvaluateSpec, FewShotRows, RowsRef
@@ -61,7 +62,7 @@ def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
             log.clear()
             raise _model_changed(spec.model, change) from None
         constant = constant_baseline(evaluator, rows)
-    return _result(spec, log, constant, examples)
+    return _result(spec, log, evaluator.score_range, constant, examples)
 
 
 def _rows(reference: RowsRef) -> list[Row]:
@@ -125,7 +126,11 @@ def _require_asked(spec: EvaluateSpec, identity: Identity) -> None:
 
 
 def _result(
-    spec: EvaluateSpec, log: ScoreLog, constant: ConstantAnswer | None, examples: FewShotExamples | None
+    spec: EvaluateSpec,
+    log: ScoreLog,
+    score_range: ScoreRange | None,
+    constant: ConstantAnswer | None,
+    examples: FewShotExamples | None,
 ) -> EvaluateResult:
     scores = log.finish()
     failures = log.failures()
@@ -140,7 +145,7 @@ def _result(
     few_shot = spec.few_shot
     same = {"distinct_answers": distinct_answers(scores), "constant": constant}
     return EvaluateResult(
-        summary=summarise(scores).model_copy(update=same),
+        summary=summarise(scores, score_range).model_copy(update=same),
         configuration=ServedConfiguration(
             model=spec.model,
             model_digest=identity.model_digest,
@@ -160,7 +165,11 @@ def _result(
 
 
 class Evaluation:
-    """One attempt: ``concurrency`` askers take rows from a queue, one evaluator process scores the answers."""
+    """One attempt: ``concurrency`` askers take rows from a queue, one evaluator process scores the answers.
+
+    Its clock starts when the model has answered a request that is no row, and stands still while its server is away:
+    what a worker's start takes is no cost of the work.
+    """
 
     def __init__(
         self,
@@ -172,7 +181,9 @@ class Evaluation:
     ) -> None:
         self._context, self._spec, self._log = context, context.spec, log
         self._evaluator, self._examples, self._rows = evaluator, examples, rows
-        self._earlier_s, self._started = log.clock_s, time.monotonic()
+        self._earlier_s, self._started = log.clock_s, 0.0
+        key = os.environ.get("FW_API_KEY")
+        self._model = ServedModel(self._spec.base_url, self._spec.model, key, connections=self._spec.concurrency)
         self._reported = 0.0
         self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
@@ -189,17 +200,17 @@ class Evaluation:
             self._scoring.shutdown(cancel_futures=True)
 
     async def _work(self) -> None:
-        key = os.environ.get("FW_API_KEY")
-        spec = self._spec
-        async with ServedModel(spec.base_url, spec.model, key, connections=spec.concurrency) as model:
+        async with self._model:
+            if len(self._log.rows) < len(self._rows):
+                await self._model.warm_up()
+            self._start_clock()
             if self._log.rows:
-                await self._resume(model)
+                await self._resume()
             pending = [index for index, row in enumerate(self._rows) if row.line not in self._log.rows]
             queue = iter(pending)
             self._report(force=True)
-            askers = [
-                asyncio.create_task(self._ask_all(model, queue)) for _ in range(min(spec.concurrency, len(pending)))
-            ]
+            count = min(self._spec.concurrency, len(pending))
+            askers = [asyncio.create_task(self._ask_all(queue)) for _ in range(count)]
             try:
                 await asyncio.gather(*askers)
             finally:
@@ -208,28 +219,29 @@ class Evaluation:
                 await asyncio.gather(*askers, return_exceptions=True)
         self._report(force=True)
 
-    async def _resume(self, model: ServedModel) -> None:
+    async def _resume(self) -> None:
         """Go on with kept scores only if the first row that is left is answered by the model that earned them."""
         left = [index for index, row in enumerate(self._rows) if row.line not in self._log.rows]
         self._context.message(f"{len(self._log.rows)} rows were scored by an earlier attempt, {len(left)} are left")
         try:
             if left:
-                await self._one(model, left[0])
+                await self._one(left[0])
         except ModelChanged as change:
             self._context.warning(f"the model changed since the earlier attempt; all rows are asked again ({change})")
             self._log.clear()
             self._earlier_s = 0.0
+            self._start_clock()
 
-    async def _ask_all(self, model: ServedModel, queue: Iterator[int]) -> None:
+    async def _ask_all(self, queue: Iterator[int]) -> None:
         for index in queue:
-            await self._one(model, index)
+            await self._one(index)
             self._report()
 
-    async def _one(self, model: ServedModel, index: int) -> None:
+    async def _one(self, index: int) -> None:
         """Ask and score one row, and keep the score."""
         row, seed = self._rows[index], row_seed(self._spec.inference.seed, self._rows[index].line)
         try:
-            answer = await model.ask(build_prompt(row, self._examples), self._spec.inference, seed, row.tools)
+            answer = await self._model.ask(build_prompt(row, self._examples), self._spec.inference, seed, row.tools)
         except FwError as error:
             if error.code != "context_length_exceeded":
                 raise
@@ -263,16 +275,26 @@ class Evaluation:
         kind = "evaluator" if scored.score is None else None
         self._log.add(ScoredRow(score, kind, answer.prompt_tokens, answer.generated_tokens, self._clock_s()))
 
+    def _start_clock(self) -> None:
+        self._started = time.monotonic() - self._model.down_s
+
     def _clock_s(self) -> float:
-        return self._earlier_s + time.monotonic() - self._started
+        return self._earlier_s + time.monotonic() - self._started - self._model.down_s
 
     def _report(self, *, force: bool = False) -> None:
         """Progress with the running mean, at most twice a second."""
         now, done = time.monotonic(), len(self._log.rows)
         if force or now - self._reported > PROGRESS_EVERY_S:
             self._reported = now
-            message = f"mean {self._log.mean:.3f} of {done} rows" if done else ""
-            self._context.progress(done, len(self._rows), message, unit="rows")
+            self._context.progress(done, len(self._rows), self._so_far(), unit="rows")
+
+    def _so_far(self) -> str:
+        scores = [row.score.score for row in self._log.rows.values()]
+        if not scores:
+            return ""
+        failed = scores.count(None)
+        mean = mean_score(scores, self._evaluator.score_range)
+        return f"mean {mean:.3f} of {len(scores)} rows" + (f", {failed} of them without a score" if failed else "")
 
 
 if __name__ == "__main__":

@@ -87,11 +87,6 @@ class ScoreLog:
         return [row.score for row in ordered]
 
     @property
-    def mean(self) -> float:
-        """The mean of the rows so far, failed ones as 0."""
-        return sum(row.score.score or 0.0 for row in self.rows.values()) / len(self.rows) if self.rows else 0.0
-
-    @property
     def clock_s(self) -> float:
         """How long earlier attempts took until their last row."""
         return max((row.clock_s for row in self.rows.values()), default=0.0)

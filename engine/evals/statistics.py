@@ -4,6 +4,12 @@ Intervals never pretend to know more than n rows can tell. A binary score gets W
 the hull of its percentile bootstrap (10,000 resamples, fixed seed) and Student's t interval, because the bootstrap
 alone is too narrow for few rows. Where all values are equal both have width zero; then the interval says how far the
 mean could lie if values that were not seen have the mass that Wilson's bound allows after n rows without one.
+
+A row without a score (none, or not a finite one) never helps. It could have scored anything in the range of scores:
+what the evaluator declares, or else 0 to 1 widened by every score seen. A mean takes it at the range's minimum. A
+comparison takes it at the minimum for the candidate and at the maximum for the baseline, and each end of its interval
+is the lowest over all that the row could have scored, because a win that is an outlier widens the interval, and
+losing it must not narrow it. Beyond ``MOST_MISSING`` rows of a side nothing is valid.
 """
 
 from __future__ import annotations
@@ -22,19 +28,25 @@ LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
 SEED = 20_260_101
-FEW_VALUES = 16
 MANY_ROWS = 5_000
+"""Of so many rows Student's interval is that of the bootstrap, which would take seconds."""
+MOST_MISSING = 0.02
+"""The share of a side's rows that may be without a score before a comparison is invalid."""
+UNDECLARED = (0.0, 1.0)
+BISECTIONS = 64
 CHUNK = 1_000_000
 MOST_ROWS_NEEDED = 10_000_000
 
 Values = NDArray[np.float64]
+ScoreRange = tuple[float, float]
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 _Z_POWER = NormalDist().inv_cdf(POWER)
 
 
 @dataclass(frozen=True)
 class ComparisonNumbers:
-    """Candidate minus baseline on the ``n`` rows that both scored; the numbers of the wire type ``Comparison``."""
+    """Candidate minus baseline on ``n`` common rows; the numbers of the wire type ``Comparison``."""
 
     baseline_mean: float
     candidate_mean: float
@@ -44,34 +56,87 @@ class ComparisonNumbers:
     wins: int
     losses: int
     ties: int
+    baseline_failed_rows: int
+    candidate_failed_rows: int
+    score_range: ScoreRange
     p_value: float | None
     verdict: Verdict
     rows_needed: int | None
 
 
-def scores_by_line(scores: Iterable[RowScore]) -> dict[int, float]:
-    """Line number to score; a row without a score counts as 0."""
-    return {row.line: row.score or 0.0 for row in scores}
+def scores_by_line(scores: Iterable[RowScore]) -> dict[int, float | None]:
+    """Line number to score, None for a row without one."""
+    return {row.line: row.score for row in scores}
 
 
-def summarise(scores: Sequence[RowScore]) -> ScoreSummary:
-    """The mean of all rows with its 95 % interval; rows without a score count as 0 and are counted apart.
+def score_range(declared: ScoreRange | None, *columns: Values) -> ScoreRange:
+    """The lowest and the highest possible score: ``declared``, or else 0 and 1, widened by every finite score."""
+    low, high = declared or UNDECLARED
+    for column in columns:
+        known = column[np.isfinite(column)]
+        if len(known):
+            low, high = min(low, float(known.min())), max(high, float(known.max()))
+    return low, high
 
-    ``extra`` has every other number that the evaluator returned, over the rows that have it.
-    Raises ``invalid_argument`` without rows.
+
+def summarise(scores: Sequence[RowScore], declared: ScoreRange | None = None) -> ScoreSummary:
+    """The mean of all rows with its 95 % interval; rows without a score are counted and taken at the range's minimum.
+
+    ``declared`` is the evaluator's range of scores. ``extra`` has every other number that the evaluator returned, over
+    the rows that have it. Raises ``invalid_argument`` without rows.
     """
     if not scores:
         raise FwError("invalid_argument", "There are no scores to summarise.", hint="evaluate at least one row")
-    values = np.array([row.score or 0.0 for row in scores], dtype=np.float64)
+    column = _column(row.score for row in scores)
+    limits = score_range(declared, column)
+    values = _filled(column, limits[0])
+    binary = _is_truly_binary(limits, column)
     return ScoreSummary(
         n=len(values),
         mean=float(values.mean()),
-        ci=mean_interval(values),
-        failed_rows=sum(row.score is None for row in scores),
+        ci=wilson(int(values.sum()), len(values)) if binary else _interval(values, values, *limits),
+        failed_rows=_missing(column),
         truncated_rows=sum(row.finish_reason == "length" for row in scores),
-        binary=is_binary(values),
+        binary=binary,
+        score_range=declared,
         extra=_extra_means(scores),
     )
+
+
+def mean_score(scores: Iterable[float | None], declared: ScoreRange | None) -> float:
+    """The mean, rows without a score at the range's minimum; of at least one row."""
+    column = _column(scores)
+    return _mean(_filled(column, score_range(declared, column)[0]))
+
+
+def mean_bar(scores: Iterable[float | None], declared: ScoreRange | None) -> float:
+    """The mean as a bar that others must pass: rows without a score at the range's maximum; of at least one row."""
+    column = _column(scores)
+    return _mean(_filled(column, score_range(declared, column)[1]))
+
+
+def too_many_missing(missing: int, n: int) -> bool:
+    """Whether so many of ``n`` rows are without a score that what the others say is not valid."""
+    return missing > MOST_MISSING * n
+
+
+def _column(scores: Iterable[float | None]) -> Values:
+    """Scores as an array, NaN where there is none."""
+    return np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
+
+
+def _filled(column: Values, score: float) -> Values:
+    return np.where(np.isfinite(column), column, score)
+
+
+def _missing(column: Values) -> int:
+    return int((~np.isfinite(column)).sum())
+
+
+def _is_truly_binary(limits: ScoreRange, *columns: Values) -> bool:
+    """Whether nothing but 0 and 1 was scored, and nothing else could have been as far as the range tells."""
+    known = np.concatenate([column[np.isfinite(column)] for column in columns])
+    return limits == UNDECLARED and len(known) > 0 and is_binary(known)
 
 
 def compare_extra(baseline: Iterable[RowScore], candidate: Iterable[RowScore]) -> dict[str, ExtraDifference]:
@@ -105,29 +170,30 @@ def _extra_by_line(scores: Iterable[RowScore]) -> dict[str, dict[int, float]]:
     return columns
 
 
-def compare(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> ComparisonNumbers:
-    """Compare two evaluations on the lines that both scored.
+def compare(
+    baseline: Mapping[int, float | None], candidate: Mapping[int, float | None], declared: ScoreRange | None = None
+) -> ComparisonNumbers:
+    """Compare two evaluations on their common lines; ``declared`` is the evaluator's range of scores.
 
     The verdict is better or worse if the interval of the mean difference excludes 0 and, for binary scores,
     McNemar's exact test agrees (p < 0.05); else inconclusive, with ``rows_needed`` where the data suggests a number.
-    Swapping the sides negates ``delta`` and ``ci`` exactly. Raises ``failed_precondition`` without a common line.
+    It is invalid if more than ``MOST_MISSING`` of a side's rows have no score.
+
+    In a given range, a score that is lost on either side never raises ``delta`` or an end of ``ci``, and never makes
+    the verdict more favourable. Without lost scores, swapping the sides negates ``delta`` and ``ci`` exactly.
+    Raises ``failed_precondition`` without a common line.
     """
-    lines = sorted(baseline.keys() & candidate.keys())
-    if not lines:
-        raise FwError(
-            "failed_precondition",
-            "The two evaluations have no row in common.",
-            not_done="Nothing was compared.",
-            hint="evaluate both models on the same dataset, split and limit",
-        )
-    before = np.array([baseline[line] for line in lines], dtype=np.float64)
-    after = np.array([candidate[line] for line in lines], dtype=np.float64)
+    lines = _common_lines(baseline, candidate)
+    sides = [_column(side[line] for line in lines) for side in (baseline, candidate)]
+    low, high = score_range(declared, *sides)
+    missing = [_missing(side) for side in sides]
+    before, after = _filled(sides[0], high), _filled(sides[1], low)
     difference = after - before
-    binary = is_binary(before) and is_binary(after)
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    ci = difference_interval(before, after)
-    p_value = mcnemar_p(wins, losses) if binary else None
-    verdict = _verdict(ci, p_value)
+    ci = _interval(difference, _filled(sides[1], high) - _filled(sides[0], low), low - high, high - low)
+    invalid = any(too_many_missing(count, len(lines)) for count in missing)
+    p_value = mcnemar_p(wins, losses) if _is_truly_binary((low, high), *sides) and not invalid else None
+    verdict = Verdict.INVALID if invalid else _verdict(ci, p_value, lost=any(missing))
     return ComparisonNumbers(
         baseline_mean=float(before.mean()),
         candidate_mean=float(after.mean()),
@@ -137,16 +203,37 @@ def compare(baseline: Mapping[int, float], candidate: Mapping[int, float]) -> Co
         wins=wins,
         losses=losses,
         ties=len(lines) - wins - losses,
+        baseline_failed_rows=missing[0],
+        candidate_failed_rows=missing[1],
+        score_range=(low, high),
         p_value=p_value,
         verdict=verdict,
-        rows_needed=rows_needed(difference, _scale(before, after)) if verdict is Verdict.INCONCLUSIVE else None,
+        rows_needed=rows_needed(difference, high - low) if verdict is Verdict.INCONCLUSIVE else None,
     )
 
 
-def _verdict(ci: Interval, p_value: float | None) -> Verdict:
-    if (ci.low <= 0 <= ci.high) or (p_value is not None and p_value >= 1 - LEVEL):
-        return Verdict.INCONCLUSIVE
-    return Verdict.BETTER if ci.low > 0 else Verdict.WORSE
+def _common_lines(baseline: Mapping[int, object], candidate: Mapping[int, object]) -> list[int]:
+    lines = sorted(baseline.keys() & candidate.keys())
+    if not lines:
+        raise FwError(
+            "failed_precondition",
+            "The two evaluations have no row in common.",
+            not_done="Nothing was compared.",
+            hint="evaluate both models on the same dataset, split and limit",
+        )
+    return lines
+
+
+def _verdict(ci: Interval, p_value: float | None, *, lost: bool) -> Verdict:
+    """What the interval says if McNemar's test agrees.
+
+    Where scores are lost, *worse* needs the interval alone: the one score that made the others more than binary may be
+    among them, and then it is the loss that brought the test, which may only speak against the candidate.
+    """
+    agrees = p_value is None or p_value < 1 - LEVEL
+    if ci.low > 0 and agrees:
+        return Verdict.BETTER
+    return Verdict.WORSE if ci.high < 0 and (agrees or lost) else Verdict.INCONCLUSIVE
 
 
 def is_binary(values: Values) -> bool:
@@ -168,57 +255,74 @@ def mean_interval(values: Values) -> Interval:
     """The 95 % interval of the mean of ``values`` [n], n >= 1; within [0, 1] if all values are."""
     if is_binary(values):
         return wilson(int(values.sum()), len(values))
-    return _interval(values, min(0.0, float(values.min())), max(1.0, float(values.max())))
+    return _interval(values, values, *score_range(None, values))
 
 
 def difference_interval(before: Values, after: Values) -> Interval:
     """The 95 % interval of the mean of ``after - before``, paired by position; antisymmetric in its arguments."""
-    scale = _scale(before, after)
-    return _interval(after - before, -scale, scale)
+    low, high = score_range(None, before, after)
+    return _interval(after - before, after - before, low - high, high - low)
 
 
-def _scale(before: Values, after: Values) -> float:
-    """The largest difference that scores between their own extremes, or 0 and 1, can have."""
-    both = np.concatenate([before, after])
-    return max(1.0, float(both.max())) - min(0.0, float(both.min()))
+def _interval(worst: Values, best: Values, lowest: float, highest: float) -> Interval:
+    """Hull of percentile bootstrap and t interval, cut to what is possible: ``[lowest, highest]``.
 
-
-def _interval(values: Values, lowest: float, highest: float) -> Interval:
-    """Hull of percentile bootstrap and t interval, cut to what is possible: ``[lowest, highest]``."""
-    n, mean = len(values), _mean(values)
-    if values.min() == values.max():
+    A value is known between ``worst`` and ``best``, and mostly they are equal. Each end is at most that of any values
+    between them, and no higher where more is unknown.
+    """
+    n, mean, known = len(worst), _mean(worst), bool((worst == best).all())
+    low = high = mean
+    if n > 1:
+        half = t_quantile(n - 1) / math.sqrt(n * (n - 1))
+        low, high = mean - half * math.sqrt(_most_spread(worst, best)), mean + half * math.sqrt(_spread(worst, best))
+    if n <= MANY_ROWS:
+        boot_low, boot_high = bootstrap_quantiles(worst)
+        low, high = min(low, boot_low), max(high, boot_high)
+    equal = float(worst.max())
+    if equal <= best.min():  # all values may be equal
         unseen = wilson(0, n).high
-        low, high = mean - unseen * (mean - lowest), mean + unseen * (highest - mean)
-    else:
-        variance = math.fsum((values - mean) ** 2) / (n - 1)
-        half = t_quantile(n - 1) * math.sqrt(variance / n)
-        boot_low, boot_high = bootstrap_quantiles(values)
-        low, high = min(boot_low, mean - half), max(boot_high, mean + half)
+        low = min(low, equal - unseen * (equal - lowest))
+        high = max(high, equal + unseen * (highest - equal)) if known else high
     return Interval(low=max(low, lowest), high=min(high, highest), level=LEVEL)
 
 
+def _spread(worst: Values, best: Values) -> float:
+    """The sum of squares around the mean of the values that are known: the others can add nothing below 0."""
+    known = worst[worst == best]
+    return math.fsum((known - _mean(known)) ** 2) if len(known) else 0.0
+
+
+def _most_spread(worst: Values, best: Values) -> float:
+    """An upper bound of the sum of squares around the mean: each value at the end that is farther from one centre.
+
+    The centre is where that is least, which makes the bound exact if all values are known.
+    """
+    if (worst == best).all():
+        return _spread(worst, best)
+    low, high = float(worst.min()), float(best.max())
+    for _ in range(BISECTIONS):
+        centre = (low + high) / 2
+        far = np.where(best - centre > centre - worst, best, worst)
+        low, high = (centre, high) if float((centre - far).sum()) < 0 else (low, centre)
+    return math.fsum(np.maximum(np.abs(worst - low), np.abs(best - low)) ** 2)
+
+
 def bootstrap_quantiles(values: Values) -> tuple[float, float]:
-    """Percentile bootstrap of the mean. Depends on the set of values only, and negating them negates it exactly."""
-    up_low, up_high = _one_sided_quantiles(values)
-    down_low, down_high = _one_sided_quantiles(-values)
-    return (up_low - down_high) / 2, (up_high - down_low) / 2
+    """Percentile bootstrap of the mean.
 
-
-def _one_sided_quantiles(values: Values) -> tuple[float, float]:
-    distinct, counts = np.unique(values, return_counts=True)
-    n = len(values)
+    It draws ranks, always the same ones for n values. So it depends on the set of values only, negating them negates
+    it exactly, and neither quantile rises when a value falls.
+    """
+    n, ordered = len(values), np.sort(values)
     rng = np.random.default_rng(SEED)
-    if len(distinct) <= FEW_VALUES:
-        means = rng.multinomial(n, counts / n, size=RESAMPLES) @ distinct / n
-    elif n <= MANY_ROWS:
-        ordered = np.sort(values)
-        sizes = [min(CHUNK // n, RESAMPLES - start) for start in range(0, RESAMPLES, CHUNK // n)]
-        means = np.concatenate([ordered[rng.integers(0, n, size=(size, n))].mean(axis=1) for size in sizes])
-    else:  # the mean of so many values is normal, and resampling them would take seconds
-        mean, half = _mean(values), _Z * float(values.std()) / math.sqrt(n)
-        return mean - half, mean + half
-    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low), float(high)
+    up, down = np.empty(RESAMPLES), np.empty(RESAMPLES)
+    step = max(1, CHUNK // n)
+    for start in range(0, RESAMPLES, step):
+        ranks = rng.integers(0, n, size=(min(step, RESAMPLES - start), n), dtype=np.int32)
+        up[start : start + step] = ordered[ranks].mean(axis=1)
+        down[start : start + step] = (-ordered[::-1])[ranks].mean(axis=1)
+    (up_low, up_high), (down_low, down_high) = (np.quantile(means, TAILS) for means in (up, down))
+    return float(up_low - down_high) / 2, float(up_high - down_low) / 2
 
 
 def _mean(values: Values) -> float:

@@ -9,7 +9,6 @@ file               what                                            written by
 ``launch.json``    what control must remember between attempts     control
 ``lock``           held by the shim while it lives                 shim
 ``run.json``       pids and kernel start times                     shim
-``beat.json``      heartbeat, every two seconds                    shim
 ``log.txt``        standard output and error                       program, through shim
 ``events.jsonl``   ordered events                                  program
 ``result.json``    what came of it                                 program

@@ -59,6 +59,8 @@ def wanted(gate: Gate | None = None, *, force: bool = False) -> Wanted:
         ("inconclusive", GateKind.BETTER, False, True),
         ("inconclusive", GateKind.BETTER, True, False),
         ("inconclusive", GateKind.NOT_WORSE, False, False),
+        ("invalid", GateKind.NOT_WORSE, False, True),
+        ("invalid", GateKind.BETTER, True, False),
     ],
 )
 def test_nobody_confirms_what_the_gate_refuses_anyhow(
@@ -121,6 +123,8 @@ def test_a_refused_gate_says_what_would_decide_it() -> None:
     assert "candidate='new'" in towards_the_gate(wanted(), other) and is_hopeless(wanted(), other)
     undecided = towards_the_gate(wanted(), compared("inconclusive", rows_needed=663))
     assert "'old' and 'new'" in undecided and "663 rows" in undecided
+    failing = towards_the_gate(wanted(), compared("invalid", baseline_failed_rows=1, candidate_failed_rows=3))
+    assert failing.startswith("job_get(job_id='e-new', view='samples')") and "compare(...)" in failing
     lost = towards_the_gate(wanted(), compared("worse"))
     assert "compare(baseline='e-old', candidate='e-new', detail='full')" in lost
 
@@ -142,7 +146,7 @@ def test_many_cut_answers_and_failed_rows_are_said() -> None:
     assert "3 of 20 answers reached max_tokens" in str(cut_warning(summary(3), beside=summary(1)))
     assert cut_warning(summary(3), beside=summary(0)) is None
     assert "4 rows have no score" in str(cut_warning(summary(3, failed=4), beside=summary(0)))
-    assert str(cut_warning(summary(20, failed=4))).endswith("4 rows have no score and count as 0")
+    assert str(cut_warning(summary(20, failed=4))).endswith("4 rows have no score and count as the lowest")
 
 
 @pytest.mark.parametrize(

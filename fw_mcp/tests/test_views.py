@@ -37,6 +37,7 @@ def comparison(mean: float, verdict: Verdict, *, binary: bool = True, rows_neede
         (comparison(1.0, Verdict.INCONCLUSIVE), "generate(model='base'"),
         (comparison(0.96, Verdict.WORSE), "generate(model='base'"),
         (comparison(0.5, Verdict.WORSE), "keep the baseline"),
+        (comparison(1.0, Verdict.INVALID), "job_get(job_id='base', view='samples')"),
         (comparison(0.5, Verdict.INCONCLUSIVE, rows_needed=400), "evaluate on about 400 rows"),
         (comparison(0.5, Verdict.INCONCLUSIVE), "customize(...) with more"),
         (comparison(40.0, Verdict.INCONCLUSIVE, binary=False), "customize(...) with more"),

@@ -22,9 +22,10 @@ from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobSt
 
 ROWS = 10
 MEANING = {
-    Verdict.BETTER: "the difference is above 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
-    Verdict.WORSE: "the difference is below 0 beyond chance: 95 % interval, and McNemar's test for 0/1 scores",
-    Verdict.INCONCLUSIVE: "these rows do not decide: the interval, or McNemar's test for 0/1 scores, allows chance",
+    Verdict.BETTER: "the difference is above 0 beyond chance by {test}",
+    Verdict.WORSE: "the difference is below 0 beyond chance by {test}",
+    Verdict.INCONCLUSIVE: "these rows do not decide: by {test} it may be chance",
+    Verdict.INVALID: "more than 2 % of a side's rows have no score, so that the others say nothing; no gate passes it",
 }
 
 
@@ -40,7 +41,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         cursor: Cursor = 0,
     ) -> CallToolResult:
         """Compare two evaluations, or two models by their evaluations on the same rows and evaluator, row by row:
-        difference with 95 % interval, wins/losses/ties, verdict (better, worse, inconclusive) and what it asks for.
+        difference with 95 % interval, wins/losses/ties, verdict (better, worse, inconclusive, invalid), what follows.
         Runs nothing: customize makes the evaluations. full adds a picture and the rows that differ, or match grep."""
         pattern = pattern_of(grep)
         async with platform.session() as client:
@@ -55,7 +56,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             fields = _fields(comparison, one, other, detail == "full")
             if detail == "concise" and pattern is None:
                 return reply(fields, following)
-            differing = await _differing(client, one, other, pattern)
+            differing = await _differing(client, comparison, one, other, pattern)
             rows = await rows_of(client, other)
             pictures = [image(await png_of(client, comparison))] if detail == "full" and not cursor else []
         shown = page(differing, lambda pair: _row(pair, rows), cursor, ROWS)
@@ -83,28 +84,30 @@ def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bo
         view[side] = {**view[side], "model": short(item.model), **({"few_shot": examples} if examples else {})}
     said = {short(one.model): cut_warning(one.summary)} | {short(other.model): score_warning(other.summary)}
     warning = ". ".join(f"{name}: {words}" for name, words in said.items() if words)
-    return {**view, "meaning": MEANING[comparison.verdict], "warning": warning or None}
+    return {**view, "meaning": _meaning(comparison), "warning": warning or None}
+
+
+def _meaning(comparison: Comparison) -> str:
+    test = "its 95 % interval" if comparison.p_value is None else "its 95 % interval and McNemar's test"
+    return MEANING[comparison.verdict].format(test=test)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One row as both models answered it."""
+    """One row as both models answered it, and what the candidate scored more, rows without a score as in the delta."""
 
     before: RowScore
     after: RowScore
-
-    @property
-    def delta(self) -> float:
-        """What the candidate scored more; a row without a score counts as 0."""
-        return (self.after.score or 0.0) - (self.before.score or 0.0)
+    delta: float
 
 
 async def _differing(
-    client: AsyncClient, one: Evaluation, other: Evaluation, pattern: re.Pattern[str] | None
+    client: AsyncClient, comparison: Comparison, one: Evaluation, other: Evaluation, pattern: re.Pattern[str] | None
 ) -> list[Scored]:
     """Rows with another score, losses first; with a pattern, all rows of which an answer matches it."""
     before = {score.line: score async for score in client.evaluations.scores(one.id)}
-    pairs = [Scored(before[score.line], score) async for score in client.evaluations.scores(other.id)]
+    after = [(before[score.line], score) async for score in client.evaluations.scores(other.id)]
+    pairs = [Scored(*pair, comparison.row_difference(*pair) or 0.0) for pair in after]
     if pattern is None:
         found = [pair for pair in pairs if pair.delta]
     else:

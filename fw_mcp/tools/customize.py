@@ -17,7 +17,6 @@ from fw_mcp.tools.arguments import (
     STARTER,
     dataset_for,
     evaluator_for,
-    fingerprint,
     model_for,
     pull_before,
     still_coming,
@@ -55,10 +54,10 @@ class Inputs:
     heldout: Dataset | None
     evaluator: Evaluator
 
-    def pipeline_id(self, settings: Settings) -> str:
-        """An id that follows from everything that shapes the result."""
-        names = [self.model.digest, self.data.id, self.heldout and self.heldout.id, self.evaluator.id]
-        return f"{self.data.id[:40].strip('-._')}-{fingerprint(names, settings.fields())}"
+    def fields(self, settings: Settings) -> dict[str, Any]:
+        """The fields of the request beside the three names."""
+        held = {"evaluation_dataset": self.heldout.id} if self.heldout else {}
+        return {**settings.fields(), **held}
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -104,10 +103,9 @@ def register(server: AgentServer, platform: Platform) -> None:
             found = await _inputs(client, platform, ctx, base_model, data, heldout, evaluator)
             if isinstance(found, Job):
                 return still_coming(found, "customize")
-            identifier = name or found.pipeline_id(settings)
             if dry_run:
-                return await _plan(client, found, settings, identifier)
-            return describe(await _start(client, found, settings, identifier))
+                return await _plan(client, found, settings, name)
+            return describe(await _start(client, found, settings, name))
 
 
 async def _inputs(
@@ -135,16 +133,15 @@ async def _inputs(
     return model if isinstance(model, Job) else Inputs(model, rows, other, scorer)
 
 
-async def _start(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> Pipeline:
-    """Create the pipeline, or return the one of that id; one that failed or was cancelled goes on."""
-    extra = {"evaluation_dataset": found.heldout.id} if found.heldout else {}
+async def _start(client: AsyncClient, found: Inputs, settings: Settings, name: str | None) -> Pipeline:
+    """Create the pipeline, or return the one that did the same work; one that failed or was cancelled goes on."""
     try:
         pipeline = await client.pipelines.create(
-            found.model.id, found.data.id, found.evaluator.id, id=identifier, **settings.fields(), **extra
+            found.model.id, found.data.id, found.evaluator.id, id=name, reuse=True, **found.fields(settings)
         )
     except FwError as error:
         if error.code == "already_exists":
-            error.hint = f"customize(...) without name, or with another; job_get(job_id='{identifier}') shows that one"
+            error.hint = f"customize(...) without name, or with another; job_get(job_id='{name}') shows that one"
             error.param = "name"
         raise
     if pipeline.state in (JobState.FAILED, JobState.CANCELLED):
@@ -152,7 +149,11 @@ async def _start(client: AsyncClient, found: Inputs, settings: Settings, identif
     return pipeline
 
 
-async def _plan(client: AsyncClient, found: Inputs, settings: Settings, identifier: str) -> CallToolResult:
+async def _plan(client: AsyncClient, found: Inputs, settings: Settings, name: str | None) -> CallToolResult:
+    would = await client.pipelines.plan(
+        found.model.id, found.data.id, found.evaluator.id, id=name, **found.fields(settings)
+    )
+    identifier = would.id
     split = Split.ALL if found.heldout else Split.TRAIN
     estimate = await client.finetunes.estimate(found.model.id, found.data.id, split=split, **settings.training)
     scored, side = (found.heldout, Split.ALL) if found.heldout else (found.data, Split.HELDOUT)

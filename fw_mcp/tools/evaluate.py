@@ -14,7 +14,6 @@ from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import (
     dataset_for,
     evaluator_for,
-    fingerprint,
     model_for,
     pull_before,
     resumed,
@@ -54,31 +53,21 @@ def register(server: AgentServer, platform: Platform) -> None:
             if isinstance(served, Job):
                 return still_coming(served, "evaluate")
             shots = FewShot(dataset=rows.id, split=Split.TRAIN, count=few_shot) if few_shot else None
-            asked: dict[str, Any] = {"split": split, "limit": limit, "few_shot": few_shot, "tokens": max_tokens}
-            identifier = f"eval-{served[:40].strip('-._')}-{fingerprint(served, rows.id, scorer.id, asked)}"
+            asked: dict[str, Any] = {"split": split, "limit": limit, "few_shot": shots, "max_tokens": max_tokens}
             if dry_run:
-                return await _plan(client, served, rows, scorer, identifier, asked)
-            job = await client.evaluations.create(
-                served,
-                rows.id,
-                scorer.id,
-                id=identifier,
-                split=split,
-                limit=limit,
-                few_shot=shots,
-                max_tokens=max_tokens,
-            )
+                return await _plan(client, served, rows, scorer, asked)
+            job = await client.evaluations.create(served, rows.id, scorer.id, reuse=True, **asked)
             return describe(await resumed(client, job))
 
 
 async def _plan(
-    client: AsyncClient, served: str, rows: Dataset, scorer: Evaluator, identifier: str, asked: dict[str, Any]
+    client: AsyncClient, served: str, rows: Dataset, scorer: Evaluator, asked: dict[str, Any]
 ) -> CallToolResult:
-    deployment = await stored(client.deployments.get, served)
-    model = await client.models.get(short(deployment.base_model) or served if deployment else served)
+    would = await client.evaluations.plan(served, rows.id, scorer.id, **asked)
+    model = await client.models.get(next(ref for ref in would.uses if "/models/" in ref.name).id)
     count = rows_on_side(rows, Split(asked["split"]), asked["limit"])
     fields = {
-        "would_start": identifier,
+        "would_start": would.id,
         "model": model.id,
         "data": {"id": rows.id, "split": asked["split"]},
         "evaluator": scorer.id,
@@ -92,11 +81,15 @@ async def _plan(
 async def _served(
     client: AsyncClient, platform: Platform, name: str, ctx: ToolContext, dry_run: bool
 ) -> str | Job | PullEstimate:
-    """The id of a deployment or READY model; the job that pulls it where it is still coming, or would have to."""
-    deployment = await stored(client.deployments.get, short(name) or name)
-    if deployment is not None:
-        return deployment.id
+    """The name of a READY model or of a deployment; the job that pulls it where it is coming, or would have to."""
+    known = short(name) or name
+    if not name.startswith("deployments/") and await stored(client.models.get, known) is None:
+        deployment = await stored(client.deployments.get, known)
+        if deployment is not None:
+            return deployment.name
+    elif name.startswith("deployments/"):
+        return name
     if dry_run and (needed := await pull_before(client, platform, name)):
         return needed
     model = await model_for(client, platform, name, ctx)
-    return model if isinstance(model, Job) else model.id
+    return model if isinstance(model, Job) else model.name

@@ -11,7 +11,7 @@ from fw_mcp.plans import kept, of_pull, rows_on_side, training_plan
 from fw_mcp.platform import Platform, ToolContext
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import STARTER, dataset_for, fingerprint, model_for, pull_before, resumed, still_coming
+from fw_mcp.tools.arguments import STARTER, dataset_for, model_for, pull_before, resumed, still_coming
 from fw_mcp.tools.job_wait import describe
 from fw_mcp.views import report_view, short
 from fw_sdk.client import AsyncClient
@@ -51,12 +51,12 @@ def register(server: AgentServer, platform: Platform) -> None:
             model = await model_for(client, platform, base_model, ctx)
             if isinstance(model, Job):
                 return still_coming(model, "finetune")
-            default = f"{rows.id[:40].strip('-._')}-lora-{fingerprint(model.digest, rows.id, split, training)}"
-            output = short(name) or default
+            output = short(name)
             if dry_run:
+                would = await client.finetunes.plan(model.id, rows.id, split=split, output_model=output, **training)
                 estimate = await client.finetunes.estimate(model.id, rows.id, split=split, **training)
                 fields = {
-                    "would_start": f"ft-{output}",
+                    "would_start": f"ft-{output}" if output else would.id,
                     "base_model": model.id,
                     "data": {"id": rows.id, "report": report_view(rows.report) if rows.report else None},
                     "rows": rows_on_side(rows, Split(split), None),
@@ -67,13 +67,16 @@ def register(server: AgentServer, platform: Platform) -> None:
                 }
                 return reply(fields, "finetune(...) with the same arguments and without dry_run starts it")
             job = await _start(client, model.id, rows.id, output, {"split": split, **training})
-            return describe(await resumed(client, job), model=output)
+            return describe(await resumed(client, job), model=short(job.output_model))
 
 
-async def _start(client: AsyncClient, base: str, rows: str, output: str, settings: dict[str, Any]) -> FineTuningJob:
-    """Create the fine-tune that makes ``output``, or return the equal one of that name."""
+async def _start(
+    client: AsyncClient, base: str, rows: str, output: str | None, settings: dict[str, Any]
+) -> FineTuningJob:
+    """Create the fine-tune that makes ``output``, or return the one that did the same work."""
+    identifier = f"ft-{output}" if output else None
     try:
-        return await client.finetunes.create(base, rows, id=f"ft-{output}", output_model=output, **settings)
+        return await client.finetunes.create(base, rows, id=identifier, output_model=output, reuse=True, **settings)
     except FwError as error:
         if error.code == "already_exists":
             error.hint = (

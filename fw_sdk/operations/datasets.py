@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fw_sdk.calls import Call, Listing, Steps
+from fw_sdk.calls import Call, Listing
 from fw_sdk.files import Rows, dataset_upload, id_from
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path, item_path
-from fw_sdk.types import CreateDataset, Dataset, DatasetReport, FwError, Overlap, Split, parse_request
+from fw_sdk.types import CreateDataset, Dataset, DatasetReport, Overlap, Split, parse_request
 
 COLLECTION = "datasets"
 
@@ -21,8 +21,8 @@ def create(
     display_name: str | None = None,
     heldout_fraction: float = 0.1,
     split_seed: int = 0,
-) -> Steps[Dataset]:
-    """Register a dataset and upload its rows.
+) -> Call[Dataset]:
+    """Store a dataset with its rows; rows that cannot be used leave nothing behind.
 
     Args:
         data: a JSONL file by path, or rows as dicts, each with ``messages``.
@@ -43,16 +43,10 @@ def create(
     upload = dataset_upload(data, not_done=not_done)
     identifier = id or id_from(Path(upload.filename).stem, "dataset")
     fields = paths.present(display_name=display_name, heldout_fraction=heldout_fraction, split_seed=split_seed)
-    body = parse_request(CreateDataset, {"dataset_id": identifier, "dataset": fields}, not_done=not_done)
-    yield from Call("POST", collection_path(COLLECTION), Dataset.model_validate, body=body.to_wire())
-    path = item_path(COLLECTION, identifier, "upload")
-    try:
-        return (yield from Call("POST", path, Dataset.model_validate, upload=upload))
-    except FwError as error:
-        if error.code == "dataset_invalid":
-            yield from delete(identifier)
-            error.not_done = "nothing was stored"
-        raise
+    wanted = parse_request(CreateDataset, {"dataset_id": identifier, "dataset": fields}, not_done=not_done)
+    query = {"datasetId": wanted.dataset_id, **wanted.dataset.model_dump(by_alias=True, include=set(fields))}
+    path = f"{collection_path(COLLECTION)}:upload"
+    return Call("POST", path, Dataset.model_validate, query=query, upload=upload)
 
 
 def get(dataset: str) -> Call[Dataset]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from fw_sdk.calls import Call, Listing, Pause, Steps
 from fw_sdk.operations import paths
@@ -17,7 +19,7 @@ def create(
     *,
     id: str | None = None,
     comparison: str | None = None,
-    gate: Gate | None = None,
+    gate: Gate | Mapping[str, Any] | None = None,
     force: bool = False,
     display_name: str | None = None,
 ) -> Call[Deployment]:
@@ -27,7 +29,7 @@ def create(
         model: the model to serve.
         id: the deployment's id: the name that requests use.
         comparison: the comparison that the gate looks at.
-        gate: what it must say; ``better`` by default.
+        gate: what it must say, a ``Gate`` or a dict of its fields; ``better`` by default.
         force: deploy whatever the gate says; the deployment records that.
         display_name: a name for people.
 
@@ -37,7 +39,7 @@ def create(
     fields = paths.present(
         base_model=model,
         comparison=comparison,
-        gate=gate and gate.to_wire(),
+        gate=gate,
         force=force,
         display_name=display_name,
     )

@@ -7,7 +7,7 @@ from typing import Any
 from fw_sdk.calls import Call, Listing
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path, item_path
-from fw_sdk.types import Estimate, FineTuningJob, Split, SupervisedFineTuning, TrainedToken, parse_request
+from fw_sdk.types import Estimate, FineTuningJob, JobPlan, Split, SupervisedFineTuning, TrainedToken, parse_request
 
 COLLECTION = "supervisedFineTuningJobs"
 
@@ -21,6 +21,7 @@ def create(
     evaluation_dataset: str | None = None,
     evaluation_split: Split | str = Split.ALL,
     output_model: str | None = None,
+    reuse: bool = False,
     **training: Any,
 ) -> Call[FineTuningJob]:
     """Start to train a LoRA adapter on a dataset's assistant turns.
@@ -33,11 +34,24 @@ def create(
         evaluation_dataset: rows for the evaluation loss.
         evaluation_split: which of those.
         output_model: id of the tuned model.
+        reuse: return the fine-tune that did the same work with the same digests, if there is one.
         training: fields of ``TrainingConfig`` (epochs, learning_rate, lora_rank, …); an unknown one is an error.
     """
     body = _body(base_model, dataset, split, evaluation_dataset, evaluation_split, output_model, training)
-    query = paths.present(supervisedFineTuningJobId=id)
-    return Call("POST", collection_path(COLLECTION), FineTuningJob.model_validate, query=query, body=body)
+    return paths.start(FineTuningJob, COLLECTION, body, reuse=reuse, supervisedFineTuningJobId=id)
+
+
+def plan(
+    base_model: str,
+    dataset: str,
+    *,
+    split: Split | str = Split.ALL,
+    output_model: str | None = None,
+    **training: Any,
+) -> Call[JobPlan]:
+    """The id that ``create`` with ``reuse`` and the same arguments would give. Starts nothing."""
+    body = _body(base_model, dataset, split, None, Split.ALL, output_model, training)
+    return paths.plan(COLLECTION, body)
 
 
 def estimate(base_model: str, dataset: str, *, split: Split | str = Split.ALL, **training: Any) -> Call[Estimate]:

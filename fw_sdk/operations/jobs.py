@@ -10,8 +10,8 @@ from typing import Any
 from fw_sdk.calls import Call, EventStream, Listing, Pause, ServerSentEvent, Steps
 from fw_sdk.exceptions import CancelledError, JobFailedError
 from fw_sdk.operations import paths
-from fw_sdk.operations.paths import item_path
-from fw_sdk.types import FwError, Job, JobEvent, JobState
+from fw_sdk.operations.paths import collection_path, item_path
+from fw_sdk.types import FwError, Job, JobEvent, JobState, job_from_wire
 
 COLLECTION = "jobs"
 LONGEST_POLL_S = 20.0
@@ -21,23 +21,23 @@ PATIENCE_S = 60.0
 
 
 def get(job: str) -> Call[Job]:
-    """One job of any kind by id or full name."""
-    return paths.get(Job, COLLECTION, job)
+    """One job by id or full name, as what its kind is (``Pipeline``, ``FineTuningJob``, ``Evaluation``)."""
+    return Call("GET", item_path(COLLECTION, job), job_from_wire)
 
 
 def list_all(*, page_size: int = 50) -> Listing[Job]:
-    """Jobs of every kind, newest first."""
-    return paths.listing(Job, COLLECTION, page_size)
+    """Jobs of every kind, newest first, each as what it is."""
+    return Listing(collection_path(COLLECTION), COLLECTION, job_from_wire, page_size)
 
 
 def cancel(job: str) -> Call[Job]:
     """Stop a job; what it finished stays."""
-    return paths.act(Job, COLLECTION, job, "cancel")
+    return Call("POST", item_path(COLLECTION, job, "cancel"), job_from_wire, body={})
 
 
 def resume(job: str) -> Call[Job]:
     """Start a failed or cancelled job again from what it kept."""
-    return paths.act(Job, COLLECTION, job, "resume")
+    return Call("POST", item_path(COLLECTION, job, "resume"), job_from_wire, body={})
 
 
 def delete(job: str) -> Call[None]:
@@ -51,10 +51,13 @@ def logs(job: str, *, lines: int = 100) -> Call[list[str]]:
 
 
 def events(job: str, *, after: int = 0) -> EventStream[JobEvent]:
-    """Events as they happen, from the one behind ``after`` to the job's last; a dropped connection is resumed."""
+    """Events as they happen, from the one behind ``after`` until the job has ended; a lost connection is resumed.
+
+    A resumed job has events behind the one that says FAILED: the job's state now decides, not an event.
+    """
     path = item_path(COLLECTION, job, "events")
     call = Call("GET", path, paths.nothing, query={"after": after})
-    return EventStream(call, _decode_event, resume_key="after", last=_is_last)
+    return EventStream(call, _decode_event, "after", lambda event_id: _rest(job, int(event_id or after)))
 
 
 def past_events(job: str, *, after: int = 0) -> Call[list[JobEvent]]:
@@ -66,7 +69,7 @@ def past_events(job: str, *, after: int = 0) -> Call[list[JobEvent]]:
 def wait(
     job: str, *, timeout_s: float | None = None, on_event: Callable[[JobEvent], object] | None = None
 ) -> Steps[Job]:
-    """Wait until a job has ended, however: look at ``state`` and ``failure`` of what comes back.
+    """Wait until a job has ended, however: look at ``state`` and ``failure`` of what comes back (see ``get``).
 
     Args:
         job: the job's id or full name.
@@ -122,7 +125,7 @@ def raise_if_failed(job: Job) -> None:
 def _poll(job: str, wait_s: float) -> Call[Job]:
     """Long poll; the read timeout leaves the server time to answer."""
     query = {"timeoutS": round(wait_s, 3)}
-    return Call("GET", item_path(COLLECTION, job, "wait"), Job.model_validate, query=query, timeout_s=wait_s + 30)
+    return Call("GET", item_path(COLLECTION, job, "wait"), job_from_wire, query=query, timeout_s=wait_s + 30)
 
 
 def _deliver(job: str, seen: int, on_event: Callable[[JobEvent], object]) -> Steps[int]:
@@ -135,6 +138,20 @@ def _deliver(job: str, seen: int, on_event: Callable[[JobEvent], object]) -> Ste
             return seen
 
 
+def _rest(job: str, seen: int) -> Steps[list[JobEvent] | None]:
+    """The events behind ``seen`` of a job that has ended or was deleted; None while it goes on."""
+    try:
+        if not (yield from get(job)).state.ended:
+            return None
+        events: list[JobEvent] = []
+        yield from _deliver(job, seen, events.append)
+        return events
+    except FwError as error:
+        if error.code != "not_found":
+            raise
+        return []
+
+
 def _progress(job: Job) -> str:
     return f"{job.progress.done}/{job.progress.total} {job.progress.unit}"
 
@@ -145,8 +162,3 @@ def _parse_events(body: Any) -> list[JobEvent]:
 
 def _decode_event(event: ServerSentEvent) -> list[JobEvent]:
     return [JobEvent.model_validate(json.loads(event.data))]
-
-
-def _is_last(event: JobEvent) -> bool:
-    state = event.data.get("state")
-    return event.type == "state" and state in {str(state) for state in JobState if state.ended}

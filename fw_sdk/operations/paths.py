@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from fw_sdk.calls import CONTROL, Call, Listing
-from fw_sdk.types import Resource, resource_id
+from fw_sdk.types import JobPlan, Resource, resource_id
 
 R = TypeVar("R", bound=Resource)
 
@@ -38,6 +38,18 @@ def act(kind: type[R], collection: str, name: str, verb: str) -> Call[R]:
 def delete(collection: str, name: str) -> Call[None]:
     """Delete one resource."""
     return Call("DELETE", item_path(collection, name), nothing)
+
+
+def start(kind: type[R], collection: str, body: dict[str, Any], *, reuse: bool, **query: Any) -> Call[R]:
+    """Create a job; with ``reuse`` the one that did the same work about the same digests, if there is one."""
+    wanted = present(reuse="true" if reuse else None, **query)
+    return Call("POST", collection_path(collection), kind.model_validate, query=wanted, body=body)
+
+
+def plan(collection: str, body: dict[str, Any], **query: Any) -> Call[JobPlan]:
+    """The id that a job with ``reuse`` would have, and whether there is one. Starts nothing."""
+    path = f"{collection_path(collection)}:plan"
+    return Call("POST", path, JobPlan.model_validate, query=present(**query), body=body)
 
 
 def nothing(body: Any) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from fw_sdk.calls import Call, Listing, Steps
 from fw_sdk.operations import jobs, paths
-from fw_sdk.operations.paths import collection_path
-from fw_sdk.types import CreatePipeline, JobEvent, Pipeline, parse_request
+from fw_sdk.types import CreatePipeline, JobEvent, JobPlan, Pipeline, parse_request
 
 COLLECTION = "pipelines"
 
 
-def create(base_model: str, dataset: str, evaluator: str, *, id: str | None = None, **fields: Any) -> Call[Pipeline]:
+def create(
+    base_model: str, dataset: str, evaluator: str, *, id: str | None = None, reuse: bool = False, **fields: Any
+) -> Call[Pipeline]:
     """Start check → baselines → fine-tune → evaluation → comparison → gated deployment.
 
     Args:
@@ -21,11 +22,21 @@ def create(base_model: str, dataset: str, evaluator: str, *, id: str | None = No
         dataset: the dataset to train on.
         evaluator: what scores the answers.
         id: the pipeline's id; the same id with an equal request returns the pipeline that exists.
+        reuse: return the pipeline that did the same work with the same digests, if there is one.
         fields: more fields of ``CreatePipeline`` (evaluation_dataset, training, gate, …); an unknown one is an error.
     """
+    body = _body(id, base_model, dataset, evaluator, fields)
+    return paths.start(Pipeline, COLLECTION, body, reuse=reuse)
+
+
+def plan(base_model: str, dataset: str, evaluator: str, *, id: str | None = None, **fields: Any) -> Call[JobPlan]:
+    """The id that ``create`` with ``reuse`` and the same arguments would give. Starts nothing."""
+    return paths.plan(COLLECTION, _body(id, base_model, dataset, evaluator, fields))
+
+
+def _body(id: str | None, base_model: str, dataset: str, evaluator: str, fields: dict[str, Any]) -> dict[str, Any]:
     request = paths.present(pipeline_id=id, base_model=base_model, dataset=dataset, evaluator=evaluator, **fields)
-    body = parse_request(CreatePipeline, request, not_done="nothing was started").to_wire()
-    return Call("POST", collection_path(COLLECTION), Pipeline.model_validate, body=body)
+    return parse_request(CreatePipeline, request, not_done="nothing was started").to_wire()
 
 
 def get(pipeline: str) -> Call[Pipeline]:
@@ -52,5 +63,5 @@ def wait(
     pipeline: str, *, timeout_s: float | None = None, on_event: Callable[[JobEvent], object] | None = None
 ) -> Steps[Pipeline]:
     """Wait until a pipeline has ended, however; see ``jobs.wait``."""
-    yield from jobs.wait(pipeline.rsplit("/", 1)[-1], timeout_s=timeout_s, on_event=on_event)
-    return (yield from get(pipeline))
+    ended = yield from jobs.wait(pipeline.rsplit("/", 1)[-1], timeout_s=timeout_s, on_event=on_event)
+    return ended if isinstance(ended, Pipeline) else (yield from get(pipeline))

@@ -48,17 +48,18 @@ def draw_comparison(comparison: Comparison, baseline: Side, candidate: Side, tar
         wspace=0.28, hspace=0.85,
     )  # fmt: skip
     headline(figure, f"{shortened(baseline.name)}  →  {shortened(candidate.name)}")
-    _draw_rows(figure.add_subplot(grid[:, 0]), differences(baseline.scores, candidate.scores))
+    _draw_rows(figure.add_subplot(grid[:, 0]), differences(comparison, baseline.scores, candidate.scores))
     _draw_means(figure.add_subplot(grid[0, 1]), baseline, candidate)
     _draw_difference(figure.add_subplot(grid[1, 1]), comparison)
     verdict(figure, comparison, "candidate", "baseline")
     save(figure, target)
 
 
-def differences(before: Sequence[RowScore], after: Sequence[RowScore]) -> list[float]:
-    """Candidate minus baseline of each row that both have, largest first; a row without a score counts as 0."""
-    known = {score.line: score.score or 0.0 for score in before}
-    return sorted(((score.score or 0.0) - known[score.line] for score in after if score.line in known), reverse=True)
+def differences(comparison: Comparison, before: Sequence[RowScore], after: Sequence[RowScore]) -> list[float]:
+    """Candidate minus baseline of each row that both have, largest first; rows without a score as in its delta."""
+    known = {score.line: score for score in before}
+    found = (comparison.row_difference(known[score.line], score) for score in after if score.line in known)
+    return sorted((value for value in found if value is not None), reverse=True)
 
 
 def _draw_rows(axes: Axes, found: list[float]) -> None:

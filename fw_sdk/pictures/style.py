@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH_PX, HEIGHT_PX, DPI = 1200, 500, 100
 INK, GREY, LIGHT, BASELINE, TUNED = "#1f2933", "#6b7785", "#c9d1d9", "#9aa7b4", "#1769aa"
-VERDICT_INK = {"better": "#18794e", "worse": "#b42318", "inconclusive": "#8a6100"}
+VERDICT_INK = {"better": "#18794e", "worse": "#b42318", "inconclusive": "#8a6100", "invalid": GREY}
 
 
 def canvas() -> Figure:
@@ -90,6 +90,9 @@ def grounds_line(comparison: Comparison) -> str:
     parts = [f"{comparison.wins} wins, {comparison.losses} losses, {comparison.ties} ties"]
     if comparison.p_value is not None:
         parts.append(f"exact McNemar p = {comparison.p_value:.2g}")
+    failed = (comparison.baseline_failed_rows, comparison.candidate_failed_rows)
+    if any(failed):
+        parts.append(f"rows without a score: baseline {failed[0]}, candidate {failed[1]}")
     if comparison.rows_needed is not None:
         parts.append(f"about {comparison.rows_needed:,} rows in all would decide")
     return "   ·   ".join(parts)

@@ -75,6 +75,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, reply: Reply) -> None:
             self.send_response(reply.status)
+            self.send_header("connection", "close")
             for key, value in reply.headers.items():
                 self.send_header(key, value)
             if reply.chunks is None:

@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 import fw_sdk as fw
@@ -39,6 +41,7 @@ def home(tmp_path_factory):
     for name in saved:
         os.environ.pop(name, None)
     os.environ.update(FW_HOME=str(root), FW_PORT="0")
+    (root / "uvicorn.py").write_text(f"open({str(root / 'imported')!r}, 'w')")
     found = Home.from_environment()
     urls = []
     threads = [
@@ -77,6 +80,10 @@ def test_two_processes_that_start_a_daemon_start_one(home):
     assert daemon is not None and ensure_daemon(home) == daemon.url
     same_command = [path for path in Path("/proc").glob("[0-9]*") if _is_daemon_of(path, home)]
     assert [int(path.name) for path in same_command] == [daemon.pid]
+
+
+def test_a_daemon_imports_nothing_from_its_working_folder(home):
+    assert (home.root / "uvicorn.py").exists() and not (home.root / "imported").exists()
 
 
 def _is_daemon_of(process, home):
@@ -226,3 +233,90 @@ def test_a_model_that_is_not_there_is_said_before_anything_is_sent(client, tmp_p
         client.models.pull(tmp_path / "modell.gguf")
     code, _, err = run_fw("model", "pull", str(tmp_path / "model.gguf"))
     assert code == 8 and "model_unsupported" in err and "Traceback" not in err
+
+
+def post_dataset(client, identifier):
+    """Another client that names a dataset first and will upload its rows later, as the hosted API has it."""
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    body = {"datasetId": identifier, "dataset": {}}
+    reply = httpx.post(f"{client.base_url}/v1/accounts/local/datasets", json=body, headers=headers, trust_env=False)
+    reply.raise_for_status()
+
+
+def test_refused_rows_never_delete_what_another_client_made(client):
+    bad = [*ROWS, {"messages": []}]
+    post_dataset(client, "waiting")
+    with pytest.raises(fw.DatasetInvalidError):
+        client.datasets.create(bad, id="waiting")
+    assert client.datasets.get("waiting").state.value == "UPLOADING"
+    made = client.datasets.create(ROWS, id="waiting")
+    with pytest.raises(fw.DatasetInvalidError):
+        client.datasets.create(bad, id="waiting")
+    assert client.datasets.get("waiting") == made
+
+
+def test_clients_that_store_good_and_bad_rows_under_one_name_keep_the_good_ones(client):
+    bad = [*ROWS * 200, {"messages": []}]
+
+    def store(rows):
+        try:
+            return client.datasets.create(rows, id="contested")
+        except fw.FwError as error:
+            return error
+
+    for _ in range(3):
+        with ThreadPoolExecutor(6) as pool:
+            bads = [pool.submit(store, bad) for _ in range(3)]
+            goods = [pool.submit(store, ROWS) for _ in range(3)]
+        assert {type(one.result()) for one in bads} == {fw.DatasetInvalidError}
+        stored = client.datasets.get("contested")
+        assert {one.result().digest for one in goods} == {stored.digest} and stored.state.value == "READY"
+        client.datasets.delete("contested")
+
+
+def test_a_taken_name_is_already_exists_and_keeps_its_rows(client):
+    made = client.datasets.create(ROWS, id="taken")
+    with pytest.raises(fw.AlreadyExistsError, match="taken"):
+        client.datasets.create(ROWS[:5], id="taken")
+    with pytest.raises(fw.AlreadyExistsError):
+        client.datasets.create(ROWS, id="taken", split_seed=3)
+    assert client.datasets.create(ROWS, id="taken") == made == client.datasets.get("taken")
+    with pytest.raises(fw.InvalidArgumentError, match="heldout_fraction"):
+        client.datasets.create(ROWS, id="half", heldout_fraction=0.9)
+
+
+def test_clients_that_need_different_rows_under_one_name_all_get_theirs(client):
+    with ThreadPoolExecutor(4) as pool:
+        wanted = [ROWS[number:] for number in range(4)] * 2
+        got = list(pool.map(lambda rows: ensure_dataset(client, rows, id="shared"), wanted))
+    assert [int(one.example_count) for one in got] == [len(rows) for rows in wanted]
+    assert len({one.id for one in got}) == 4 and "shared" in {one.id for one in got}
+
+
+def test_a_job_comes_back_as_what_it_is_and_evaluations_can_be_deleted(client, tiny_llama_dir):
+    client.models.pull(tiny_llama_dir, id="little")
+    ensure_model(client, "little")
+    ensure_dataset(client, ROWS, id="numbers")
+    ensure_evaluator(client, EVALUATOR, id="same")
+    made = client.evaluations.create("little", "numbers", "same", id="scored", limit=2, max_tokens=1)
+    ended = client.jobs.wait(made.id)
+    assert isinstance(ended, fw.Evaluation) and ended.summary.n == 2
+    assert isinstance(client.jobs.get("scored"), fw.Evaluation)
+    assert {type(job) for job in client.jobs.list()} >= {fw.Evaluation, fw.Job}
+    client.evaluations.delete("scored")
+    with pytest.raises(fw.NotFoundError):
+        client.evaluations.get("scored")
+
+
+def test_a_reply_says_which_request_it_answers(client):
+    ensure_dataset(client, ROWS, id="numbers")
+    raw = client.with_raw_response.datasets.get("numbers")
+    assert raw.status_code == 200 and raw.headers["X-Request-Id"] == raw.request_id == raw.parse()._request_id
+    assert raw.parse() == client.datasets.get("numbers") and raw.parse().to_wire() == json.loads(raw.text)
+    pages = list(client.with_raw_response.datasets.list(page_size=1))
+    assert [page.parse()[0].id for page in pages] == [dataset.id for dataset in client.datasets.list()]
+    with pytest.raises(fw.NotFoundError) as caught:
+        client.with_raw_response.datasets.get("nothing")
+    assert caught.value.request_id
+    with pytest.raises(fw.InvalidArgumentError, match="stream"):
+        client.with_raw_response.jobs.events("j")

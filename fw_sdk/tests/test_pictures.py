@@ -54,7 +54,9 @@ def outcome(**changes):
 
 LONG = [BaselineResult(label="a_very_long_label_of_a_baseline", evaluation="x", summary=summary(1.0))]
 UNDECIDED = comparison(verdict="inconclusive", delta=-0.02, ci=Interval(low=-0.11, high=0.07), rows_needed=6_543_210)
+INVALID = comparison(verdict="invalid", p_value=None, baseline_failed_rows=38, candidate_failed_rows=100)
 OUTCOMES = {
+    "invalid": outcome(comparison=INVALID),
     "usual": outcome(),
     "inconclusive": outcome(comparison=UNDECIDED, loss=[(1, 2.0), (2, float("nan")), (3, 1.5)]),
     "crowded": outcome(baselines=[*outcome().baselines, *LONG * 5], adapter="x" * 60),
@@ -123,10 +125,12 @@ def test_no_text_leaves_the_picture_or_lies_on_another(tmp_path, monkeypatch, na
             assert not box.overlaps(second), (text, other)
 
 
-def test_rows_are_paired_by_their_line_and_an_unscored_row_counts_as_nothing():
+def test_rows_are_paired_by_their_line_and_a_row_without_a_score_counts_against_the_candidate():
     before = [RowScore(index=0, line=3, score=0.5), RowScore(index=1, line=7, score=None), RowScore(index=2, line=9)]
     after = [RowScore(index=0, line=7, score=1.0), RowScore(index=1, line=3, score=0.25), RowScore(index=2, line=11)]
-    assert differences(before, after) == [1.0, -0.25]
+    assert differences(comparison(score_range=(-2.0, 3.0)), before, after) == [-0.25, -2.0]
+    assert differences(comparison(score_range=(-2.0, 3.0)), after, before) == [0.25, -3.0]
+    assert differences(comparison(), before, after) == [-0.25], "of an older comparison no range is known"
 
 
 def test_bars_have_the_ink_of_their_sign(monkeypatch):
@@ -143,6 +147,7 @@ def test_the_caption_states_difference_interval_and_grounds():
     line = style.difference_line(comparison(), "tuned", against)
     assert line.split("     ") == ["tuned − few-shot = +0.41", "95 % interval +0.30 to +0.52", "n = 100"]
     assert style.grounds_line(UNDECIDED).endswith("about 6,543,210 rows in all would decide")
+    assert "rows without a score: baseline 38, candidate 100" in style.grounds_line(INVALID)
 
 
 def test_smoothing_keeps_a_constant_and_starts_at_the_first_value():

@@ -129,36 +129,98 @@ def event(seq, kind="progress", **data):
     return f"id: {seq}\nevent: {kind}\ndata: {json.dumps(value)}\n\n"
 
 
-def dropping_events(n, seen):
-    """Two events and a torn third, then nothing at all, then the rest: behind what was asked for."""
-    after = int(seen.path.rpartition("after=")[2])
-    if n == 0:
-        return Reply(chunks=[": hello\n\n", event(1), event(2), event(3)[:20]], drop=True)
-    if n == 1:
-        return Reply(drop=True)
-    rest = [event(3), event(4, "state", state="JOB_STATE_COMPLETED")]
-    return Reply(chunks=[text for seq, text in enumerate(rest, 3) if seq > after])
+STATES = {2: "JOB_STATE_FAILED", 3: "JOB_STATE_PENDING", 4: "JOB_STATE_RUNNING", 7: "JOB_STATE_COMPLETED"}
+"""What a resumed job's events say: it failed, was resumed, and completed."""
 
 
-def test_an_event_stream_goes_on_behind_the_last_whole_event_after_a_drop():
-    with scripted(dropping_events) as server:
-        assert [found.seq for found in client(server.url).jobs.events("j1")] == [1, 2, 3, 4]
-    assert [request.path.rpartition("after=")[2] for request in server.seen] == ["0", "2", "2"]
+def resumed_event(seq):
+    return event(seq, "state", state=STATES[seq]) if seq in STATES else event(seq)
 
 
-def test_the_asynchronous_event_stream_does_the_same():
-    async def follow(url):
+def following(*connections, state=JobState.COMPLETED):
+    """A job with seven events, whose stream's n-th connection gets the reply ``connections[n](after)``."""
+    asked = {"streams": 0, "states": 0}
+
+    def answer(n, seen):
+        if ":events" not in seen.path:
+            asked["states"] += 1
+            return Reply(body={**JOB, "state": state(asked["states"]) if callable(state) else state})
+        after = int(seen.path.split("after=")[1].split("&")[0])
+        if "follow=false" in seen.path:
+            return Reply(body={"events": [json.loads(event(seq).split("data: ")[1]) for seq in range(after + 1, 8)]})
+        asked["streams"] += 1
+        return connections[asked["streams"] - 1](after)
+
+    return answer
+
+
+def streamed(first, last, **how):
+    """A connection that gives events ``first`` to ``last``."""
+
+    def reply(after):
+        assert after == first - 1
+        return Reply(chunks=[": hello\n\n", *(resumed_event(seq) for seq in range(first, last + 1))], **how)
+
+    return reply
+
+
+def torn(first, last):
+    """A connection that breaks in the midst of the event behind ``last``."""
+
+    def reply(after):
+        whole = streamed(first, last, drop=True)(after)
+        return Reply(chunks=[*whole.chunks, resumed_event(last + 1)[:20]], drop=True)
+
+    return reply
+
+
+def refused(after):
+    return error_reply("unavailable")
+
+
+def lost(after):
+    return Reply(drop=True)
+
+
+def running_until(asks):
+    return lambda asked: JobState.COMPLETED if asked >= asks else JobState.RUNNING
+
+
+def follow(url):
+    return [found.seq for found in client(url).jobs.events("j1")]
+
+
+def follow_asynchronously(url):
+    async def events():
         async with fw.AsyncClient(base_url=url, api_key="k") as one:
             return [found.seq async for found in one.jobs.events("j1")]
 
-    with scripted(dropping_events) as server:
-        assert asyncio.run(follow(server.url)) == [1, 2, 3, 4]
+    return asyncio.run(events())
 
 
-def test_a_stream_that_ends_in_peace_before_the_job_is_asked_again_until_it_brings_nothing():
-    with scripted(lambda n, seen: Reply(chunks=[event(1)] if n == 0 else [])) as server:
-        assert [found.seq for found in client(server.url).jobs.events("j1")] == [1]
-        assert len(server.seen) == 2
+FOLLOWED = {
+    "to the job's end": (lambda: following(streamed(1, 7)), [0]),
+    "torn": (lambda: following(torn(1, 2), streamed(3, 7)), [0, 2]),
+    "lost and refused": (lambda: following(torn(1, 4), lost, refused, streamed(5, 7)), [0, 4, 4, 4]),
+    "broken behind FAILED": (lambda: following(streamed(1, 2, drop=True), streamed(3, 7)), [0, 2]),
+    "ended behind FAILED": (lambda: following(streamed(1, 2), streamed(3, 7), state=running_until(2)), [0, 2]),
+    "ended by a daemon that stops": (
+        lambda: following(streamed(1, 3), refused, streamed(4, 7), state=running_until(2)),
+        [0, 3, 3],
+    ),
+    "ended early, the job ends meanwhile": (lambda: following(streamed(1, 3)), [0]),
+    "ended without an event": (lambda: following(streamed(1, 0), streamed(1, 7), state=running_until(2)), [0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("follow", [follow, follow_asynchronously])
+def test_events_come_each_once_until_the_job_has_ended_however_connections_end(name, follow):
+    answer, asked = FOLLOWED[name]
+    with scripted(answer()) as server:
+        assert follow(server.url) == [1, 2, 3, 4, 5, 6, 7]
+    streams = [request.path for request in server.seen if ":events" in request.path and "follow" not in request.path]
+    assert [int(path.rpartition("after=")[2]) for path in streams] == asked
 
 
 def test_an_error_instead_of_a_stream_is_typed():

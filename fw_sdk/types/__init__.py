@@ -30,6 +30,7 @@ from fw_sdk.types.deployment import (
     Gate,
     GateKind,
     StatusMessage,
+    answering,
 )
 from fw_sdk.types.errors import CODES, ErrorCode, FwError, nearest, not_found, speaks_anthropic
 from fw_sdk.types.evaluation import (
@@ -66,7 +67,7 @@ from fw_sdk.types.pipeline import (
     StepName,
     StepState,
 )
-from fw_sdk.types.system import Device, Health, Overview
+from fw_sdk.types.system import Device, Health, LoopHealth, LoopState, Overview
 from fw_sdk.types.training import Estimate, FineTuningJob, SupervisedFineTuning, TrainedToken, TrainingConfig
 
 __all__ = [
@@ -116,6 +117,8 @@ __all__ = [
     "JobState",
     "JobType",
     "Lineage",
+    "LoopHealth",
+    "LoopState",
     "Model",
     "ModelKind",
     "ModelState",
@@ -148,6 +151,7 @@ __all__ = [
     "TrainingConfig",
     "Verdict",
     "Wire",
+    "answering",
     "job_from_wire",
     "nearest",
     "not_found",

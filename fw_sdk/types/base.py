@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from inspect import isclass
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -13,16 +13,25 @@ from pydantic.alias_generators import to_camel
 from fw_sdk.types.errors import FwError, nearest
 
 ACCOUNT = "local"
-ID_PATTERN = re.compile(r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")
+ID_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z")
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Wire")
 
 
 class Wire(BaseModel):
-    """A value of the control plane: camelCase JSON; unknown fields of replies are kept out, not refused."""
+    """A value of the control plane: camelCase JSON; unknown fields of replies are kept out, not refused.
+
+    ``_request_id`` is the id of the request whose reply it was, as OpenAI's client calls it; None where it was none.
+    It takes no part in comparing and is not written.
+    """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", protected_namespaces=())
+    _request_id: ClassVar[str | None] = None
+
+    def came_with(self, request_id: str | None) -> None:
+        """Note the id of the request whose reply this is."""
+        object.__setattr__(self, "_request_id", request_id)
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-ready camelCase mapping without the fields that are None."""
@@ -119,8 +128,7 @@ def resource_id(name: str, collection: str) -> str:
     if not ID_PATTERN.fullmatch(identifier):
         raise FwError(
             "invalid_argument",
-            f"'{name[:80]}' is not a name of {collection}: "
-            "use lower-case letters, digits, '-', '.' and '_', at most 63",
+            f"{name!r:.200} is no id of {collection}: use lower-case letters, digits, '-', '.' and '_', at most 63",
             param=collection,
         )
     return identifier

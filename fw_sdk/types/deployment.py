@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field
@@ -42,6 +43,7 @@ class Deployment(Resource):
     """A model served under a stable name.
 
     ``sampling`` is how it was scored (``temperature``, ``top_p``): a request that names none is answered that way.
+    ``previous`` is what this one replaces: it answers until this one has passed its probe, and on if it does not.
     """
 
     state: DeploymentState = DeploymentState.CREATING
@@ -53,9 +55,11 @@ class Deployment(Resource):
     forced: bool = False
     sampling: dict[str, float] = Field(default_factory=dict)
     replica_count: int = 1
-    url: str | None = None
+    url: str | None = Field(default=None, description="where the daemon that shows it answers now")
     status: StatusMessage | None = None
-    probe_latency_s: float | None = None
+    probe_latency_s: float | None = Field(default=None, description="of the last probe that it passed")
+    previous: Deployment | None = None
+    retry_time: datetime | None = Field(default=None, description="when a FAILED one is tried again by itself")
 
 
 class StatusMessage(Wire):
@@ -63,6 +67,13 @@ class StatusMessage(Wire):
 
     code: str = "OK"
     message: str = ""
+
+
+def answering(deployment: Deployment) -> Deployment | None:
+    """The deployment whose weights answer now: itself, what it replaces, or None."""
+    if deployment.state is DeploymentState.READY:
+        return deployment
+    return deployment.previous if deployment.state is not DeploymentState.DELETING else None
 
 
 class CreateDeployment(RequestBody):

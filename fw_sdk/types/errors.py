@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -92,12 +92,12 @@ class FwError(Exception):
         details: dict[str, Any] | None = None,
         retryable: bool | None = None,
     ) -> None:
-        super().__init__(message)
         self.code = code if code in CODES else "internal"
-        self.message = message
-        self.not_done = not_done
-        self.hint = hint
-        self.param = param
+        self.message = _encodable(message)
+        self.not_done = _encodable(not_done)
+        self.hint = _encodable(hint)
+        self.param = param and _encodable(param)
+        super().__init__(self.message)
         self.request_id = request_id
         self.details = details or {}
         self.retryable = CODES[self.code].retryable if retryable is None else retryable
@@ -169,10 +169,62 @@ class FwError(Exception):
         return " ".join(part if part.endswith((".", "?", "!", ")")) else f"{part}." for part in parts if part)
 
 
+LONGEST_NAME = 100
+"""Letters of the longest name that is compared letter by letter: ids, fields, files and paths of ours are shorter."""
+
+
+def _encodable(text: str) -> str:
+    """The text with lone surrogates escaped: what a user wrote is quoted, and must fit into UTF-8 on every surface."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` was probably meant to be, or None."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return close[0] if close else None
+    """The known word that ``word`` was probably meant to be, or None if none is near.
+
+    Near is a word that differs in at most a third of its letters (case, and an extension that both have, do not
+    count), and behind these one with the same stem (``training`` for ``train``) or whose parts are all there (``rank``
+    for ``lora_rank``).
+    """
+    ranked = [(rank, name) for name in known if (rank := _rank(word, name)) is not None]
+    return min(ranked)[1] if ranked else None
+
+
+def _rank(word: str, name: str) -> tuple[int, int] | None:
+    """(kind of nearness, distance), smaller is nearer; None if the words are not near."""
+    one, two = word.casefold(), name.casefold()
+    stem, dot, extension = one.rpartition(".")
+    if dot and two.endswith(f".{extension}"):
+        one, two = stem, two.removesuffix(f".{extension}")
+    distance = _edits(one, two, min(len(one), len(two)) // 3)
+    if distance is not None:
+        return 0, distance
+    short, long = sorted((one, two), key=len)
+    stem_of = len(short) >= 3 and long.startswith(short) and 2 * len(short) >= len(long)
+    fewer, more = sorted((_parts(word), _parts(name)), key=len)
+    part_of = fewer <= more and any(len(part) >= 3 for part in fewer)
+    return (1, len(long) - len(short)) if stem_of or part_of else None
+
+
+def _parts(word: str) -> set[str]:
+    return {part.casefold() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", word)}
+
+
+def _edits(one: str, two: str, most: int) -> int | None:
+    """Insertions, deletions, replacements and swaps of neighbours between two words; None if more than ``most``."""
+    if abs(len(one) - len(two)) > most or len(one) > LONGEST_NAME:
+        return None
+    before: list[int] = []
+    row = list(range(len(two) + 1))
+    for i, letter in enumerate(one, 1):
+        earlier, before, row = before, row, [i]
+        for j, other in enumerate(two, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == two[j - 2] and one[i - 2] == other:
+                cost = min(cost, earlier[j - 2] + 1)
+            row.append(cost)
+        if min(row) > most and min(before) > most:
+            return None
+    return row[-1] if row[-1] <= most else None
 
 
 def not_found(noun: str, name: str, known: Iterable[str], hint: str) -> FwError:

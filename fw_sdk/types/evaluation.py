@@ -14,13 +14,17 @@ from fw_sdk.types.kinds import JobType, register_job_type
 
 
 class Evaluator(Resource):
-    """Code that scores one row, versioned by the digest of its source."""
+    """Code that scores one row, versioned by the digest of its source.
+
+    ``score_range`` is the lowest and the highest score, if the source declares it: ``SCORE_RANGE = (low, high)``.
+    """
 
     state: str = "ACTIVE"
     digest: str
     entry_file: str = "evaluator.py"
     entry_function: str = "evaluate"
     description: str | None = None
+    score_range: tuple[float, float] | None = None
 
 
 class CreateEvaluator(RequestBody):
@@ -131,8 +135,10 @@ class ConstantAnswer(Wire):
 
 
 class ScoreSummary(Wire):
-    """The mean score over n rows with its interval. Rows without a score count as 0 and are told apart here.
+    """The mean score over n rows with its interval.
 
+    ``failed_rows`` have no score: the mean takes them at the minimum, the one of ``score_range`` if the evaluator
+    declares it, else the lowest score seen, or 0 if that is lower.
     ``distinct_answers`` counts the different answers that the model gave. A mean whose interval is not above
     ``constant.mean`` is no sign that the model reads the question.
     """
@@ -143,6 +149,7 @@ class ScoreSummary(Wire):
     failed_rows: int = 0
     truncated_rows: int = 0
     binary: bool = False
+    score_range: tuple[float, float] | None = None
     distinct_answers: int | None = None
     constant: ConstantAnswer | None = None
     extra: dict[str, ExtraMean] = Field(default_factory=dict, description="the evaluator's other numbers")
@@ -167,7 +174,11 @@ class ServedConfiguration(Wire):
 
 
 class Evaluation(Job):
-    """(model, dataset split, evaluator) with one stored score per row."""
+    """(model, dataset split, evaluator) with one stored score per row.
+
+    ``seconds`` is how long asking and scoring the rows took, from a model that is ready: neither the start of its
+    worker nor the time in which its server could not be reached is counted.
+    """
 
     evaluator: str | None = None
     evaluator_digest: str | None = None
@@ -186,11 +197,12 @@ class Evaluation(Job):
 
 
 class Verdict(StrEnum):
-    """What a comparison says."""
+    """What a comparison says; *invalid* if more than 2 % of a side's rows have no score, so that it says nothing."""
 
     BETTER = "better"
     WORSE = "worse"
     INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
 
 
 class Evidence(Wire):
@@ -214,6 +226,10 @@ class Comparison(Resource):
     ``delta`` is candidate minus baseline. ``p_value`` is McNemar's exact test for binary scores, else absent.
     ``rows_needed`` estimates how many rows in all would decide an inconclusive result. ``trained_on`` counts the rows
     whose question the candidate's training had seen: they measure memory, and no gate takes them for evidence.
+
+    The failed rows of either side have no score. They never help: all numbers take them at the minimum of
+    ``score_range`` for the candidate and at its maximum for the baseline, and each end of ``ci`` at its lowest.
+    ``score_range`` is what the evaluator declares, or else 0 to 1, in both cases widened by every score seen.
     """
 
     baseline: str
@@ -235,12 +251,22 @@ class Comparison(Resource):
     wins: int
     losses: int
     ties: int
+    baseline_failed_rows: int = 0
+    candidate_failed_rows: int = 0
+    score_range: tuple[float, float] | None = None
     p_value: float | None = None
     verdict: Verdict
     rows_needed: int | None = None
     trained_on: int | None = Field(default=0, description="null: what the candidate was trained on is not known")
-    cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of both sides")
+    cost: dict[str, float] = Field(default_factory=dict, description="tokens and seconds of work of both sides")
     extra: dict[str, ExtraDifference] = Field(default_factory=dict, description="the evaluator's other numbers")
+
+    def row_difference(self, baseline: RowScore, candidate: RowScore) -> float | None:
+        """What the candidate scored more on one row, failed rows as in ``delta``; None where nothing is known of it."""
+        low, high = self.score_range or (None, None)
+        before = high if baseline.score is None else baseline.score
+        after = low if candidate.score is None else candidate.score
+        return None if before is None or after is None else after - before
 
 
 class CreateComparison(RequestBody):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from fw_sdk.types.errors import FwError
 
 DEFAULT_PORT = 8642
 
@@ -94,12 +99,64 @@ class Home:
         return self._secret(self.reading_token_file, "fw_read_")
 
     def _secret(self, path: Path, prefix: str) -> str:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """The token in ``path``. A file that is missing or blank gets one, the same for all who ask meanwhile."""
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text().strip()
-        token = f"{prefix}{secrets.token_urlsafe(32)}"
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = _read_token(path)
+            if found is None:
+                with self._token_lock():
+                    found = _read_token(path) or _write_token(path, f"{prefix}{secrets.token_urlsafe(32)}")
+        except OSError as error:
+            raise FwError(
+                "failed_precondition",
+                f"The token file '{path}' cannot be used: {error.strerror or error}",
+                not_done="nothing was sent",
+                hint="let FW_HOME name a folder that you may write",
+            ) from error
+        return found
+
+    @contextmanager
+    def _token_lock(self) -> Iterator[None]:
+        descriptor = os.open(self.root / "token.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def checked_token(token: str, what: str) -> str:
+    """``token`` without white space around it; ``unauthenticated`` if it is empty or no HTTP header can carry it."""
+    stripped = token.strip()
+    if not stripped or any(not "!" <= character <= "~" for character in stripped):
+        raise FwError(
+            "unauthenticated",
+            f"{what} is {'empty' if not stripped else 'no token: it has white space or other characters in it'}",
+            not_done="nothing was sent",
+            hint="a token is one word of letters, digits and marks; without FW_HOME/token a new one is made",
+        )
+    return stripped
+
+
+def _read_token(path: Path) -> str | None:
+    """The token of a file; None if there is no file or a blank one."""
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    return checked_token(text, f"The content of '{path}'") if text.strip() else None
+
+
+def _write_token(path: Path, token: str) -> str:
+    """Put the token there whole, on the disk too, readable by the owner alone; the caller holds the lock."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
         with os.fdopen(descriptor, "w") as file:
             file.write(token)
-        return token
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return token

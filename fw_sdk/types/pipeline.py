@@ -80,7 +80,10 @@ class BaselineResult(Wire):
 
 
 class PipelineResult(Wire):
-    """What the loop came to. ``comparison`` is against the best baseline; the gate looks at that one."""
+    """What the loop came to. ``comparison`` is against the best baseline; the gate looks at that one.
+
+    Of ``deployed_because`` and ``not_deployed_because`` one has words once the deploy step is over.
+    """
 
     model: str
     adapter: str | None = None
@@ -92,6 +95,7 @@ class PipelineResult(Wire):
     timings: dict[str, float] = Field(default_factory=dict, description="seconds per step")
     loss: list[tuple[int, float]] = Field(default_factory=list, description="(step, training loss)")
     deployed_because: str = ""
+    not_deployed_because: str = ""
 
 
 class Pipeline(Job):

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from fw_sdk.types.base import Wire
 
 
+class LoopState(StrEnum):
+    """How a background loop of the daemon is: ``failing`` ones are tried again, ``overdue`` ones hang."""
+
+    OK = "ok"
+    FAILING = "failing"
+    OVERDUE = "overdue"
+    STOPPED = "stopped"
+
+
+class LoopHealth(Wire):
+    """One background loop of the daemon; its log has the text and the traceback of ``lastError``."""
+
+    name: str
+    state: LoopState
+    last_success_age_s: float | None = Field(default=None, description="seconds since a tick last succeeded")
+    consecutive_failures: int = 0
+    last_error: str | None = Field(default=None, description="the kind of the last failure")
+
+
 class Health(Wire):
     """Reply of ``GET /v1/health``; needs no token and tells nothing private."""
 
-    status: str = "ok"
+    status: str = Field(default="ok", description="ok | degraded: a background loop fails or hangs")
     version: str
     pid: int
     evaluator_isolation: str = Field(description="limits | none: how evaluator code is confined here")
+    supervision: list[LoopHealth] = Field(default_factory=list)
 
 
 class Device(Wire):

@@ -103,7 +103,7 @@ class Place:
     def program(self, job: str) -> int:
         """Process id of a job's program, once it runs."""
         file = self.home.jobs / job / "run.json"
-        wait_until(file.exists, 30, f"{job} to run")
+        wait_until(lambda: file.exists() and json.loads(file.read_text())["program"], 30, f"{job} to run")
         return int(json.loads(file.read_text())["program"]["pid"])
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ def check_outcome(place: Place, client: fw.Client, pipeline: Pipeline) -> str:
     assert (Path(model.path) / "adapter_model.safetensors").stat().st_size > 0
     assert Path(model.path).is_relative_to(place.home.adapters)
     if outcome.deployment is None:
-        assert comparison.verdict != "better" and outcome.deployed_because
+        assert comparison.verdict != "better" and outcome.not_deployed_because
         return model.id
     assert comparison.verdict == "better"
     assert client.deployments.get(outcome.deployment).state == "READY"

@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from engine.control.context import Context
 from engine.control.evidence.scores import all_scores, digest_scores
-from engine.control.inventory.questions import questions_of_lines, trained_questions
+from engine.control.inventory.questions import scored_questions, trained_questions
 from engine.control.inventory.references import digest_now
 from engine.evals.statistics import compare, compare_extra, scores_by_line
 from engine.jobs.rows import canonical
-from engine.jobs.specs import EvaluateSpec
+from engine.jobs.specs import RowsRef
 from fw_sdk.types import (
     Comparison,
     CreateComparison,
@@ -65,7 +65,7 @@ def create(context: Context, request: CreateComparison) -> Comparison:
         trained_on=_trained_on(context, candidate, set(after)),
         extra=compare_extra(*rows),
         cost=_cost("baseline", baseline) | _cost("candidate", candidate),
-        **asdict(compare(before, after)),
+        **asdict(compare(before, after, candidate.summary.score_range if candidate.summary else None)),
     )
     return context.store.comparisons.create(comparison, request=request, refs=refs)
 
@@ -139,9 +139,16 @@ def _trained_on(context: Context, evaluation: Evaluation, lines: set[int]) -> in
     taught = trained_questions(context, model) if model is not None else None
     if taught is None or not taught:
         return taught if taught is None else 0
-    digest = EvaluateSpec.model_validate(evaluation.spec).rows.digest if evaluation.spec else evaluation.dataset_digest
-    asked = questions_of_lines(context.home, str(digest), lines)
+    asked = scored_questions(context.home, _scored_rows(evaluation), lines)
     return None if asked is None else sum(question in taught for question in asked)
+
+
+def _scored_rows(evaluation: Evaluation) -> RowsRef:
+    """The rows of an evaluation, by digest."""
+    rows = evaluation.spec.get("rows")
+    if rows is not None:
+        return RowsRef.model_validate(rows, extra="ignore")
+    return RowsRef(path="", split=evaluation.input_split, digest=str(evaluation.dataset_digest), name="")
 
 
 def _scored_model(context: Context, evaluation: Evaluation) -> Model | None:

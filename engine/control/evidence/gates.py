@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.evals.statistics import MOST_MISSING
 from fw_sdk.types import (
     Comparison,
     FwError,
@@ -71,6 +72,8 @@ def decide(gate: Gate, comparison: Comparison | None, candidate: Candidate) -> D
             f"'{candidate.id}' was trained on, which measures memory",
             "evaluate it and the baseline on rows that were held out, and compare those",
         )
+    if comparison.verdict is Verdict.INVALID:
+        return _invalid(comparison)
     compared = _better(comparison) if gate.kind is GateKind.BETTER else _not_worse(comparison, gate.margin)
     return _good_enough(comparison, gate.min_score) if compared.holds and gate.min_score is not None else compared
 
@@ -87,6 +90,8 @@ def refusal(decision: Decision, gate: Gate, comparison: Comparison | None, candi
             "ci": comparison.ci.to_wire(),
             "n": comparison.n,
             "rowsNeeded": comparison.rows_needed,
+            "baselineFailedRows": comparison.baseline_failed_rows,
+            "candidateFailedRows": comparison.candidate_failed_rows,
         }
     hint = f"{decision.hint}; or deploy it anyway with force" if decision.hint else "deploy it anyway with force"
     return FwError(
@@ -115,12 +120,19 @@ def sampled(comparison: Comparison | None, digest: str) -> dict[str, float]:
 
 
 def numbers(comparison: Comparison) -> str:
-    """A comparison in one clause: verdict, delta, interval, n."""
+    """A comparison in one clause: verdict, delta, interval, n, and the rows without a score if there are any."""
     ci = comparison.ci
     return (
         f"comparison '{comparison.id}' says {comparison.verdict}: delta {comparison.delta:+.3f}, "
-        f"{ci.level:.0%} interval [{ci.low:+.3f}, {ci.high:+.3f}], n={comparison.n}"
+        f"{ci.level:.0%} interval [{ci.low:+.3f}, {ci.high:+.3f}], n={comparison.n}{_failed(comparison)}"
     )
+
+
+def _failed(comparison: Comparison) -> str:
+    counts = (comparison.baseline_failed_rows, comparison.candidate_failed_rows)
+    if not any(counts):
+        return ""
+    return f" (rows without a score: baseline {counts[0]}, candidate {counts[1]}; they count against the candidate)"
 
 
 def _mismatch(comparison: Comparison, candidate: Candidate) -> str:
@@ -137,6 +149,14 @@ def _mismatch(comparison: Comparison, candidate: Candidate) -> str:
     if scored.few_shot:
         return f"comparison '{comparison.id}' scored '{candidate.id}' with examples in its prompt, served without them"
     return ""
+
+
+def _invalid(comparison: Comparison) -> Decision:
+    return Decision(
+        False,
+        f"{numbers(comparison)}; where more than {MOST_MISSING:.0%} of a side's rows have no score, nothing is valid",
+        "look at the errors in those rows' scores, mend what fails (evaluator, row or model), and evaluate again",
+    )
 
 
 def _better(comparison: Comparison) -> Decision:

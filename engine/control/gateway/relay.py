@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -13,12 +13,14 @@ from urllib.parse import quote
 import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from engine.control.gateway.meter import Counts, Meter, StreamMeter
 from engine.control.inventory.resolution import DEPLOYMENTS, resolve
 from engine.control.serving.deployments import Deployments
+from engine.control.serving.leases import Lease, Worker
 from engine.control.serving.targets import Target, target_of_model
-from engine.control.serving.workers import Lease, Worker, Workers
+from engine.control.serving.workers import Workers
 from engine.control.store import Store
 from fw_sdk.types import Deployment, FwError
 
@@ -26,6 +28,9 @@ T = TypeVar("T")
 
 TENANT = "owner"
 """For whom workers keep prefixes and responses apart: the daemon has one token, so there is one."""
+
+STORED_TIMEOUT_S = 10.0
+"""How long a worker may take to find a response in its memory; one that hangs is passed over."""
 
 RETRY_HEADERS = ("retry-after", "x-should-retry")
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -110,18 +115,16 @@ class Gateway:
 
     async def relay(self, request: Request, ask: Ask) -> Response:
         """Answer one request through the model's worker, streaming if the client asked for it."""
-        target, reply, lease = await _while_connected(request, self._open(ask))
-        headers = served_headers(target, lease.worker)
-        if ask.streams and not reply.is_error:
-            events = self._stream(ask, target, reply, lease)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers | STREAM_HEADERS)
-        try:
-            content = await _while_connected(request, reply.aread())
-        except httpx.TransportError as error:
-            raise self._workers.lost(lease.worker) from error
-        finally:
-            lease.release()
-            await reply.aclose()
+        async with AsyncExitStack() as held:
+            target, reply, lease = await _while_connected(request, self._open(ask, held))
+            headers = served_headers(target, lease.worker)
+            if ask.streams and not reply.is_error:
+                events = self._stream(ask, target, reply, lease)
+                return Relayed(events, held.pop_all(), headers | STREAM_HEADERS)
+            try:
+                content = await _while_connected(request, reply.aread())
+            except httpx.TransportError as error:
+                raise self._workers.lost(lease.worker) from error
         if not reply.is_error:
             self.meter.add(target.model.id, Counts.of(json.loads(content)))
         headers |= {name: reply.headers[name] for name in RETRY_HEADERS if name in reply.headers}
@@ -133,7 +136,7 @@ class Gateway:
             url = f"{worker.facts.url.rstrip('/')}/v1/responses/{quote(identifier, safe='')}"
             headers = {"authorization": f"Bearer {worker.record.token}", "x-fw-tenant": TENANT}
             with suppress(httpx.TransportError):
-                reply = await self._workers.client.request(method, url, headers=headers)
+                reply = await self._workers.client.request(method, url, headers=headers, timeout=STORED_TIMEOUT_S)
                 if not reply.is_error:
                     return Response(reply.content, reply.status_code, media_type="application/json")
         raise FwError(
@@ -143,13 +146,15 @@ class Gateway:
             param="response_id",
         )
 
-    def models(self) -> dict[str, Any]:
-        """READY deployments, and models whose worker runs now, in a list that OpenAI's and Anthropic's clients read."""
+    async def models(self) -> dict[str, Any]:
+        """Deployments that answer and models whose worker runs, in a list that clients of OpenAI and Anthropic read."""
         loaded = {
             digest for worker in self._workers.running() for digest in (worker.facts.model_digest, *worker.adapters)
         }
-        models = [self._store.models.find(identifier) for identifier in self._store.models.ids()]
-        running = [model for model in models if model is not None and model.digest in loaded]
+        return await asyncio.to_thread(self._listing, loaded)
+
+    def _listing(self, loaded: Collection[str]) -> dict[str, Any]:
+        running = [model for model in self._store.models.all() if model.digest in loaded]
         items = {
             item.id: {
                 "id": item.id,
@@ -160,35 +165,38 @@ class Gateway:
                 "created_at": item.create_time.isoformat(),
                 "owned_by": "local",
             }
-            for item in [*self._deployments.ready(), *running]
+            for item in [*self._deployments.answering(), *running]
         }
         ends = {"first_id": next(iter(items), None), "last_id": next(reversed(items), None)}
         return {"object": "list", "data": list(items.values()), "has_more": False, **ends}
 
     async def _target(self, name: str) -> Target:
-        served = resolve(self._store, name, DEPLOYMENTS).found
-        if isinstance(served, Deployment):
-            return await self._deployments.target(served.id)
-        return target_of_model(self._store, served)
+        served = await asyncio.to_thread(self._find, name)
+        return await self._deployments.target(served.id) if isinstance(served, Deployment) else served
 
-    async def _open(self, ask: Ask) -> tuple[Target, httpx.Response, Lease]:
-        """Send to the worker; one that dies before it answers is replaced once, since nothing was relayed yet."""
+    def _find(self, name: str) -> Deployment | Target:
+        served = resolve(self._store, name, DEPLOYMENTS).found
+        return served if isinstance(served, Deployment) else target_of_model(self._store, served)
+
+    async def _open(self, ask: Ask, held: AsyncExitStack) -> tuple[Target, httpx.Response, Lease]:
+        """Send to the worker; one that dies before it answers is replaced once, since nothing was relayed yet.
+
+        ``held`` gives the lease and the connection back, however the request ends.
+        """
         for last in (False, True):
             target = await self._target(ask.served)
             lease = await self._workers.acquire(target.base, target.adapter)
+            held.callback(lease.release)
             try:
                 reply = await self._send(ask, lease, target.sampling)
-                if reply.status_code != 503 or last or await self._workers.healthy(lease.worker):
-                    return target, reply, lease
-                await reply.aclose()
             except httpx.TransportError as error:
                 if last:
-                    lease.release()
                     raise self._workers.lost(lease.worker) from error
-            except BaseException:
-                lease.release()
-                raise
-            lease.release()
+            else:
+                held.push_async_callback(reply.aclose)
+                if reply.status_code != 503 or last or await self._workers.healthy(lease.worker):
+                    return target, reply, lease
+            await held.aclose()
         raise AssertionError("unreachable")
 
     async def _send(self, ask: Ask, lease: Lease, sampling: Mapping[str, float]) -> httpx.Response:
@@ -218,8 +226,19 @@ class Gateway:
                 yield stream.broken(error)
         finally:
             self.meter.add(target.model.id, stream.counts)
-            lease.release()
-            await reply.aclose()
+
+
+class Relayed(StreamingResponse):
+    """A worker's events; ``held`` is given back when they end, and also if the client left before the first one."""
+
+    def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack, headers: Mapping[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        async with self._held:
+            await super().__call__(scope, receive, send)
 
 
 def served_headers(target: Target, worker: Worker) -> dict[str, str]:

@@ -81,6 +81,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services, app.state.ending = services, ending
     others, own = routers(), own_routers()
+    app.state.loops = tuple(component.loop for component in components)
     for router in others:
         app.include_router(router)
     for router in own:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import mkstemp
@@ -134,9 +134,7 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
                 async for chunk in request.stream():
                     sink.feed(chunk)
                 sink.finish()
-                for file in files.values():
-                    file.flush()
-                    os.fsync(file.fileno())
+                await run_in_threadpool(_write_through, files.values())
         except OSError as error:
             text = f"The upload could not be written: {error.strerror}."
             raise FwError("resource_exhausted", text, not_done="nothing was stored", hint="free disk space") from error
@@ -144,6 +142,12 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
     finally:
         for path in paths.values():
             path.unlink(missing_ok=True)
+
+
+def _write_through(files: Iterable[BinaryIO]) -> None:
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from engine.control.http.services import Services
 from engine.control.machine import device
-from fw_sdk.types import DatasetState, Health, Job, JobState, Overview, Resource
+from engine.control.supervision import Loop
+from fw_sdk.types import DatasetState, Health, Job, JobState, LoopState, Overview, Resource
 
+VERSION = version("fw")
 SHOWN = 20
 
 
-def health() -> Health:
-    """Who answers, and how evaluators are confined here."""
-    return Health(version=version("fw"), pid=os.getpid(), evaluator_isolation="limits")
+def health(loops: Sequence[Loop]) -> Health:
+    """Who answers, how evaluators are confined here, and how the background loops are. Asks nothing that may block."""
+    found = [loop.health for loop in loops]
+    degraded = any(loop.state is not LoopState.OK for loop in found)
+    return Health(
+        status="degraded" if degraded else "ok",
+        version=VERSION,
+        pid=os.getpid(),
+        evaluator_isolation="limits",
+        supervision=found,
+    )
 
 
 def overview(services: Services) -> Overview:
     """Everything there is, newest first, each list at most 20 long."""
     store = services.store
     found = Overview(
-        version=version("fw"),
+        version=VERSION,
         home=str(services.home.root),
         device=device(),
         models=[

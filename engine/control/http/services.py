@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from engine.control.gateway.relay import Gateway
+from engine.control.http.lanes import Lanes
 from engine.control.serving.context import ServingContext
+from engine.control.supervision import Loop
 
 
 class Component(Protocol):
     """Something that runs for as long as the app does, on the app's event loop."""
+
+    @property
+    def loop(self) -> Loop:
+        """Its background loop; ``/v1/health`` shows how it is."""
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left running, then begin."""
@@ -27,9 +33,11 @@ class Services(ServingContext):
 
     Attributes:
         gateway: relays inference requests.
+        lanes: threads for slow work.
     """
 
     gateway: Gateway
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 def services_of(request: Request) -> Services:
@@ -39,5 +47,10 @@ def services_of(request: Request) -> Services:
     return found
 
 
-Provided = Annotated[Services, Depends(services_of)]
+async def _provide(request: Request) -> Services:
+    """``services_of`` as a dependency: a plain function would take a thread for every request."""
+    return services_of(request)
+
+
+Provided = Annotated[Services, Depends(_provide)]
 """For route functions: ``def get(services: Provided) -> …``."""

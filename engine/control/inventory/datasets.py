@@ -63,17 +63,45 @@ def upload(context: Context, identifier: str, file: Path) -> Dataset:
     """
     dataset = context.store.datasets.get(identifier)
     found = check(context, file, SplitRule(dataset.heldout_fraction, dataset.split_seed))
-    if dataset.state is DatasetState.READY and dataset.digest == found.digest:
-        return dataset
-    if dataset.state is DatasetState.READY:
+    if dataset.state is DatasetState.READY and dataset.digest != found.digest:
         raise _immutable(identifier)
     if not found.report.ok:
         raise invalid(found.report, f"'{identifier}' still waits for its rows; nothing was stored")
+    return _store(context, dataset, found, file)
+
+
+def create_with_rows(context: Context, request: CreateDataset, file: Path) -> Dataset:
+    """A READY dataset in one step: its name is taken only once its rows are known to be usable.
+
+    Raises:
+        FwError: ``dataset_invalid`` with the report if a row cannot be used (nothing was created);
+            ``already_exists`` if the id has other rows or another split.
+    """
+    rule = SplitRule(request.dataset.heldout_fraction, request.dataset.split_seed)
+    found = check(context, file, rule)
+    if not found.report.ok:
+        raise invalid(found.report, "nothing was stored")
+    dataset = create(context, request)
+    if dataset.state is DatasetState.READY and dataset.digest != found.digest:
+        raise FwError(
+            "already_exists",
+            f"Dataset '{dataset.id}' exists with other rows.",
+            not_done="nothing was stored",
+            hint="choose another id, or delete that dataset",
+            param="datasetId",
+        )
+    return _store(context, dataset, found, file)
+
+
+def _store(context: Context, dataset: Dataset, found: Validation, file: Path) -> Dataset:
+    """Put usable rows below their digest and make ``dataset`` READY with them; a READY one has them already."""
+    if dataset.state is DatasetState.READY:
+        return dataset
     target = dataset_path(context.home, found.digest)
     file.chmod(0o600)
     with suppress(FileExistsError):
         os.link(file, target)
-    return context.store.datasets.update(identifier, lambda current: _ready(current, found))
+    return context.store.datasets.update(dataset.id, lambda current: _ready(current, found))
 
 
 def _ready(dataset: Dataset, found: Validation) -> Dataset:

@@ -29,7 +29,7 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     existing = context.store.evaluators.replayed(request, identifier)
     if existing is not None:
         return existing
-    check_source(request.source, request.entry_function)
+    score_range = check_source(request.source, request.entry_function)
     data = request.source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     write_atomic(evaluator_path(context.home, digest), data)
@@ -39,6 +39,7 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
         description=request.description,
         digest=digest,
         entry_function=request.entry_function,
+        score_range=score_range,
     )
     return context.store.evaluators.create(evaluator, request=request)
 

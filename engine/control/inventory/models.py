@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from engine.control.context import Context
-from fw_sdk.types import DeploymentState, FwError, Model
+from fw_sdk.types import DeploymentState, FwError, Model, answering
 
 
 def delete_model(context: Context, identifier: str) -> None:
     """Remove a model; ``failed_precondition`` names the job, deployment or adapter that uses it."""
-    model = context.store.models.get(identifier)
+    model = context.store.models.require_unused(identifier)
     user = _user_of(context, model)
     if user:
         raise FwError(
@@ -29,8 +29,9 @@ def delete_model(context: Context, identifier: str) -> None:
 
 def _user_of(context: Context, model: Model) -> str:
     for deployment in context.store.deployments.all():
-        serving = deployment.state in (DeploymentState.CREATING, DeploymentState.READY)
-        if serving and deployment.base_model in (model.name, model.id):
+        creating = deployment if deployment.state is DeploymentState.CREATING else None
+        held = [item.base_model for item in (creating, answering(deployment)) if item is not None]
+        if model.name in held or model.id in held:
             return f"deployment '{deployment.id}'"
     for other in context.store.models.all():
         if other.peft_details is not None and other.peft_details.base_model == model.name:

@@ -11,6 +11,7 @@ from engine.control.inventory.references import dataset_path
 from engine.evals.overlap import question_key
 from engine.jobs.files import read_json, write_json
 from engine.jobs.rows import Row, in_split, prompt_key
+from engine.jobs.specs import RowsRef
 from fw_sdk.types import Dataset, Evaluation, FineTuningJob, JobKind, JobState, Lineage, Model, Split, resource_id
 from fw_sdk.types.home import Home
 
@@ -31,10 +32,13 @@ def trained_questions(context: Context, model: Model) -> set[str] | None:
     return {question for _, prompt, question in rows if wanted(prompt)}
 
 
-def questions_of_lines(home: Home, digest: str, lines: Collection[int]) -> list[str] | None:
-    """Keys of what the rows on these lines ask; None if the rows are not known any more."""
-    rows = _rows(home, digest)
-    return None if rows is None else [question for line, _, question in rows if line in lines]
+def scored_questions(home: Home, rows: RowsRef, lines: Collection[int]) -> list[str] | None:
+    """Keys of what those of ``rows`` ask that stand on ``lines``; None if the rows are not known any more."""
+    known = _rows(home, rows.digest)
+    if known is None:
+        return None
+    wanted = in_split(rows.split, rows.heldout_fraction, rows.split_seed)
+    return [question for line, prompt, question in known if line in lines and wanted(prompt)]
 
 
 def keep_questions(context: Context, dataset: Dataset) -> None:

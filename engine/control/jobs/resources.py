@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
-from engine.control.machine import gpu_name, memory
+from engine.control.machine import gpu_name
+from engine.jobs.machine import memory
 from fw_sdk.types import Job, JobState
 
 

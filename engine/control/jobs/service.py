@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from engine.control.jobs.resources import Needs, Resources, machine, startable
 from engine.control.jobs.stalls import Stalls, stalled
 from engine.control.settings import Settings
 from engine.control.store import ProgramEvent, Store
+from engine.control.supervision import ThreadLoop
 from engine.jobs.files import read_json, write_json
 from fw_sdk.types import FwError, Job, JobKind, JobState, Wire
 from fw_sdk.types.home import Home
@@ -43,6 +43,7 @@ class JobService:
     Attributes:
         owner: the identity under which this daemon holds leases.
         kinds: what it knows of each kind of job.
+        loop: supervises them.
         changes: wakes whoever waits for a job.
     """
 
@@ -61,14 +62,13 @@ class JobService:
         self._capacity = capacity or machine()
         self._home, self._store, self._settings = home, store, settings
         self._backend: ComputeBackend = backend or LocalCompute()
-        self._wake = threading.Event()
-        self._draining = self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._draining = False
         self._cancels: dict[str, tuple[float, bool]] = {}
         self._moving: set[str] = set()
         self._stalls, self._stalled = Stalls(), set[str]()
         self._renewed = 0.0
         self._controls: dict[JobKind, tuple[Control, Control]] = {}
+        self.loop = ThreadLoop("jobs", settings.tick_s)
         self.changes = Changes()
         store.jobs.on_change(self.changes.notify)
 
@@ -81,20 +81,16 @@ class JobService:
         for job in self._store.jobs.take_over(self.owner, LEASE_S, self._programs):
             log.info("adopted %s (attempt %d)", job.id, job.attempt)
             self._check_address(job)
-        self._draining = self._stopping = False
+        self._draining = False
         self.changes.open(asyncio.get_running_loop())
-        self._thread = threading.Thread(target=self._supervise, name="fw-jobs", daemon=True)
-        self._thread.start()
+        self.loop.start(self._tick)
 
     async def stop(self, *, keep_processes: bool) -> None:
         """Stop supervising; running programs live on, or are cancelled first."""
         self._draining = True
         if not keep_processes:
             await self._cancel_running()
-        self._stopping = True
-        self._wake.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await self.loop.stop()
         self.changes.close()
 
     def directory(self, identifier: str) -> Path:
@@ -104,7 +100,7 @@ class JobService:
     def submit(self, job: J, *, request: Wire | None = None) -> J:
         """Queue a job whose ``spec`` is its program's; with ``request`` a repetition returns what exists."""
         created = self._store.jobs.create(job, request=request)
-        self._wake.set()
+        self.loop.wake()
         return created
 
     def cancel(self, identifier: str) -> Job:
@@ -115,7 +111,7 @@ class JobService:
         changed = self._store.jobs.update(identifier, _cancelled_state)
         if changed.state is JobState.CANCELLED and not job.state.ended:
             self.kinds[job.kind].hooks.unfinished(self._store, changed)
-        self._wake.set()
+        self.loop.wake()
         return changed
 
     def resume(self, identifier: str) -> Job:
@@ -129,7 +125,7 @@ class JobService:
         self._backend.reset(self.directory(identifier))
         changed = self._store.jobs.update(identifier, _pending_again)
         self.kinds[job.kind].hooks.restarted(self._store, changed)
-        self._wake.set()
+        self.loop.wake()
         return changed
 
     def delete(self, identifier: str) -> None:
@@ -153,27 +149,13 @@ class JobService:
             self._store.jobs.append_event(job.id, "message", {"text": text})
             self._moving.add(job.id)
 
-    def _supervise(self) -> None:
-        while not self._stopping:
-            try:
-                self._tick()
-            except Exception:
-                log.exception("the supervision of jobs failed; it is tried again")
-                self._wake.wait(1.0)
-            self._wake.wait(self._settings.tick_s)
-            self._wake.clear()
-
     def _tick(self) -> None:
         if time.monotonic() - self._renewed > LEASE_S / 3:
             self._store.jobs.renew(self.owner, LEASE_S)
             self._renewed = time.monotonic()
         for job in self._running():
-            try:
+            with self.loop.part(job.id):
                 self._supervise_job(job)
-            except FwError as error:
-                log.warning("%s: %s", job.id, error.text())
-            except Exception:
-                log.exception("supervising %s failed", job.id)
         if not self._draining:
             self._launch_waiting()
         tell_the_waiting(self._store, self._needs)
@@ -256,9 +238,8 @@ class JobService:
         since, forced = self._cancels.get(identifier, (0.0, False))
         directory = self.directory(identifier)
         if not since:
-            if (directory / "run.json").exists():
+            if self._backend.cancel(directory, force=False):
                 self._cancels[identifier] = (time.monotonic(), False)
-                self._backend.cancel(directory, force=False)
         elif not forced and time.monotonic() - since > self._settings.cancel_grace_s:
             self._cancels[identifier] = (since, True)
             self._backend.cancel(directory, force=True)

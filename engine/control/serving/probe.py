@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 
+from engine.control.serving.leases import Lease
 from engine.control.serving.targets import Target
-from engine.control.serving.workers import Lease, worker_error
+from engine.control.serving.workers import worker_error
 from fw_sdk.types import FwError
 
 QUESTION = "Name three primary colours."

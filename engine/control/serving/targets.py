@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engine.catalog.digests import serving_digest
 from engine.control.inventory.resolution import not_ready
+from engine.control.serving.leases import AdapterWeights
 from engine.control.serving.worker_process import BaseWeights, WorkerFacts
-from engine.control.serving.workers import AdapterWeights
 from engine.control.store import Store
 from fw_sdk.types import Deployment, FwError, Model, ModelKind, ModelState, resource_id
 

@@ -7,6 +7,7 @@ is, and its ready file by the worker itself, so at no moment can a crash leave a
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -19,11 +20,15 @@ from typing import Any
 
 from engine.catalog.hub import VARIABLES
 from engine.jobs.files import read_json, tail, write_json
-from engine.jobs.process import ProcessId
+from engine.jobs.process import ProcessId, python_environment
 from fw_sdk.types import FwError, Wire
 from fw_sdk.types.home import Home
 
+log = logging.getLogger("fw.workers")
+
 POLL_S = 0.05
+KILL_S = 2.0
+"""How long a killed process is waited for."""
 LOG_TAIL_LINES = 20
 
 
@@ -137,7 +142,8 @@ class WorkerFiles:
             return None
         record = WorkerRecord.from_json(value)
         if record.process is None:
-            record = replace(record, process=self._unrecorded_process(identifier))
+            # Started just before a daemon died; its command line names the ready file.
+            record = replace(record, process=ProcessId.running((str(self.ready(identifier)),)))
         if record.process is None or not record.process.alive:
             self.forget(identifier)
             return None
@@ -158,20 +164,6 @@ class WorkerFiles:
     def log_tail(self, identifier: str) -> list[str]:
         """The end of the worker's log."""
         return tail(self.log(identifier), LOG_TAIL_LINES)
-
-    def _unrecorded_process(self, identifier: str) -> ProcessId | None:
-        """A process that was started just before a daemon died: its command line names the ready file."""
-        mark = str(self.ready(identifier)).encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if mark in arguments:
-                return ProcessId.of(int(entry.name))
-        return None
 
 
 def spawn(files: WorkerFiles, record: WorkerRecord) -> WorkerRecord:
@@ -194,7 +186,8 @@ def spawn(files: WorkerFiles, record: WorkerRecord) -> WorkerRecord:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**environment, "FW_WORKER_TOKEN": record.token},
+            cwd="/",
+            env={**python_environment(environment), "FW_WORKER_TOKEN": record.token},
             start_new_session=True,
         )
     _reap_later(child)
@@ -219,13 +212,19 @@ async def wait_ready(files: WorkerFiles, record: WorkerRecord, timeout_s: float)
 
 
 async def end(files: WorkerFiles, record: WorkerRecord, *, grace_s: float = 10.0) -> None:
-    """Stop the process: first asked, then forced. Returns when it is gone."""
+    """Stop the process: first asked, then forced. Returns when it is gone.
+
+    One that even SIGKILL does not end (it waits for a device) keeps its record, so that it is found again.
+    """
     if record.process is not None:
-        for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
+        for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_S)):
             record.process.signal_group(number)
             deadline = time.monotonic() + limit_s
             while record.process.alive and time.monotonic() < deadline:
                 await asyncio.sleep(POLL_S / 2)
+        if record.process.alive:
+            log.error("worker %s (pid %d) cannot be killed", record.id, record.process.pid)
+            return
     files.forget(record.id)
 
 

@@ -103,6 +103,13 @@ class Collection(Generic[T]):
         with self._database.read() as connection:
             return [documents.load(self._kind, row.document) for row in connection.execute(query)]
 
+    def require_unused(self, identifier: str) -> T:
+        """The resource, if no unended job uses it; ``not_found`` or ``failed_precondition`` as ``delete``."""
+        found = self.get(identifier)
+        with self._database.read() as connection:
+            refuse_used(connection, self.noun, found.name)
+        return found
+
     def delete(self, identifier: str) -> T:
         """Remove a resource that no unended job uses, and return it.
 

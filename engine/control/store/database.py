@@ -12,9 +12,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.exc import DatabaseError, NoSuchTableError, OperationalError
 
+from engine.control.store.tables import metadata
 from fw_sdk.types import FwError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -30,8 +32,9 @@ class Database:
         self.path = path
         self._engine = _engine(path)
         self._writer = self._engine.execution_options(fw_begin="BEGIN IMMEDIATE")
-        with self._explained():
+        with self._explained(), _of_fw(path):
             self._migrate()
+            _check_tables(self._engine)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -96,6 +99,9 @@ def _explain(path: Path, error: DatabaseError) -> FwError | None:
     text = str(error.orig)
     if "locked" in text or "busy" in text:
         return FwError("unavailable", f"The database {path} is locked.", hint="another process holds it; try again")
+    if path.is_dir():
+        hint = "move the folder away, or use another FW_HOME"
+        return FwError("failed_precondition", f"{path} is a folder, not a database.", hint=hint)
     if any(word in text for word in ("disk is full", "disk I/O", "readonly", "unable to open")):
         hint = "free space, or make the folder of FW_HOME writable, and try again"
         return FwError("resource_exhausted", f"The database {path} cannot be written: {text}.", hint=hint)
@@ -103,6 +109,33 @@ def _explain(path: Path, error: DatabaseError) -> FwError | None:
         hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
         return FwError("failed_precondition", f"{path} is not a readable database: {text}.", hint=hint)
     return None
+
+
+@contextmanager
+def _of_fw(path: Path) -> Iterator[None]:
+    """What stops the migration of a sound SQLite file is that its tables are not ours."""
+    try:
+        yield
+    except (CommandError, NoSuchTableError, OperationalError) as error:
+        if isinstance(error, OperationalError) and _explain(path, error) is not None:
+            raise
+        reason = str(error.orig) if isinstance(error, OperationalError) else str(error)
+        raise FwError(
+            "failed_precondition",
+            f"{path} is not a database of fw, or its tables were changed: {reason}.",
+            not_done="the daemon was not started and nothing was changed",
+            hint="move the file away (jobs and models on disk stay) or restore a copy of it",
+        ) from error
+
+
+def _check_tables(engine: Engine) -> None:
+    """Raise ``NoSuchTableError`` naming the first table or column that should be there and is not."""
+    found = inspect(engine)
+    for name, table in metadata.tables.items():
+        there = {column["name"] for column in found.get_columns(name)} if found.has_table(name) else set()
+        missing = [column.name for column in table.columns if column.name not in there]
+        if missing:
+            raise NoSuchTableError(f"table '{name}' lacks {', '.join(missing)}" if there else f"no table '{name}'")
 
 
 def _newer(path: Path, revision: str) -> FwError:

@@ -54,6 +54,11 @@ class Daemon:
         self.until(lambda: self.home.daemon_file.exists() and self._answers(), "the daemon to answer")
         return self
 
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9."""
         assert self._process is not None
@@ -62,7 +67,7 @@ class Daemon:
 
     def shut_down(self) -> None:
         """Stop the daemon, its workers and its jobs."""
-        if self._process is None or self._process.poll() is not None:
+        if not self.running:
             self.start()
         self.call("POST", "daemon:shutdown", {"keepJobs": False})
         assert self._process is not None

@@ -8,7 +8,7 @@ import pytest
 
 from engine.control.evidence.gates import sampled
 from engine.control.gateway.relay import Ask
-from fw_sdk.types import InferenceParameters, ServedConfiguration
+from fw_sdk.types import Comparison, Evidence, InferenceParameters, Ref, ServedConfiguration
 
 SCORED = {"temperature": 0.0, "top_p": 0.9}
 
@@ -39,5 +39,8 @@ def test_the_sampling_of_other_weights_does_not_count() -> None:
         template_digest="t",
         sampling=asked.to_wire(),
     )
-    assert sampled(evaluated, "sha256:a") == {"temperature": 0.3, "top_p": 0.8}
-    assert sampled(evaluated, "sha256:other") == sampled(None, "sha256:a") == {}
+    model = Ref(name="accounts/local/models/m", digest="sha256:a")
+    side = Evidence(evaluation=Ref(name="accounts/local/evaluationJobs/e"), model=model, configuration=evaluated)
+    comparison = Comparison.model_construct(candidate_evidence=side)
+    assert sampled(comparison, "sha256:a") == {"temperature": 0.3, "top_p": 0.8}
+    assert sampled(comparison, "sha256:other") == sampled(None, "sha256:a") == {}

@@ -292,6 +292,9 @@ def test_an_evaluator_is_checked_stored_and_tried(shared):
     assert "did you mean 'evalute'" in error_of(client.post(f"{ROOT}/evaluatorsV2", json=bad))["message"]
     made = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE}).json()
     assert (services.home.evaluators / f"{made['digest'][7:]}.py").read_text() == GOOD_SOURCE
+    ranged = {"evaluatorId": "ranged", "source": f"SCORE_RANGE = (-2, 0.5)\n{GOOD_SOURCE}"}
+    assert client.post(f"{ROOT}/evaluatorsV2", json=ranged).json()["scoreRange"] == [-2.0, 0.5]
+    assert client.get(f"{ROOT}/evaluators/ranged").json()["scoreRange"] == [-2.0, 0.5] and "scoreRange" not in made
     again = client.post(f"{ROOT}/evaluatorsV2", json={"evaluatorId": "e", "source": GOOD_SOURCE + "#"})
     assert error_of(again)["code"] == "already_exists"
     rows = [{"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}]

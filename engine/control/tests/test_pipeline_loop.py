@@ -83,7 +83,8 @@ def check_completed(daemon: Daemon, identifier: str) -> dict:
     assert outcome["comparison"]["verdict"] == "better" and outcome["tuned"]["mean"] > 0.5
     assert set(outcome["timings"]) == set(STEPS) and all(seconds >= 0 for seconds in outcome["timings"].values())
     assert outcome["loss"][0][1] > outcome["loss"][-1][1]
-    assert "the gate 'better' holds" in outcome["deployedBecause"] and pipeline["progress"]["done"] == 7
+    assert "the gate 'better' holds" in outcome["deployedBecause"] and not outcome["notDeployedBecause"]
+    assert pipeline["progress"]["done"] == 7
     deployment = daemon.call("GET", f"deployments/{outcome['deployment']}")
     assert deployment["state"] == "READY" and deployment["comparison"] == outcome["comparison"]["name"]
     body = {"model": identifier, "messages": [{"role": "user", "content": "question 99"}], "max_tokens": 12}
@@ -142,7 +143,7 @@ def test_cancel_ends_the_running_child_and_resume_goes_on(daemon: Daemon) -> Non
     after = daemon.call("GET", "pipelines/stopped")
     assert after["steps"][1]["seconds"] == before["steps"][1]["seconds"], "finished steps are kept"
     assert after["outcome"]["timings"].keys() == set(STEPS) - {"few_shot", "deploy"}
-    assert states(after)["deploy"] == "skipped" and after["outcome"]["deployedBecause"] == "not wanted"
+    assert states(after)["deploy"] == "skipped" and after["outcome"]["notDeployedBecause"] == "not wanted"
     assert "deployment" not in after["outcome"]
 
 
@@ -183,7 +184,8 @@ def test_a_gate_that_does_not_hold_skips_the_deployment(daemon: Daemon) -> None:
     daemon.wait_job("lazy")
     pipeline = daemon.call("GET", "pipelines/lazy")
     assert pipeline["steps"][-1]["state"] == "skipped"
-    assert "The gate 'better' is not met" in pipeline["outcome"]["deployedBecause"]
+    assert pipeline["outcome"]["notDeployedBecause"].startswith("The gate 'better' is not met")
+    assert pipeline["outcome"]["deployedBecause"] == ""
     assert daemon.request("GET", "/v1/accounts/local/deployments/lazy").status_code == 404
 
 

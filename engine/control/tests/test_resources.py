@@ -174,7 +174,7 @@ CONFIGURATION = ServedConfiguration(
 SUMMARY = ScoreSummary(n=8, mean=0.5, ci={"low": 0.2, "high": 0.8})
 
 
-def completed(client, services, identifier, scores, **fields):
+def completed(client, services, identifier, scores, *, summary=SUMMARY, **fields):
     """An evaluation that a person with other means ran: queued for real, then stored again with its end.
 
     It never runs in between, since the supervision would look for the program of a job that does.
@@ -189,10 +189,11 @@ def completed(client, services, identifier, scores, **fields):
     lines = [{"index": n, "line": n + 1, "score": score, "output": ""} for n, score in enumerate(scores)]
     (directory / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
     result = EvaluateResult(
-        summary=SUMMARY, configuration=CONFIGURATION, tokens_generated=7, tokens_prompt=30, seconds=1.5
+        summary=summary, configuration=CONFIGURATION, tokens_generated=7, tokens_prompt=30, seconds=1.5
     )
     done = {name: getattr(result, name) for name in ("tokens_generated", "tokens_prompt", "seconds", "summary")}
-    done |= {"configuration": CONFIGURATION, "state": JobState.COMPLETED}
+    configuration = CONFIGURATION.model_copy(update={"model_digest": cancelled.model_digest})
+    done |= {"configuration": configuration, "state": JobState.COMPLETED}
     services.store.jobs.delete(identifier)
     services.store.jobs.create(cancelled.model_copy(update=done))
 
@@ -223,6 +224,20 @@ def test_comparisons_pair_rows_and_show_what_both_sides_cost(paused):
     assert [score["line"] for score in page["scores"]] == [1, 2, 3] and page["totalSize"] == 8
     rest = client.get(f"{ROOT}/evaluationJobs/base:scores", params={"pageToken": page["nextPageToken"]}).json()
     assert [score["line"] for score in rest["scores"]] == [4, 5, 6, 7, 8] and rest["nextPageToken"] == ""
+
+
+def test_rows_without_a_score_are_at_their_end_of_the_declared_range_and_counted(paused):
+    client, services = paused
+    declared = SUMMARY.model_copy(update={"score_range": (-2.0, 3.0)})
+    completed(client, services, "sound", [0.5] * 8, summary=declared)
+    completed(client, services, "crashing", [1.0] * 6 + [None] * 2, summary=declared)
+    for baseline, candidate, failed, delta in (
+        ("sound", "crashing", (0, 2), (6 * 0.5 - 2 * 2.5) / 8),
+        ("crashing", "sound", (2, 0), (-6 * 0.5 - 2 * 2.5) / 8),
+    ):
+        made = client.post(f"{ROOT}/comparisons", json={"baseline": baseline, "candidate": candidate}).json()
+        assert (made["baselineFailedRows"], made["candidateFailedRows"], made["verdict"]) == (*failed, "invalid")
+        assert made["delta"] == pytest.approx(delta) and made["scoreRange"] == [-2.0, 3.0]
 
 
 def test_what_did_not_score_the_same_rows_is_not_compared(paused, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.control.store import ProgramEvent, Store
 from engine.control.store.job_table import NEXT
-from fw_sdk.types import CreateDataset, Dataset, Failure, FwError, Job, JobKind, JobState, Pipeline
+from fw_sdk.types import CreateDataset, Dataset, Failure, FwError, Job, JobKind, JobState, Pipeline, Ref
 
 
 def dataset(identifier, **fields):
@@ -53,25 +53,46 @@ def test_a_wrong_page_token_is_an_error(store, token):
         store.datasets.list(3, token)
 
 
-def test_equal_requests_create_once_and_different_ones_collide(store):
-    request = CreateDataset(dataset_id="a")
-    first = store.datasets.create(dataset("a"), request=request, key="k")
-    assert store.datasets.create(dataset("a"), request=request) == first
-    assert store.datasets.create(dataset("b"), request=request, key="k") == first
-    assert store.datasets.replayed(request, "k") == first and store.datasets.replayed(request, "other") is None
+def test_equal_requests_about_equal_things_create_once_and_others_collide(store):
+    request, refs = CreateDataset(dataset_id="a"), [Ref(name="accounts/local/models/m", digest="sha256:1")]
+    first = store.datasets.create(dataset("a"), request=request, refs=refs)
+    assert store.datasets.create(dataset("a"), request=request, refs=refs) == first
+    assert store.datasets.replayed(request, "a", refs) == first and store.datasets.replayed(request, "b", refs) is None
     other = CreateDataset(dataset_id="a", dataset={"split_seed": 1})
+    anew = [Ref(name="accounts/local/models/m", digest="sha256:2")]
     for wrong in (
-        lambda: store.datasets.create(dataset("a"), request=other),
-        lambda: store.datasets.create(dataset("c"), request=other, key="k"),
+        lambda: store.datasets.create(dataset("a"), request=other, refs=refs),
+        lambda: store.datasets.create(dataset("a"), request=request, refs=anew),
         lambda: store.datasets.create(dataset("a")),
-        lambda: store.datasets.replayed(other, None, "a"),
+        lambda: store.datasets.replayed(request, "a", anew),
     ):
         with pytest.raises(FwError) as caught:
             wrong()
         assert caught.value.code == "already_exists"
-    assert store.datasets.ids() == ["a"]
+
+
+def test_a_name_that_is_used_again_is_a_new_generation(store):
+    assert [store.datasets.create(dataset("a")).generation, store.jobs.create(job("j")).generation] == [1, 1]
+    for generation in (2, 3):
+        store.datasets.delete("a")
+        store.jobs.update("j", lambda j: j.model_copy(update={"state": JobState.CANCELLED}))
+        store.jobs.delete("j")
+        assert store.jobs.next_generation("j") == generation
+        assert store.datasets.create(dataset("a")).generation == store.jobs.create(job("j")).generation == generation
+
+
+def test_what_an_unended_job_uses_is_not_deleted(store):
+    store.datasets.create(dataset("a"))
+    uses = [Ref(name="accounts/local/datasets/a", digest="sha256:1")]
+    store.jobs.create(job("j").model_copy(update={"uses": uses}))
+    with pytest.raises(FwError, match="Dataset 'a' is used by job 'j'") as caught:
+        store.datasets.delete("a")
+    assert caught.value.code == "failed_precondition" and caught.value.details == {"usedBy": ["j"]}
+    store.jobs.update("j", lambda j: j.model_copy(update={"state": JobState.CANCELLED}))
     store.datasets.delete("a")
-    assert store.datasets.create(dataset("z"), request=other, key="k").id == "z"
+    with pytest.raises(FwError, match="'a' was deleted while"):
+        store.jobs.create(job("k").model_copy(update={"uses": uses}))
+    assert store.jobs.find("k") is None
 
 
 def test_a_change_that_raises_changes_nothing(store):
@@ -118,8 +139,9 @@ def test_four_claimants_share_the_queue_without_overlap(store):
     taken = []
 
     def claim(owner):
-        while (found := store.jobs.claim(owner, 60)) is not None:
-            taken.append(found.id)
+        for number in range(24):
+            if (found := store.jobs.claim(f"j{number}", owner, 60)) is not None:
+                taken.append(found.id)
 
     threads = [threading.Thread(target=claim, args=(f"o{n}",)) for n in range(4)]
     for thread in threads:
@@ -131,7 +153,7 @@ def test_four_claimants_share_the_queue_without_overlap(store):
 
 def test_events_offset_and_state_move_together(store):
     store.jobs.create(job("j"))
-    store.jobs.claim("me", 60)
+    store.jobs.claim("j", "me", 60)
     events = [ProgramEvent("2026-01-01T00:00:00+00:00", "metric", {"n": n}) for n in range(3)]
     store.jobs.record("j", events, offset=120)
     assert store.jobs.events_offset("j") == 120 and [e.data.get("n") for e in store.jobs.events("j", 2)] == [0, 1, 2]
@@ -195,11 +217,12 @@ class JobTableMachine(RuleBasedStateMachine):
         self.jobs.create(Job(name=name, kind=kind))
         self.expected[identifier], self.states[identifier] = ["state"], JobState.PENDING
 
-    @rule(owner=st.sampled_from(["a", "b"]), lease_s=st.sampled_from([60.0, -1.0]))
-    def claim(self, owner, lease_s):
-        found = self.jobs.claim(owner, lease_s)
-        pending = [name for name, state in self.states.items() if state is JobState.PENDING]
-        assert (found.id if found else None) == (pending[0] if pending else None)
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data(), owner=st.sampled_from(["a", "b"]), lease_s=st.sampled_from([60.0, -1.0]))
+    def claim(self, data, owner, lease_s):
+        name = data.draw(st.sampled_from(sorted(self.expected)))
+        found = self.jobs.claim(name, owner, lease_s)
+        assert (found is not None) == (self.states[name] is JobState.PENDING)
         if found:
             self.expected[found.id].append("state")
             self.states[found.id], self.owners[found.id] = JobState.RUNNING, owner
@@ -257,6 +280,6 @@ TestJobTable = JobTableMachine.TestCase
 
 def test_a_lease_that_ran_out_does_not_free_a_running_job(store):
     store.jobs.create(job("j"))
-    store.jobs.claim("a", 0.01)
+    store.jobs.claim("j", "a", 0.01)
     time.sleep(0.02)
-    assert store.jobs.claim("b", 60) is None
+    assert store.jobs.claim("j", "b", 60) is None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.catalog import digest_model, digest_tree
-from engine.control.serving.worker_process import BaseWeights, WorkerFiles, WorkerRecord, spawn
-from engine.control.serving.workers import AdapterWeights, Lease, WorkerLimits, Workers
+from engine.control.serving.leases import AdapterWeights, Lease
+from engine.control.serving.worker_process import BaseWeights, WorkerFiles, WorkerRecord, spawn, wait_ready
+from engine.control.serving.workers import WorkerLimits, Workers
 from engine.control.tests.daemon_process import kill_now, write_adapter
 from engine.jobs.process import ProcessId
 from fw_sdk.types import FwError
@@ -121,6 +124,20 @@ async def the_next_daemon_adopts_it_and_stops_it_when_idle(home: Home, base: Bas
         assert workers.running() == []
     finally:
         await workers.stop(keep_processes=False)
+
+
+def test_a_worker_imports_nothing_from_the_daemons_working_folder(
+    home: Home, base: BaseWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = tmp_path / "project"
+    stray.mkdir()
+    (stray / "regex.py").write_text(f"open({str(stray / 'imported')!r}, 'w'); raise SystemExit('a stray module')")
+    monkeypatch.chdir(stray)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", *sys.path]))
+    files = WorkerFiles(home)
+    record = spawn(files, WorkerRecord.new(base, "float32", "cpu"))
+    facts = asyncio.run(wait_ready(files, record, timeout_s=60))
+    assert facts.model_digest == base.digest and not (stray / "imported").exists()
 
 
 def test_a_worker_that_cannot_start_says_why(home: Home, base: BaseWeights, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from engine.control.inventory.references import pinned
 from engine.control.jobs.outcome import failure_of
 from engine.control.kinds.pipeline.plan import Plan, current_step, with_step
 from engine.control.serving.context import ServingContext
+from engine.control.supervision import AsyncLoop
 from engine.control.workflows.report import Forwarder, event, outcome, progress, progress_event
 from engine.control.workflows.steps import StepFailed, Steps
 from fw_sdk.types import (
     Failure,
     FwError,
+    Job,
     JobKind,
     JobState,
     Pipeline,
@@ -43,20 +45,20 @@ class Pipelines:
         self._steps = Steps(services)
         self._forwarder = Forwarder(services.store)
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._loop: asyncio.Task[None] | None = None
+        self.loop = AsyncLoop("pipelines", TICK_S)
         services.jobs.register(JobKind.PIPELINE, cancel=self.cancel, resume=self.resume)
 
     async def start(self) -> None:
         """Take up the pipelines that an earlier daemon left, then keep looking for work."""
         self._services.store.jobs.take_over(self._services.jobs.owner, LEASE_S, KINDS)
-        self._loop = asyncio.create_task(self._forever(), name="fw-pipelines")
+        self.loop.start(self._tick)
 
     async def stop(self, *, keep_processes: bool) -> None:
         """Stop advancing pipelines; they stay as they are in the store."""
-        tasks = [*self._running.values(), *([self._loop] if self._loop else [])]
-        for task in tasks:
+        await self.loop.stop()
+        for task in self._running.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def cancel(self, identifier: str) -> Pipeline:
         """Ask a pipeline to stop; the job of its current step is cancelled too. An ended one stays as it is."""
@@ -66,17 +68,16 @@ class Pipelines:
         """Go on with a failed or cancelled pipeline at the step where it stopped."""
         return self._services.store.jobs.update(identifier, _resumed, Pipeline)
 
-    async def _forever(self) -> None:
+    async def _tick(self) -> None:
+        for job in await asyncio.to_thread(self._claim):
+            self._look_at(job.id)
+
+    def _claim(self) -> list[Job]:
+        """Every pipeline that is to be carried forward; those that waited are ours now."""
         jobs = self._services.store.jobs
-        while True:
-            try:
-                for job in jobs.in_states(JobState.PENDING, kinds=KINDS):
-                    jobs.claim(job.id, self._services.jobs.owner, LEASE_S)
-                for job in jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=KINDS):
-                    self._look_at(job.id)
-            except Exception:
-                log.exception("looking for pipelines failed; it is tried again")
-            await asyncio.sleep(TICK_S)
+        for job in jobs.in_states(JobState.PENDING, kinds=KINDS):
+            jobs.claim(job.id, self._services.jobs.owner, LEASE_S)
+        return jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=KINDS)
 
     def _look_at(self, identifier: str) -> None:
         task = self._running.get(identifier)
@@ -85,16 +86,21 @@ class Pipelines:
 
     async def _advance(self, identifier: str) -> None:
         """Take a pipeline as far as it goes without waiting for another process."""
-        try:
-            while await self._advance_once(self._services.store.jobs.get(identifier, Pipeline)):
-                continue
-        except FwError as error:
-            log.warning("pipeline %s is tried again: %s", identifier, error.text())
-        except Exception as error:
-            log.exception("pipeline %s", identifier)
-            bug = FwError("internal", f"{type(error).__name__}: {error}", hint="the daemon's log has the traceback")
-            pipeline = self._services.store.jobs.get(identifier, Pipeline)
-            self._fail(pipeline, current_step(pipeline.steps), failure_of(bug, []))
+        with self.loop.part(f"pipeline {identifier}"):
+            try:
+                while await self._advance_once(await self._get(identifier)):
+                    continue
+            except FwError:
+                raise
+            except Exception as error:
+                log.exception("pipeline %s", identifier)
+                bug = FwError("internal", f"{type(error).__name__}: {error}", hint="the daemon's log has the traceback")
+                pipeline = await self._get(identifier)
+                step = current_step(pipeline.steps)
+                await asyncio.to_thread(self._fail, pipeline, step, failure_of(bug, []))
+
+    async def _get(self, identifier: str) -> Pipeline:
+        return await asyncio.to_thread(self._services.store.jobs.get, identifier, Pipeline)
 
     async def _advance_once(self, pipeline: Pipeline) -> bool:
         """One move of a pipeline. Returns whether there may be another one at once."""
@@ -102,23 +108,24 @@ class Pipelines:
             return False
         step = current_step(pipeline.steps)
         if pipeline.state is JobState.CANCELLING:
-            self._wind_down(pipeline, step)
+            await self._wind_down(pipeline, step)
             return False
         if step is None:
-            self._complete(pipeline)
+            await asyncio.to_thread(self._complete, pipeline)
             return False
         try:
             changed = await self._steps.advance(pipeline, step)
         except StepFailed as failed:
-            self._fail(pipeline, step, failed.failure)
+            await asyncio.to_thread(self._fail, pipeline, step, failed.failure)
             return False
         except FwError as error:
-            self._fail(pipeline, step, failure_of(error, error.details.get("logTail", [])))
+            failure = failure_of(error, error.details.get("logTail", []))
+            await asyncio.to_thread(self._fail, pipeline, step, failure)
             return False
         if changed.state is not StepState.RUNNING or changed == step:
-            self._forward(pipeline, changed)
+            await asyncio.to_thread(self._forward, pipeline, changed)
         if changed != step:
-            self._record(pipeline, changed)
+            await asyncio.to_thread(self._record, pipeline, changed)
         return changed.state in (StepState.DONE, StepState.SKIPPED)
 
     def _forward(self, pipeline: Pipeline, step: Step) -> None:
@@ -164,17 +171,21 @@ class Pipelines:
         fields = {"state": JobState.FAILED, "steps": steps, "failure": carried, "outcome": result, **_ended_now()}
         self._change(pipeline, events, fields)
 
-    def _wind_down(self, pipeline: Pipeline, step: Step | None) -> None:
-        """Cancel the job of the current step; once it has ended the pipeline is cancelled."""
-        child = self._services.store.jobs.find(step.job) if step and step.job else None
+    async def _wind_down(self, pipeline: Pipeline, step: Step | None) -> None:
+        """Cancel the job of the current step, or its deployment; once that has ended the pipeline is cancelled."""
+        child = await asyncio.to_thread(self._services.store.jobs.find, step.job) if step and step.job else None
         if child is not None and not child.state.ended:
             if child.state is not JobState.CANCELLING:
-                self._services.jobs.cancel(child.id)
+                await asyncio.to_thread(self._services.jobs.cancel, child.id)
             return
+        if step is not None and step.name is StepName.DEPLOY:
+            plan = Plan.of(pipeline)
+            await self._services.deployments.withdraw(plan.deployment_id, plan.output_model)
         steps = pipeline.steps
         if step is not None:
             steps = with_step(steps, step.model_copy(update={"state": StepState.PENDING, "message": "cancelled"}))
-        self._change(pipeline, [], {"state": JobState.CANCELLED, "steps": steps, **_ended_now()})
+        fields = {"state": JobState.CANCELLED, "steps": steps, **_ended_now()}
+        await asyncio.to_thread(self._change, pipeline, [], fields)
 
     def _change(self, pipeline: Pipeline, events: list[Any], fields: dict[str, Any]) -> None:
         """Append events and change fields in one transaction; a cancellation in the meantime stands."""

@@ -46,15 +46,15 @@ def outcome(store: Store, plan: Plan, steps: Sequence[Step]) -> PipelineResult:
         tuned=_summary(store, plan.evaluation_id(TUNED)) if TUNED in labels else None,
         timings={step.name.value: round(step.seconds, 3) for step in steps if step.seconds is not None},
         loss=_loss(store, plan),
-        deployed_because=deploy.message if deploy.state in (StepState.DONE, StepState.SKIPPED) else "",
+        deployed_because=deploy.message if deploy.state is StepState.DONE else "",
+        not_deployed_because=deploy.message if deploy.state is StepState.SKIPPED else "",
     )
 
 
 def best_comparison(baselines: Sequence[BaselineResult]) -> Comparison | None:
-    """The comparison with the baseline that scored highest; the one that the gate looks at."""
-    scored = [item for item in baselines if item.comparison is not None]
-    best = max(scored, key=lambda item: item.summary.mean if item.summary else 0.0, default=None)
-    return best.comparison if best else None
+    """The comparison with the baseline that scored highest, or may have; the one that the gate looks at."""
+    compared = [item.comparison for item in baselines if item.comparison is not None]
+    return max(compared, key=lambda comparison: comparison.baseline_mean, default=None)
 
 
 def progress(steps: Sequence[Step], message: str, eta_s: float | None = None) -> Progress:

@@ -137,11 +137,11 @@ class Steps:
         comparison = best_comparison(outcome(self._store, plan, pipeline.steps).baselines)
         assert comparison is not None, "the compare step is done"
         try:
-            self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)
+            await self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)
         except FwError as error:
             if error.code != "gate_not_met":
                 raise
-            return _to(step, StepState.SKIPPED, f"not deployed: {error.message}")
+            return _to(step, StepState.SKIPPED, error.message)
         return _to(step, StepState.RUNNING, f"deploying as '{plan.deployment_id}'")
 
     def _deploying(self, plan: Plan, step: Step) -> Step:

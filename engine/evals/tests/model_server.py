@@ -8,15 +8,21 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from engine.evals.asking import WARM_UP
+
 
 class ModelServer:
     """Answers each question with ``answer(messages)``, a text or a whole message; counts what it is asked.
 
+    Warming up is answered by itself and counted apart; ``cold_s`` is what the first request of all waits besides.
     ``failures`` are (status, body) pairs that are given before any answer; ``digest`` may change between requests.
     """
 
     def __init__(self, answer: Callable[[list[dict[str, Any]]], Any], *, port: int = 0, delay_s: float = 0.0) -> None:
         self.answer, self.delay_s = answer, delay_s
+        self.cold_s = 0.0
+        self.warm_ups = 0
+        self.answered_at: list[float] = []
         self.requests: list[dict[str, Any]] = []
         self.failures: list[tuple[int, Any]] = []
         self.authorizations: set[str | None] = set()
@@ -52,19 +58,25 @@ class ModelServer:
 
     def reply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and body for one request."""
+        warm_up = body["messages"] == WARM_UP
         with self._lock:
-            self.requests.append(body)
+            cold_s, self.cold_s = self.cold_s, 0.0
+            if warm_up:
+                self.warm_ups += 1
+            else:
+                self.requests.append(body)
             self.busy += 1
             self.busiest = max(self.busiest, self.busy)
             failure = self.failures.pop(0) if self.failures else None
-        time.sleep(self.delay_s)
+        time.sleep(self.delay_s + cold_s)
         with self._lock:
             self.busy -= 1
         if failure:
             return failure
         if path != "/v1/chat/completions":
             return 404, {"error": {"message": f"no {path}"}}
-        answered = self.answer(body["messages"])
+        answered = "Hi" if warm_up else self.answer(body["messages"])
+        self.answered_at.append(time.monotonic())
         if isinstance(answered, tuple):
             return answered
         message = answered if isinstance(answered, dict) else {"role": "assistant", "content": answered}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,13 @@ from fw_sdk.types import RowScore
 HALF = """
 def evaluate(messages, ground_truth=None, **row):
     return 1.0 if messages[-1]["content"] == ground_truth else 0.5 * (len(messages) == 2)
+"""
+
+DIVIDES = """
+SCORE_RANGE = (-1, 2)
+
+def evaluate(messages, ground_truth=None, **row):
+    return float(messages[-1]["content"] == ground_truth) / row["place"]
 """
 
 
@@ -51,6 +59,19 @@ def test_it_is_scored_by_the_evaluator_on_every_row(tmp_path):
     with EvaluatorProcess(source, "evaluate", 5.0) as evaluator:
         found = constant_baseline(evaluator, rows)
     assert found is not None and found.to_wire() == {"answer": "a", "share": 0.75, "mean": 0.75 + 0.25 * 0.5}
+
+
+@pytest.mark.parametrize(("failing", "mean"), [(1, 0.75 + 2.0 / 100), (3, None)])
+def test_rows_that_cannot_be_scored_do_not_lower_the_bar(tmp_path, failing, mean):
+    """A crash counts as the best score there is; a bar of which more than 2 % are crashes is none."""
+    source = tmp_path / "evaluator.py"
+    source.write_text(DIVIDES)
+    rows = [row(n, "ab"[n % 4 == 0]) for n in range(1, 101)]
+    for n, item in enumerate(rows):
+        item.data["place"] = 0 if item.messages[-1]["content"] == "b" and n < 4 * failing else 1
+    with EvaluatorProcess(source, "evaluate", 5.0) as evaluator:
+        found = constant_baseline(evaluator, rows)
+    assert (found.mean if found else None) == (mean and pytest.approx(mean))
 
 
 def test_answers_are_counted_without_the_spaces_around_them():

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.evals.evaluators import EvaluatorProcess, check_source, read_value
+from engine.evals.evaluators import EvaluatorProcess, check_source
+from engine.evals.replies import read_value
 from engine.evals.sandbox import Limits
 from fw_sdk.types import FwError
 
@@ -128,9 +129,10 @@ def test_a_process_killed_from_outside_costs_nothing(tmp_path):
         assert process.pid != first
 
 
-def test_it_ends_with_its_parent_even_in_an_endless_row(tmp_path, monkeypatch):
+@pytest.mark.parametrize("endless", ["time.sleep(600)", "re.match('(a+)+$', 'a' * 60 + 'b')"])
+def test_it_ends_with_its_parent_even_in_an_endless_row(tmp_path, monkeypatch, endless):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "evaluator.py").write_text("import time\ndef evaluate(messages):\n    time.sleep(600)\n")
+    (tmp_path / "evaluator.py").write_text(f"import re, time\ndef evaluate(messages):\n    {endless}\n")
     parent = os.fork()
     if parent == 0:
         try:
@@ -190,6 +192,13 @@ BROKEN = {
     "async def evaluate(messages): return 1\n": (1, "async"),
     "def evaluate(): return 1\n": (1, "takes no argument"),
     "\x00": (None, "not Python"),
+    "SCORE_RANGE = (1, 0)\ndef evaluate(messages): return 1\n": (1, "SCORE_RANGE is (1, 0)"),
+    "SCORE_RANGE = 5\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = (0, 1, 2)\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = (0, 1e999)\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "SCORE_RANGE = ('a', 'b')\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
+    "def evaluate(messages): return 1\nSCORE_RANGE = sorted((0, 1))\n": (2, "SCORE_RANGE is sorted((0, 1))"),
+    f"SCORE_RANGE = (0, {10**400})\ndef evaluate(messages): return 1\n": (1, "as two numbers"),
 }
 
 
@@ -200,6 +209,31 @@ def test_a_file_that_cannot_be_an_evaluator_is_refused_without_running_it(source
     line, words = BROKEN[source]
     assert caught.value.code == "evaluator_invalid" and words in caught.value.message
     assert caught.value.details.get("line") == line and "evaluate(" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "declared"),
+    [
+        ("", None),
+        ("SCORE_RANGE = (-1, 1)", (-1.0, 1.0)),
+        ("SCORE_RANGE: tuple[float, float] = (-0.5, 2e3)", (-0.5, 2000.0)),
+        ("SCORE_RANGE = [0, 10]", (0.0, 10.0)),
+        ("SCORE_RANGE: tuple[float, float]", None),
+        ("SCORE_RANGES = (1, 0)", None),
+        ("SCORE_RANGE = (0, 1)\nSCORE_RANGE = (0, 3)", (0.0, 3.0)),
+        ("def other():\n    SCORE_RANGE = (1, 0)", None),
+    ],
+)
+def test_a_declared_range_is_read_from_the_source(line, declared):
+    assert check_source(f"{line}\n{GOOD}\nraise SystemExit('it was run')\n") == declared
+
+
+@given(st.floats(allow_nan=False), st.floats(-10, 10), st.floats(0.1, 10))
+def test_a_score_outside_the_declared_range_is_none(score, low, width):
+    scored = read_value(score, (low, low + width))
+    inside = low <= score <= low + width
+    assert scored.score == (score if inside else None)
+    assert inside or "SCORE_RANGE" in scored.error or "finite" in scored.error
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,49 @@ def test_a_server_that_is_not_there_yet_is_waited_for(make):
         late[0].close()
 
 
+def test_the_clock_starts_when_the_model_answers_also_after_a_resume(make, server):
+    """A worker's start is no cost of the work: what is counted fits between the first answer and the end."""
+    for asked in (10, 4):
+        server.cold_s = 0.6
+        server.answered_at.clear()
+        server.requests.clear()
+        earlier_s = job.ScoreLog(make().dir, make().spec).clock_s
+        result = job.run(make())
+        assert len(server.requests) == asked and server.warm_ups == (1 if asked == 10 else 2)
+        assert 0 < result.seconds - earlier_s <= time.monotonic() - server.answered_at[0]
+        scores = make().dir / "scores.jsonl"
+        scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:6]))
+
+
+def test_the_clock_stands_still_while_the_server_is_away(make, server):
+    def answer(messages):
+        if messages[-1]["content"] == "5" and not down:
+            down.append(time.monotonic())
+            server.failures = [(503, {"error": {"message": "restarting"}})] * 2
+        up.append(time.monotonic())
+        return double(messages)
+
+    down, up = [], []
+    server.answer = answer
+    started = time.monotonic()
+    result = job.run(make(concurrency=1))
+    away_s = up[6] - down[0]  # two refusals, each with a pause after it
+    assert away_s >= 3 * asking.FIRST_DELAY_S
+    assert result.seconds <= time.monotonic() - started - 3 * asking.FIRST_DELAY_S
+
+
+def test_nothing_is_warmed_up_for_rows_that_are_scored(make, server):
+    job.run(make())
+    server.warm_ups = 0
+    job.run(make())
+    assert server.warm_ups == 0
+
+
+def test_a_model_that_refuses_to_be_warmed_up_is_evaluated_all_the_same(make, server):
+    server.failures = [(400, {"error": {"message": "a system message is required"}})]
+    assert job.run(make()).summary.n == 10
+
+
 def test_patience_ends(make, server, monkeypatch):
     monkeypatch.setattr(asking, "FIRST_DELAY_S", 0.02)
     monkeypatch.setattr(asking.ServedModel.__init__, "__kwdefaults__", {"patience_s": 0.3})
@@ -308,6 +351,23 @@ def test_an_evaluator_that_fails_on_a_row_costs_that_row(make, server):
     result = job.run(make(source))
     assert result.summary.failed_rows == 1 and result.summary.n == 10
     assert result.failures["evaluator"]["error"] == "raised ZeroDivisionError at line 2: division by zero"
+
+
+def test_failed_rows_are_at_the_minimum_of_the_range_that_the_evaluator_declares(make, server):
+    source = (
+        "SCORE_RANGE = (-2, 1)\n"
+        "def evaluate(messages, ground_truth):\n"
+        "    answer = int(messages[-1]['content'])\n"
+        "    return {6: float('nan'), 8: -3, 10: 7}.get(answer, -1)\n"
+    )
+    server.answer = double
+    context = make(source)
+    summary = job.run(context).summary
+    assert (summary.failed_rows, summary.score_range) == (3, (-2.0, 1.0))
+    assert summary.mean == pytest.approx((-7 - 3 * 2) / 10)
+    assert stored(context)[5].error == "the score is 7, outside the SCORE_RANGE (-2, 1) it declares"
+    message = events(context, "progress")[-1]["message"]
+    assert message == "mean -1.300 of 10 rows, 3 of them without a score"
 
 
 def test_an_evaluator_that_always_fails_fails_before_the_model_is_asked(make, server):

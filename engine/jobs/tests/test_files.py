@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +67,11 @@ def test_tail_reads_the_end_of_a_long_log(tmp_path):
     path.write_text("\n".join(f"line {number}" for number in range(100_000)))
     assert tail(path, 2) == ["line 99998", "line 99999"]
     assert tail(tmp_path / "absent", 2) == []
+
+
+def test_any_number_of_writers_of_one_file_all_succeed(tmp_path):
+    path = tmp_path / "state.json"
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda number: write_json(path, number), range(200))) == [None] * 200
+    assert read_json(path) in range(200)
+    assert [child.name for child in tmp_path.iterdir()] == ["state.json"]

@@ -96,13 +96,16 @@ def compare(
     id: Annotated[str | None, typer.Option(help="The comparison's id.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file too.")] = None,
 ) -> None:
-    """Compare two evaluations row by row: better, worse or inconclusive, with an interval."""
+    """Compare two evaluations row by row: better, worse, inconclusive or invalid, with an interval."""
     client = connect()
     comparison = client.comparisons.create(baseline, candidate, id=id)
     emit_one(comparison)
     if plot is not None:
         _draw(client, comparison, plot.resolve())
         hint(f"picture: {plot}")
+    if comparison.verdict.value == "invalid":
+        for side in (comparison.baseline, comparison.candidate):
+            hint(f"fw eval scores {short_id(side)}  # which rows have no score, and why")
     if comparison.verdict.value == "better":
         hint(f"fw deploy start {short_id(comparison.candidate_model)} --comparison {comparison.id}")
 

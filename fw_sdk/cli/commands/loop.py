@@ -80,7 +80,7 @@ def register(app: typer.Typer) -> None:
     command(noun, "stop")(stop_deployment)
 
 
-def key_values(pairs: list[str] | None) -> dict[str, str]:
+def key_values(pairs: list[str] | None) -> dict[str, Any]:
     """``KEY=VALUE`` options as a mapping; the values are read by the wire types."""
     fields = {}
     for pair in pairs or []:

@@ -194,9 +194,8 @@ def _report(result: Result, timings: dict[str, float]) -> Iterator[str]:
         yield f"\ndelta: {comparison.delta:+.3f}, {percent} interval {interval}, n={comparison.n}, best baseline"
         yield f"wins/losses/ties: {comparison.wins}/{comparison.losses}/{comparison.ties}"
         yield f"verdict: {comparison.verdict.value}"
-    yield f"deployment: {result.deployment or 'none'}" + (
-        f" ({outcome.deployed_because})" if outcome.deployed_because else ""
-    )
+    why = outcome.deployed_because or outcome.not_deployed_because
+    yield f"deployment: {result.deployment or 'none'}" + (f" ({why})" if why else "")
     yield "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in timings.items())
 
 

@@ -24,19 +24,22 @@ async def create(
     key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Deploy a model if its gate holds or it is forced; the reply is CREATING."""
-    return reply(services.deployments.create(request, deployment_id, key=key))
+    return reply(services.deployments.shown(await services.deployments.create(request, deployment_id, key=key)))
 
 
 @router.get("", response_model=page_of("deployments", Deployment))
-async def list_deployments(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
+def list_deployments(services: Provided, size: PageSize = 0, token: PageToken = None) -> JSONResponse:
     """Deployments, newest first."""
-    return reply_page("deployments", services.store.deployments.list(size, token))
+    page = services.store.deployments.list(size, token)
+    shown = [services.deployments.shown(item) for item in page.items]
+    return reply_page("deployments", page.model_copy(update={"items": shown}))
 
 
 @router.get("/{identifier:id}", response_model=Deployment)
-async def get(identifier: str, services: Provided) -> JSONResponse:
+def get(identifier: str, services: Provided) -> JSONResponse:
     """One deployment."""
-    return reply(services.store.deployments.get(resource_id(identifier, "deployments")))
+    found = services.store.deployments.get(resource_id(identifier, "deployments"))
+    return reply(services.deployments.shown(found))
 
 
 @router.delete("/{identifier:id}", response_model=Empty)

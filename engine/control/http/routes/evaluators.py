@@ -38,13 +38,14 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{evaluator:id}:check", response_model=Scores)
-def check(
+async def check(
     evaluator: str,
     services: Provided,
     request: Annotated[CheckEvaluator, body_of(CheckEvaluator, "nothing was scored")],
 ) -> JSONResponse:
     """Score a few rows."""
-    scores = evaluators.check(services, resource_id(evaluator, "evaluators"), request)
+    identifier = resource_id(evaluator, "evaluators")
+    scores = await services.lanes.evaluators.run(evaluators.check, services, identifier, request)
     return JSONResponse({"scores": [score.to_wire() for score in scores]})
 
 

@@ -23,9 +23,9 @@ class Shutdown(RequestBody):
 
 
 @router.get("/v1/health", response_model=Health)
-async def get_health() -> JSONResponse:
-    """Whether the daemon answers; needs no token."""
-    return reply(health())
+async def get_health(request: Request) -> JSONResponse:
+    """Whether the daemon answers; needs no token. Runs on the event loop, so no thread that hangs delays it."""
+    return reply(health(request.app.state.loops))
 
 
 @router.get("/v1/accounts/local/overview", response_model=Overview)
@@ -44,4 +44,8 @@ async def shutdown(
         raise FwError("unimplemented", "This app is not run by the fw daemon.", not_done="it goes on")
     ending = request.app.state.ending
     ending.keep_jobs, ending.keep_workers = wanted.keep_jobs, False
-    return JSONResponse({"keepJobs": wanted.keep_jobs}, background=BackgroundTask(stop))
+
+    async def end() -> None:
+        stop()  # on the event loop: no thread may be free
+
+    return JSONResponse({"keepJobs": wanted.keep_jobs}, background=BackgroundTask(end))

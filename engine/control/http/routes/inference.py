@@ -57,8 +57,8 @@ async def delete_response(identifier: str, services: Provided) -> Response:
 @router.get("/v1/models")
 @router.get("/inference/v1/models", include_in_schema=False)
 async def models(services: Provided) -> JSONResponse:
-    """What answers now: READY deployments and the models whose worker runs."""
-    return JSONResponse(services.gateway.models())
+    """What answers now: deployments and the models whose worker runs."""
+    return JSONResponse(await services.gateway.models())
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
