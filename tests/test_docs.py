@@ -41,7 +41,7 @@ def test_the_table_of_errors_is_the_code_s() -> None:
 
 
 def test_the_page_of_datasets_names_every_problem_that_the_check_finds() -> None:
-    source = (ROOT / "engine" / "control" / "dataset_rows.py").read_text(encoding="utf-8")
+    source = (ROOT / "engine" / "control" / "inventory" / "dataset_rows.py").read_text(encoding="utf-8")
     found = set(re.findall(r'(?:RowError\(\s*|problem\(\s*[\w.]+, |return )"([a-z0-9_]+)"', source))
     page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     table = page.partition("## What the check reports")[2].partition("\n## ")[0]

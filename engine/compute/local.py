@@ -17,13 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.compute.backend import Phase, Status, Task
+from engine.jobs import SHIM, TIMEOUT_OPTION
 from engine.jobs.files import read_json, tail
 from engine.jobs.process import ProcessId, python_environment
-from engine.jobs.shim import TIMEOUT_OPTION
 from fw_sdk.types import FwError
 
 OUTCOME_FILES = ("run.json", "exit.json", "failure.json", "result.json")
-SHIM = "engine.jobs.shim"
 PASSED_ON = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "TZ"),

@@ -16,3 +16,7 @@ file               what                                            written by
 ``exit.json``      exit status, by atomic rename                   shim
 =================  ==============================================  =======================
 """
+
+SHIM = "engine.jobs.shim"
+"""The module that runs a job: ``python -m engine.jobs.shim JOB_DIR [--timeout-s SECONDS] COMMAND…``."""
+TIMEOUT_OPTION = "--timeout-s"

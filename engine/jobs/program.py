@@ -95,9 +95,12 @@ class JobContext(Generic[S]):
 
 
 def main(spec_type: type[S], run: Callable[[JobContext[S]], BaseModel], argv: list[str] | None = None) -> int:
-    """Run a job program in the directory that ``argv`` names; the exit status tells done, failed or cancelled."""
+    """Run a job program in the directory that ``argv`` names; the exit status tells done, failed or cancelled.
+
+    A spec may be older than the program: fields that it does not know any more are passed over.
+    """
     job_dir = Path((argv or sys.argv[1:])[0])
-    context = JobContext(job_dir, spec_type.model_validate(read_json(job_dir / "spec.json")))
+    context = JobContext(job_dir, spec_type.model_validate(read_json(job_dir / "spec.json"), extra="ignore"))
     signal.signal(signal.SIGTERM, context._on_sigterm)
     (job_dir / "failure.json").unlink(missing_ok=True)
     try:

@@ -19,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine.jobs import TIMEOUT_OPTION
 from engine.jobs.files import write_json
 from engine.jobs.process import ProcessId
 
-TIMEOUT_OPTION = "--timeout-s"
 RETRY_S = 1.0
 TIMEOUT_GRACE_S = 60.0
 PR_SET_PDEATHSIG = 1

@@ -85,7 +85,7 @@ class Job(Resource):
     attempt: int = 1
     failure: Failure | None = None
     result: dict[str, Any] | None = None
-    spec: dict[str, Any] = Field(default_factory=dict)
+    spec: dict[str, Any] = Field(default_factory=dict, exclude=True, description="its program's; in no reply")
     start_time: datetime | None = None
     completed_time: datetime | None = None
 

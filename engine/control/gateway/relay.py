@@ -151,7 +151,7 @@ class Gateway:
         loaded = {
             digest for worker in self._workers.running() for digest in (worker.facts.model_digest, *worker.adapters)
         }
-        return await asyncio.to_thread(self._listing, loaded)
+        return await self._store.run(self._listing, loaded)
 
     def _listing(self, loaded: Collection[str]) -> dict[str, Any]:
         running = [model for model in self._store.models.all() if model.digest in loaded]
@@ -171,7 +171,7 @@ class Gateway:
         return {"object": "list", "data": list(items.values()), "has_more": False, **ends}
 
     async def _target(self, name: str) -> Target:
-        served = await asyncio.to_thread(self._find, name)
+        served = await self._store.run(self._find, name)
         return await self._deployments.target(served.id) if isinstance(served, Deployment) else served
 
     def _find(self, name: str) -> Deployment | Target:

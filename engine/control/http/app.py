@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from engine.control.http.openapi import openapi_json
 from engine.control.http.queries import known_query
 from engine.control.http.routes import own_routers, routers
 from engine.control.http.services import Component, Services
+from engine.control.inventory.files import clean_up
 from engine.control.jobs.service import JobService
 from engine.control.kinds import KINDS
 from engine.control.kinds.pull.creation import fail_abandoned
@@ -66,7 +68,8 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        fail_abandoned(services)
+        await services.store.run(fail_abandoned, services)
+        await asyncio.to_thread(clean_up, services)
         started: list[Component] = []
         try:
             for component in components:
@@ -75,7 +78,7 @@ def create_app(home: Home, settings: Settings | None = None, mounts: tuple[Mount
             yield
         finally:
             await _stop(started, ending)
-            services.store.close()
+            await asyncio.to_thread(services.store.close)
             lock.release()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)

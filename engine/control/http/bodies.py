@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import mkstemp
@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.services import Provided, services_of
+from engine.control.inventory.files import UPLOAD
 from engine.control.json_text import parse_json
 from fw_sdk.types import FwError, Page, RequestBody, Wire, parse_request
 
@@ -127,14 +128,13 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
             with ExitStack() as stack:
                 files = {}
                 for field in fields:
-                    descriptor, name = mkstemp(prefix=".upload-", dir=folder)
+                    descriptor, name = mkstemp(prefix=UPLOAD, dir=folder)
                     paths[field] = Path(name)
                     files[field.encode()] = stack.enter_context(os.fdopen(descriptor, "wb"))
                 sink = _FileParts(files, options[b"boundary"], limit)
                 async for chunk in request.stream():
-                    sink.feed(chunk)
-                sink.finish()
-                await run_in_threadpool(_write_through, files.values())
+                    await run_in_threadpool(sink.feed, chunk)
+                await run_in_threadpool(sink.finish)
         except OSError as error:
             text = f"The upload could not be written: {error.strerror}."
             raise FwError("resource_exhausted", text, not_done="nothing was stored", hint="free disk space") from error
@@ -142,12 +142,6 @@ async def uploaded_files(request: Request, folder: Path, *fields: str) -> AsyncI
     finally:
         for path in paths.values():
             path.unlink(missing_ok=True)
-
-
-def _write_through(files: Iterable[BinaryIO]) -> None:
-    for file in files:
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -195,9 +189,12 @@ class _FileParts:
             self._parser.write(chunk)
 
     def finish(self) -> None:
-        """Check that the form was whole."""
+        """Check that the form was whole, and put the files on the disk, which may take long."""
         if not self._complete:
             raise FwError("invalid_argument", "The form ends too early.", not_done="nothing was stored")
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
 
     def _begin(self) -> None:
         self._disposition, self._into = b"", None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from engine.control.context import Context
 from engine.control.inventory.dataset_rows import SplitRule, Validation, readable_rows, validate_file
-from engine.control.inventory.questions import keep_questions
+from engine.control.inventory.files import drop_rows, place
 from engine.control.inventory.references import dataset_path, ready_base, ready_dataset, rows_of
 from engine.control.inventory.token_lengths import any_counter, counter_for, load_renderer
 from engine.evals.overlap import overlap
@@ -97,11 +95,13 @@ def _store(context: Context, dataset: Dataset, found: Validation, file: Path) ->
     """Put usable rows below their digest and make ``dataset`` READY with them; a READY one has them already."""
     if dataset.state is DatasetState.READY:
         return dataset
-    target = dataset_path(context.home, found.digest)
-    file.chmod(0o600)
-    with suppress(FileExistsError):
-        os.link(file, target)
-    return context.store.datasets.update(dataset.id, lambda current: _ready(current, found))
+
+    def ready(current: Dataset) -> Dataset:
+        changed = _ready(current, found)
+        place(file, dataset_path(context.home, found.digest))
+        return changed
+
+    return context.store.datasets.update(dataset.id, ready)
 
 
 def _ready(dataset: Dataset, found: Validation) -> Dataset:
@@ -121,10 +121,8 @@ def _ready(dataset: Dataset, found: Validation) -> Dataset:
 
 def delete(context: Context, identifier: str) -> None:
     """Remove a dataset that no unfinished job uses, and its rows unless another dataset has the same."""
-    dataset = context.store.datasets.delete(identifier)
-    if dataset.digest and all(other.digest != dataset.digest for other in context.store.datasets.all()):
-        keep_questions(context, dataset)
-        dataset_path(context.home, dataset.digest).unlink(missing_ok=True)
+    context.store.datasets.delete(identifier)
+    drop_rows(context)
 
 
 def with_tokens(context: Context, dataset: Dataset, model_name: str | None = None) -> Dataset:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from engine.control.context import Context
 from engine.control.inventory.dataset_rows import RowError, check_messages
+from engine.control.inventory.files import UPLOAD, drop_sources, place
 from engine.control.inventory.references import evaluator_path, ready_dataset, rows_of
 from engine.evals.evaluators import EvaluatorProcess, check_source
-from engine.jobs.files import write_atomic
 from engine.jobs.rows import Row, canonical
 from fw_sdk.types import (
     CheckEvaluator,
@@ -32,7 +35,6 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     score_range = check_source(request.source, request.entry_function)
     data = request.source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    write_atomic(evaluator_path(context.home, digest), data)
     evaluator = Evaluator(
         name=resource_name("evaluators", identifier),
         display_name=request.display_name,
@@ -41,7 +43,12 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
         entry_function=request.entry_function,
         score_range=score_range,
     )
-    return context.store.evaluators.create(evaluator, request=request)
+    with NamedTemporaryFile(prefix=UPLOAD, dir=context.home.evaluators) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        path = evaluator_path(context.home, digest)
+        return context.store.evaluators.create(evaluator, request=request, place=lambda: place(Path(file.name), path))
 
 
 def check(context: Context, identifier: str, request: CheckEvaluator) -> list[RowScore]:
@@ -105,6 +112,5 @@ def _own_answer(row: Row) -> dict[str, Any]:
 
 def delete(context: Context, identifier: str) -> None:
     """Remove an evaluator that no unfinished job uses, and its source unless another evaluator has the same."""
-    evaluator = context.store.evaluators.delete(identifier)
-    if all(other.digest != evaluator.digest for other in context.store.evaluators.all()):
-        evaluator_path(context.home, evaluator.digest).unlink(missing_ok=True)
+    context.store.evaluators.delete(identifier)
+    drop_sources(context)

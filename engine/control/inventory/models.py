@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from engine.control.context import Context
+from engine.control.inventory.files import drop_weights
 from fw_sdk.types import DeploymentState, FwError, Model, answering
 
 
 def delete_model(context: Context, identifier: str) -> None:
     """Remove a model; ``failed_precondition`` names the job, deployment or adapter that uses it."""
-    model = context.store.models.require_unused(identifier)
-    user = _user_of(context, model)
-    if user:
-        raise FwError(
-            "failed_precondition",
-            f"Model '{identifier}' is used by {user}.",
-            not_done="it was not deleted",
-            hint="stop, cancel or delete that first",
-        )
-    context.store.models.delete(identifier)
-    if model.path and all(other.path != model.path for other in context.store.models.all()):
-        path = Path(model.path)
-        if any(path.is_relative_to(folder) for folder in (context.home.models, context.home.adapters)):
-            shutil.rmtree(path, ignore_errors=True)
+
+    def check(model: Model) -> None:
+        user = _user_of(context, model)
+        if user:
+            raise FwError(
+                "failed_precondition",
+                f"Model '{identifier}' is used by {user}.",
+                not_done="it was not deleted",
+                hint="stop, cancel or delete that first",
+            )
+
+    context.store.models.delete(identifier, check)
+    drop_weights(context)
 
 
 def _user_of(context: Context, model: Model) -> str:

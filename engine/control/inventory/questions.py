@@ -12,7 +12,7 @@ from engine.evals.overlap import question_key
 from engine.jobs.files import read_json, write_json
 from engine.jobs.rows import Row, in_split, prompt_key
 from engine.jobs.specs import RowsRef
-from fw_sdk.types import Dataset, Evaluation, FineTuningJob, JobKind, JobState, Lineage, Model, Split, resource_id
+from fw_sdk.types import Evaluation, FineTuningJob, JobKind, JobState, Lineage, Model, Split, resource_id
 from fw_sdk.types.home import Home
 
 
@@ -41,14 +41,13 @@ def scored_questions(home: Home, rows: RowsRef, lines: Collection[int]) -> list[
     return [question for line, prompt, question in known if line in lines and wanted(prompt)]
 
 
-def keep_questions(context: Context, dataset: Dataset) -> None:
+def keep_questions(context: Context, digest: str) -> None:
     """Before rows are deleted that a result rests on, keep digests of their questions; not the rows themselves."""
-    assert dataset.digest is not None
     taught = {model.lineage.dataset_digest for model in context.store.models.all() if model.lineage}
     completed = context.store.jobs.in_states(JobState.COMPLETED, kinds=(JobKind.EVALUATE,))
     scored = {job.dataset_digest for job in completed if isinstance(job, Evaluation)}
-    if dataset.digest in taught | scored:
-        write_json(_kept(context.home, dataset.digest), _rows(context.home, dataset.digest))
+    if digest in taught | scored and (rows := _rows(context.home, digest)) is not None:
+        write_json(_kept(context.home, digest), rows)
 
 
 def _whole(context: Context, lineage: Lineage | None) -> Lineage | None:

@@ -129,6 +129,9 @@ def rows_of(home: Home, dataset: Dataset, split: Split) -> list[Row]:
     return read_rows(Path(ref.path), ref.split, heldout_fraction=ref.heldout_fraction, split_seed=ref.split_seed)
 
 
+NAMES = {Split.ALL: "usable", Split.TRAIN: "train", Split.HELDOUT: "held-out"}
+
+
 def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
     """Raise ``failed_precondition`` if that side of the split is empty."""
     report = dataset.report
@@ -140,7 +143,7 @@ def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
     if counts[split] == 0:
         raise FwError(
             "failed_precondition",
-            f"Dataset '{dataset.id}' has no rows in its split '{split}'.",
+            f"Dataset '{dataset.id}' has no {NAMES[split]} rows.",
             not_done=purpose,
             hint="use split 'all', or create the dataset with a larger heldoutFraction",
             param="split",

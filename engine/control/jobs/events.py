@@ -63,7 +63,7 @@ async def wait_for_end(store: Store, changes: Changes, job_id: str, timeout_s: f
     with changes.watch(job_id) as changed:
         while True:
             changed.clear()
-            job = await asyncio.to_thread(store.jobs.get, job_id)
+            job = await store.run(store.jobs.get, job_id)
             left = deadline - time.monotonic()
             if job.state.ended or left <= 0 or changes.closing:
                 return job
@@ -75,8 +75,8 @@ async def stream_events(store: Store, changes: Changes, job_id: str, after: int)
     with changes.watch(job_id) as changed:
         while not changes.closing:
             changed.clear()
-            job = await asyncio.to_thread(store.jobs.find, job_id)
-            events = await asyncio.to_thread(store.jobs.events, job_id, after, BATCH) if job is not None else []
+            job = await store.run(store.jobs.find, job_id)
+            events = await store.run(store.jobs.events, job_id, after, BATCH) if job is not None else []
             for event in events:
                 yield format_event(event)
                 after = event.seq

@@ -78,18 +78,21 @@ class JobService:
 
     async def start(self) -> None:
         """Adopt the jobs of an earlier daemon and begin to supervise."""
-        for job in self._store.jobs.take_over(self.owner, LEASE_S, self._programs):
-            log.info("adopted %s (attempt %d)", job.id, job.attempt)
-            self._check_address(job)
+        await self._store.run(self._adopt)
         self._draining = False
         self.changes.open(asyncio.get_running_loop())
         self.loop.start(self._tick)
+
+    def _adopt(self) -> None:
+        for job in self._store.jobs.take_over(self.owner, LEASE_S, self._programs):
+            log.info("adopted %s (attempt %d)", job.id, job.attempt)
+            self._check_address(job)
 
     async def stop(self, *, keep_processes: bool) -> None:
         """Stop supervising; running programs live on, or are cancelled first."""
         self._draining = True
         if not keep_processes:
-            await self._cancel_running()
+            await self._store.run(self._cancel_running)
         await self.loop.stop()
         self.changes.close()
 
@@ -280,13 +283,13 @@ class JobService:
         launch = read_json(self.directory(job.id) / "launch.json") or {}
         return job.attempt - int(launch.get("firstAttempt", job.attempt)) + 1
 
-    async def _cancel_running(self) -> None:
+    def _cancel_running(self) -> None:
         """Cancel what runs, and wait until it has ended."""
         for job in self._running():
             self.cancel(job.id)
         deadline = time.monotonic() + self._settings.cancel_grace_s + 5
         while self._running() and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+            time.sleep(0.05)
 
     def _running(self) -> list[Job]:
         return self._store.jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=self._programs)

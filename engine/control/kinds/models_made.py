@@ -40,9 +40,7 @@ def model_expected(store: Store, job: Job) -> None:
 
 def forget_unmade(store: Store, identifier: str) -> None:
     """Free the id of a model whose making failed or was cancelled, so that it can be made again."""
-    found = store.models.find(identifier)
-    if found is not None and found.state.unmade:
-        store.models.delete(identifier)
+    store.models.discard(identifier, lambda model: model.state.unmade)
 
 
 def _change(store: Store, job: Job, fields: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from engine.control.evidence import gates
 from engine.control.inventory.resolution import named_model
-from engine.control.jobs.creation import id_from_key
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -109,7 +108,7 @@ class Deployments:
             FwError: ``gate_not_met`` unless the gate holds or it is forced; ``not_found``; ``failed_precondition``.
         """
         async with self._changing:
-            deployment, is_new = await asyncio.to_thread(self._place, request, identifier, key)
+            deployment, is_new = await self._store.run(self._place, request, identifier, key)
             if is_new:
                 self._failures.pop(deployment.id, None)
                 self._activate(deployment)
@@ -118,7 +117,7 @@ class Deployments:
     async def delete(self, identifier: str) -> None:
         """Stop serving and free everything the deployment held; returns when it is gone."""
         async with self._changing:
-            deployment = await asyncio.to_thread(self._store.deployments.update, identifier, _deleting)
+            deployment = await self._store.run(self._store.deployments.update, identifier, _deleting)
             await self._cancel(identifier)
         await self._free(deployment)
 
@@ -128,7 +127,7 @@ class Deployments:
         One that has passed, is of another model, or does not exist, stays as it is.
         """
         async with self._changing:
-            found = await asyncio.to_thread(self._store.deployments.find, identifier)
+            found = await self._store.run(self._store.deployments.find, identifier)
             mine = found is not None and found.base_model == resource_name("models", resource_id(model, "models"))
             if found is None or not mine or found.state is not DeploymentState.CREATING or _passed(found):
                 return
@@ -146,10 +145,10 @@ class Deployments:
     async def target(self, identifier: str) -> Target:
         """The weights behind a deployment, as soon as something answers; an error if it failed or is being stopped."""
         while True:
-            deployment = await asyncio.to_thread(self._store.deployments.get, identifier)
+            deployment = await self._store.run(self._store.deployments.get, identifier)
             served = answering(deployment)
             if served is not None:
-                return await asyncio.to_thread(target_of_deployment, self._store, served)
+                return await self._store.run(target_of_deployment, self._store, served)
             if deployment.state is not DeploymentState.CREATING:
                 raise _not_serving(deployment)
             task = self._tasks.get(identifier)
@@ -178,7 +177,7 @@ class Deployments:
             identifier = resource_id(identifier, "deployments")
         else:
             stem = f"d-{model.id}"
-            identifier = id_from_key(stem, key) if key else self._store.next_id(stem)
+            identifier = self._store.next_id(stem, key)
         wanted = Deployment(
             name=resource_name("deployments", identifier),
             display_name=request.display_name,
@@ -262,16 +261,16 @@ class Deployments:
         """Keep what a deployment replaces loaded, for as long as its weights are there."""
         if deployment.previous is not None:
             with suppress(FwError):
-                target = await asyncio.to_thread(target_of_deployment, self._store, deployment.previous)
+                target = await self._store.run(target_of_deployment, self._store, deployment.previous)
                 self._workers.pin(_previous_owner(deployment), target.base, target.adapter)
 
     async def _probe(self, deployment: Deployment) -> Passed:
         """Start what serves the deployment and ask it something."""
-        target = await asyncio.to_thread(target_of_deployment, self._store, deployment)
+        target = await self._store.run(target_of_deployment, self._store, deployment)
         self._workers.pin(deployment.id, target.base, target.adapter)
         started = time.monotonic()
         with await self._workers.acquire(target.base, target.adapter) as lease:
-            evaluated = gates.evaluated(await asyncio.to_thread(self._comparison, deployment.comparison))
+            evaluated = gates.evaluated(await self._store.run(self._comparison, deployment.comparison))
             difference = _difference(evaluated, lease.worker.facts)
             if difference and not deployment.forced:
                 raise FwError(
@@ -293,13 +292,13 @@ class Deployments:
         return Passed(result.latency_s, target.serving_digest(lease.worker.facts), remark)
 
     async def _tick(self) -> None:
-        for identifier in await asyncio.to_thread(self._store.deployments.ids):
+        for identifier in await self._store.run(self._store.deployments.ids):
             with self.loop.part(f"deployment {identifier}"), suppress(Superseded):
                 await self._look_at(identifier)
 
     async def _look_at(self, identifier: str) -> None:
         """Take a deployment up that nothing works on: after a restart, a death of its worker, or a pause."""
-        deployment = await asyncio.to_thread(self._store.deployments.find, identifier)
+        deployment = await self._store.run(self._store.deployments.find, identifier)
         task = self._tasks.get(identifier)
         if deployment is None or (task is not None and not task.done()):
             return
@@ -314,7 +313,7 @@ class Deployments:
         elif deployment.state is DeploymentState.CREATING:
             await self._again(deployment, "its start was interrupted")
         else:
-            target = await asyncio.to_thread(target_of_deployment, self._store, deployment)
+            target = await self._store.run(target_of_deployment, self._store, deployment)
             if not self._workers.serves(target.base):
                 await self._again(deployment, "its worker died")
 
@@ -336,19 +335,19 @@ class Deployments:
         for held in filter(None, (deployment, deployment.previous)):
             await self._release(held)
         with suppress(FwError):
-            await asyncio.to_thread(self._store.deployments.delete, deployment.id)
+            await self._store.run(self._store.deployments.delete, deployment.id)
 
     async def _release(self, deployment: Deployment) -> None:
         """End or unload what served a deployment, unless something else needs it."""
         try:
-            target = await asyncio.to_thread(target_of_deployment, self._store, deployment)
+            target = await self._store.run(target_of_deployment, self._store, deployment)
         except FwError as error:
             log.warning("deployment %s: nothing to free: %s", deployment.id, error.message)
         else:
             await self._workers.release_base(target.base, target.adapter)
 
     async def _set(
-        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: object
+        self, deployment: Deployment, state: DeploymentState, message: str, *, code: str = "OK", **fields: Any
     ) -> Deployment:
         """Record what was found out about a deployment as it was when it was read."""
         status = StatusMessage(code=code.upper(), message=message)
@@ -363,7 +362,7 @@ class Deployments:
                 raise Superseded(old.id)
             return change(old)
 
-        return await asyncio.to_thread(self._store.deployments.update, seen.id, checked)
+        return await self._store.run(self._store.deployments.update, seen.id, checked)
 
 
 def _previous_owner(deployment: Deployment) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,27 +16,34 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
-from sqlalchemy.exc import DatabaseError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from engine.control.store.tables import metadata
 from fw_sdk.types import FwError
 
-BUSY_TIMEOUT_MS = 30_000
+BUSY_TIMEOUT_S = 5.0
+"""How long a transaction waits for another one before it is ``unavailable``, which clients try again."""
+CONNECTIONS = 64
+"""As many as threads that may ask at once: a connection beyond them would be opened and closed for one question."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 log = logging.getLogger("fw.store")
 
 
 class Database:
-    """One SQLite file. ``read`` and ``write`` give a connection in a transaction; ``write`` takes the lock first."""
+    """One SQLite file. ``read`` and ``write`` give a connection in a transaction; ``write`` takes the lock first.
+
+    A read never waits for a writer. Writers of this process queue on a lock of its own, since SQLite lets them poll and
+    the unlucky starve; SQLite's own lock keeps other processes out.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._turn = threading.Lock()
         self._engine = _engine(path)
         self._writer = self._engine.execution_options(fw_begin="BEGIN IMMEDIATE")
-        with self._explained(), _of_fw(path):
+        with self._opening(), self._explained():
             self._migrate()
-            _check_tables(self._engine)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -44,13 +53,31 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start; all of it happens or none."""
-        with self._explained(), self._writer.begin() as connection:
-            yield connection
+        """A transaction that holds the write lock from its start; all of it happens or none.
+
+        Raises:
+            FwError: ``unavailable`` if other writers hold the lock for longer than ``BUSY_TIMEOUT_S``.
+        """
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise _busy(self.path)
+        try:
+            with self._explained(), self._writer.begin() as connection:
+                yield connection
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Whatever a file does that was overwritten, cut or taken apart: it is not readable, and the log says more."""
+        try:
+            yield
+        except (DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError, CommandError) as error:
+            log.error("%s cannot be opened: %s", self.path, error)
+            raise _damaged(self.path, str(error).splitlines()[0]) from error
 
     def _migrate(self) -> None:
         script = ScriptDirectory(str(MIGRATIONS))
@@ -60,6 +87,7 @@ class Database:
         if current is not None and current not in known:
             raise _newer(self.path, current)
         if current == script.get_current_head():
+            self._check_tables()
             return
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -67,11 +95,16 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def _check_tables(self) -> None:
+        missing = set(metadata.tables) - set(inspect(self._engine).get_table_names())
+        if missing:
+            raise _damaged(self.path, f"its tables {', '.join(sorted(missing))} are missing")
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
+        except (DatabaseError, sqlite3.DatabaseError) as error:  # pragmas run before SQLAlchemy wraps errors
             explained = _explain(self.path, error)
             if explained is None:
                 raise
@@ -79,12 +112,13 @@ class Database:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    timeout = {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(f"sqlite:///{path}", connect_args=timeout, pool_size=CONNECTIONS)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we send BEGIN ourselves, so that writers can take the lock at once
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -94,48 +128,33 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _explain(path: Path, error: DatabaseError) -> FwError | None:
+def _explain(path: Path, error: DatabaseError | sqlite3.DatabaseError) -> FwError | None:
     """The error in words for what the user can change; None for what is a bug of ours."""
-    text = str(error.orig)
+    text = str(error.orig if isinstance(error, DatabaseError) else error)
     if "locked" in text or "busy" in text:
-        return FwError("unavailable", f"The database {path} is locked.", hint="another process holds it; try again")
+        return _busy(path)
     if path.is_dir():
-        hint = "move the folder away, or use another FW_HOME"
-        return FwError("failed_precondition", f"{path} is a folder, not a database.", hint=hint)
+        return _damaged(path, "it is a folder")
     if any(word in text for word in ("disk is full", "disk I/O", "readonly", "unable to open")):
         hint = "free space, or make the folder of FW_HOME writable, and try again"
         return FwError("resource_exhausted", f"The database {path} cannot be written: {text}.", hint=hint)
-    if "not a database" in text or "malformed" in text:
-        hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
-        return FwError("failed_precondition", f"{path} is not a readable database: {text}.", hint=hint)
+    if any(words in text for words in ("not a database", "malformed", "unsupported file format")):
+        return _damaged(path, text)
     return None
 
 
-@contextmanager
-def _of_fw(path: Path) -> Iterator[None]:
-    """What stops the migration of a sound SQLite file is that its tables are not ours."""
-    try:
-        yield
-    except (CommandError, NoSuchTableError, OperationalError) as error:
-        if isinstance(error, OperationalError) and _explain(path, error) is not None:
-            raise
-        reason = str(error.orig) if isinstance(error, OperationalError) else str(error)
-        raise FwError(
-            "failed_precondition",
-            f"{path} is not a database of fw, or its tables were changed: {reason}.",
-            not_done="the daemon was not started and nothing was changed",
-            hint="move the file away (jobs and models on disk stay) or restore a copy of it",
-        ) from error
+def _damaged(path: Path, why: str) -> FwError:
+    hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
+    return FwError("failed_precondition", f"{path} is not a readable database: {why}.", hint=hint)
 
 
-def _check_tables(engine: Engine) -> None:
-    """Raise ``NoSuchTableError`` naming the first table or column that should be there and is not."""
-    found = inspect(engine)
-    for name, table in metadata.tables.items():
-        there = {column["name"] for column in found.get_columns(name)} if found.has_table(name) else set()
-        missing = [column.name for column in table.columns if column.name not in there]
-        if missing:
-            raise NoSuchTableError(f"table '{name}' lacks {', '.join(missing)}" if there else f"no table '{name}'")
+def _busy(path: Path) -> FwError:
+    return FwError(
+        "unavailable",
+        f"The database {path} is locked.",
+        not_done="nothing was changed",
+        hint="another process holds it, or the disk is slow; try again in a moment",
+    )
 
 
 def _newer(path: Path, revision: str) -> FwError:

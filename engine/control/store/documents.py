@@ -1,41 +1,20 @@
-"""What collections and jobs share: documents in and out, page tokens, fingerprints, generations."""
+"""What collections and jobs share: page tokens, fingerprints of requests, generations of names."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from engine.control.store.tables import counter
 from engine.jobs.rows import canonical
-from fw_sdk.types import FwError, Ref, Resource, Wire
+from fw_sdk.types import FwError, Ref, Wire
 
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
-
-R = TypeVar("R", bound=Resource)
-
-
-def load(kind: type[R], document: str) -> R:
-    """A stored document as its wire type; fields that this version does not know any more are left out."""
-    try:
-        return kind.model_validate_json(document, extra="ignore")
-    except ValidationError as error:
-        raise FwError(
-            "failed_precondition",
-            f"A stored {kind.__name__} cannot be read by this version: {error.errors()[0]['msg']}.",
-            hint="use the version of fw that wrote it",
-        ) from error
-
-
-def dump(value: Resource) -> str:
-    """A wire type as the document to store."""
-    return value.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def fingerprint(request: Wire | None, refs: Sequence[Ref] = ()) -> str | None:

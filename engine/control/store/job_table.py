@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast, overload
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
-from engine.control.store import documents
+from engine.control.store import documents, records
 from engine.control.store.database import Database
 from engine.control.store.tables import job, job_event
 from engine.control.store.uses import remember_uses
@@ -273,7 +273,7 @@ def _row(connection: Connection, identifier: str) -> Row[Any] | None:
 
 def _load(row: Row[Any]) -> Job:
     known = JOB_TYPES.get(JobKind(row.kind))
-    return documents.load(known.record if known else OtherJob, row.document)
+    return records.load(row.kind, known.record if known else OtherJob, row.version, row.document)
 
 
 def _same(existing: Row[Any], kind: JobKind, wanted: str | None) -> Job:
@@ -283,7 +283,7 @@ def _same(existing: Row[Any], kind: JobKind, wanted: str | None) -> Job:
 
 
 def _columns(value: Job) -> dict[str, Any]:
-    return {"state": value.state, "attempt": value.attempt, "document": documents.dump(value)}
+    return {"state": value.state, "attempt": value.attempt, **records.columns(value.kind, value)}
 
 
 def _state_event(value: Job) -> ProgramEvent:

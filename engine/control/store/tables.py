@@ -1,4 +1,4 @@
-"""The tables. A document is the JSON of a wire type; the columns beside it are what queries need."""
+"""The tables. A document is the JSON of a record (see ``records``); the columns beside it are what queries need."""
 
 from __future__ import annotations
 
@@ -13,10 +13,22 @@ resource = Table(
     Column("collection", Text, nullable=False),
     Column("id", Text, nullable=False),
     Column("document", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
     Column("fingerprint", Text),
     UniqueConstraint("collection", "id"),
     sqlite_autoincrement=True,
 )
+
+removed = Table(
+    "removed",
+    metadata,
+    Column("position", Integer, primary_key=True),
+    Column("collection", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Deleted records whose files may still be there; see ``inventory.files``."""
 
 job = Table(
     "job",
@@ -31,6 +43,7 @@ job = Table(
     Column("last_seq", Integer, nullable=False, server_default="0"),
     Column("events_offset", Integer, nullable=False, server_default="0"),
     Column("document", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
     Column("fingerprint", Text),
     Index("job_by_state", "state", "position"),
     Index("job_by_kind", "kind", "position"),

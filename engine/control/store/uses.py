@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from engine.control.store.tables import job, job_use, resource
 from fw_sdk.types import FwError, JobState, Ref
@@ -13,14 +13,16 @@ ENDED = tuple(state.value for state in JobState if state.ended)
 
 
 def remember_uses(connection: Connection, job_id: str, refs: Sequence[Ref]) -> None:
-    """Record what a new job uses; ``failed_precondition`` if one of them was deleted in the meantime."""
+    """Record what a new job uses; ``failed_precondition`` if one of them was deleted or replaced in the meantime."""
     for ref in refs:
         collection = ref.name.split("/")[-2]
-        here = select(resource.c.id).where((resource.c.collection == collection) & (resource.c.id == ref.id))
-        if connection.execute(here).first() is None:
+        digest = func.json_extract(resource.c.document, "$.digest").label("digest")
+        here = select(digest).where(resource.c.collection == collection, resource.c.id == ref.id)
+        found = connection.execute(here).one_or_none()
+        if found is None or (ref.digest is not None and found.digest not in (None, ref.digest)):
             raise FwError(
                 "failed_precondition",
-                f"'{ref.id}' was deleted while a job that uses it was made.",
+                f"'{ref.id}' was {'deleted' if found is None else 'replaced'} while a job that uses it was made.",
                 not_done=f"job '{job_id}' was not made",
                 hint="make it again, or name another",
             )

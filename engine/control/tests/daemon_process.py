@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from safetensors.numpy import save_file
 
+from engine.control.tests.loop_guard import check_offences
 from engine.jobs.files import read_json
 from engine.jobs.process import ProcessId
 from fw_sdk.types.home import Home
@@ -25,7 +26,9 @@ MAIN = """
 import sys
 from pathlib import Path
 from engine.control.http.daemon import serve
+from engine.control.tests.loop_guard import write_offences
 from fw_sdk.types.home import Home
+write_offences(Path(sys.argv[1]) / "on-the-loop.txt")
 serve(Home(Path(sys.argv[1])), int(sys.argv[2]))
 """
 TIMEOUT_S = 90.0
@@ -72,6 +75,7 @@ class Daemon:
         self.call("POST", "daemon:shutdown", {"keepJobs": False})
         assert self._process is not None
         self._process.wait(timeout=40)
+        check_offences(self.home.root / "on-the-loop.txt")
 
     def call(self, method: str, path: str, body: Any = None, *, expect: int = 200, **options: Any) -> Any:
         """A control-plane call; the reply's JSON."""

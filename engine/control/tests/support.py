@@ -18,6 +18,7 @@ from engine.control.http.protocol import Protocol
 from engine.control.jobs.program import python
 from engine.control.kinds import KINDS, register
 from engine.control.settings import Settings
+from engine.control.tests.loop_guard import check_offences, no_statement_on
 from engine.jobs.process import ProcessId
 from fw_sdk.types import Job, JobKind
 from fw_sdk.types.home import Home
@@ -28,11 +29,13 @@ DAEMON = """
 import sys
 from pathlib import Path
 from engine.control.http.daemon import serve
+from engine.control.tests.loop_guard import write_offences
 from engine.control.tests.support import run_as_pull
 from fw_sdk.types import FwError
 from fw_sdk.types.home import Home
 if sys.argv[3]:
     run_as_pull(sys.argv[3])
+write_offences(Path(sys.argv[1]) / "on-the-loop.txt")
 try:
     serve(Home(Path(sys.argv[1])), int(sys.argv[2]))
 except FwError as error:
@@ -57,13 +60,19 @@ def running_app(home: Home, **settings):
         uvicorn.Config(app, port=0, http=Protocol, log_level="warning", timeout_graceful_shutdown=2)
     )
     thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_for(lambda: server.started or not thread.is_alive())
+    with no_statement_on(thread), _served(server, thread, app):
         port = server.servers[0].sockets[0].getsockname()[1]
         headers = {"authorization": f"Bearer {home.token()}"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False) as client:
             yield client, app
+
+
+@contextmanager
+def _served(server, thread, app):
+    thread.start()
+    try:
+        wait_for(lambda: server.started or not thread.is_alive())
+        yield
     finally:
         app.state.services.jobs.changes.close()
         server.should_exit = True
@@ -111,6 +120,7 @@ class DaemonProcess:
     def stop(self, number=signal.SIGTERM) -> int:
         self.process.send_signal(number)
         status = self.process.wait(20)
+        check_offences(self.home.root / "on-the-loop.txt")
         self.process.stderr.close()
         return status
 

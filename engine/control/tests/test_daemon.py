@@ -227,15 +227,14 @@ def truncated(path):
 
 UNUSABLE = {
     "a text": (lambda path: path.write_text("hello\n" * 500), "not a readable database"),
-    "a folder": (lambda path: path.mkdir(), "is a folder"),
+    "a folder": (lambda path: path.mkdir(), "it is a folder"),
     "truncated": (truncated, "not a readable database"),
     "another header": (overwritten(0, 100), "not a readable database"),
     "another first page": (overwritten(100, 4096), "not a readable database"),
     "other pages": (overwritten(4096, 1 << 30), "not a readable database"),
-    "a table lost": (altered("DROP TABLE job_event"), "no table 'job_event'"),
-    "a column lost": (altered("ALTER TABLE idempotency DROP COLUMN body"), "table 'idempotency' lacks body"),
-    "no version": (altered("DELETE FROM alembic_version"), "not a database of fw"),
-    "two versions": (altered("INSERT INTO alembic_version VALUES ('0001')"), "not a database of fw"),
+    "a table lost": (altered("DROP TABLE job_event"), "its tables job_event are missing"),
+    "no version": (altered("DELETE FROM alembic_version"), "not a readable database"),
+    "two versions": (altered("INSERT INTO alembic_version VALUES ('0001')"), "not a readable database"),
     "a version that is none": (altered("UPDATE alembic_version SET version_num = 'x'"), "newer version"),
 }
 

@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from safetensors.numpy import load_file, save_file
 
 from engine.control.http.services import Services
+from engine.control.kinds.pipeline.plan import Plan
 from engine.control.serving.worker_process import WorkerFiles
 from engine.control.supervision import Backoff
 from engine.control.tests.support import ROOT, error_of, running_app, wait_ended, wait_for
-from engine.control.workflows.plan import Plan
 from engine.jobs.process import ProcessId
 from fw_sdk.types import CreatePipeline, Deployment, DeploymentState, JobKind, JobState, Pipeline, StepName, StepState
 from fw_sdk.types.home import Home
@@ -76,7 +76,7 @@ class Server:
         plan = Plan(name, CreatePipeline.model_validate(fields))
         done = [
             step.model_copy(update={"state": StepState.RUNNING if step.name is StepName.DEPLOY else StepState.DONE})
-            for step in plan.steps()
+            for step in Plan.first_steps(plan.request)
         ]
         pipeline = Pipeline(
             name=f"accounts/local/pipelines/{name}",

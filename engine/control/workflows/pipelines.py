@@ -50,8 +50,11 @@ class Pipelines:
 
     async def start(self) -> None:
         """Take up the pipelines that an earlier daemon left, then keep looking for work."""
-        self._services.store.jobs.take_over(self._services.jobs.owner, LEASE_S, KINDS)
+        await self._services.store.run(self._take_over)
         self.loop.start(self._tick)
+
+    def _take_over(self) -> None:
+        self._services.store.jobs.take_over(self._services.jobs.owner, LEASE_S, KINDS)
 
     async def stop(self, *, keep_processes: bool) -> None:
         """Stop advancing pipelines; they stay as they are in the store."""
@@ -69,7 +72,7 @@ class Pipelines:
         return self._services.store.jobs.update(identifier, _resumed, Pipeline)
 
     async def _tick(self) -> None:
-        for job in await asyncio.to_thread(self._claim):
+        for job in await self._services.store.run(self._claim):
             self._look_at(job.id)
 
     def _claim(self) -> list[Job]:
@@ -97,10 +100,10 @@ class Pipelines:
                 bug = FwError("internal", f"{type(error).__name__}: {error}", hint="the daemon's log has the traceback")
                 pipeline = await self._get(identifier)
                 step = current_step(pipeline.steps)
-                await asyncio.to_thread(self._fail, pipeline, step, failure_of(bug, []))
+                await self._services.store.run(self._fail, pipeline, step, failure_of(bug, []))
 
     async def _get(self, identifier: str) -> Pipeline:
-        return await asyncio.to_thread(self._services.store.jobs.get, identifier, Pipeline)
+        return await self._services.store.run(self._services.store.jobs.get, identifier, Pipeline)
 
     async def _advance_once(self, pipeline: Pipeline) -> bool:
         """One move of a pipeline. Returns whether there may be another one at once."""
@@ -111,21 +114,21 @@ class Pipelines:
             await self._wind_down(pipeline, step)
             return False
         if step is None:
-            await asyncio.to_thread(self._complete, pipeline)
+            await self._services.store.run(self._complete, pipeline)
             return False
         try:
             changed = await self._steps.advance(pipeline, step)
         except StepFailed as failed:
-            await asyncio.to_thread(self._fail, pipeline, step, failed.failure)
+            await self._services.store.run(self._fail, pipeline, step, failed.failure)
             return False
         except FwError as error:
             failure = failure_of(error, error.details.get("logTail", []))
-            await asyncio.to_thread(self._fail, pipeline, step, failure)
+            await self._services.store.run(self._fail, pipeline, step, failure)
             return False
         if changed.state is not StepState.RUNNING or changed == step:
-            await asyncio.to_thread(self._forward, pipeline, changed)
+            await self._services.store.run(self._forward, pipeline, changed)
         if changed != step:
-            await asyncio.to_thread(self._record, pipeline, changed)
+            await self._services.store.run(self._record, pipeline, changed)
         return changed.state in (StepState.DONE, StepState.SKIPPED)
 
     def _forward(self, pipeline: Pipeline, step: Step) -> None:
@@ -173,10 +176,10 @@ class Pipelines:
 
     async def _wind_down(self, pipeline: Pipeline, step: Step | None) -> None:
         """Cancel the job of the current step, or its deployment; once that has ended the pipeline is cancelled."""
-        child = await asyncio.to_thread(self._services.store.jobs.find, step.job) if step and step.job else None
+        child = await self._services.store.run(self._services.store.jobs.find, step.job) if step and step.job else None
         if child is not None and not child.state.ended:
             if child.state is not JobState.CANCELLING:
-                await asyncio.to_thread(self._services.jobs.cancel, child.id)
+                await self._services.store.run(self._services.jobs.cancel, child.id)
             return
         if step is not None and step.name is StepName.DEPLOY:
             plan = Plan.of(pipeline)
@@ -185,7 +188,7 @@ class Pipelines:
         if step is not None:
             steps = with_step(steps, step.model_copy(update={"state": StepState.PENDING, "message": "cancelled"}))
         fields = {"state": JobState.CANCELLED, "steps": steps, **_ended_now()}
-        await asyncio.to_thread(self._change, pipeline, [], fields)
+        await self._services.store.run(self._change, pipeline, [], fields)
 
     def _change(self, pipeline: Pipeline, events: list[Any], fields: dict[str, Any]) -> None:
         """Append events and change fields in one transaction; a cancellation in the meantime stands."""

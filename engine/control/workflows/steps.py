@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from engine.control.evidence import comparisons, gates
 from engine.control.inventory.references import require_unchanged
@@ -37,8 +39,25 @@ from fw_sdk.types import (
 Handler = Callable[[Plan, Pipeline, Step], Awaitable[Step]]
 
 
+CHECK_S, COMPARE_S, DEPLOY_S = 1800.0, 600.0, 900.0
+RETRIES, RETRY_PAUSE_S = 3, 1.0
 SPARE_MEMORY = 2.0
 """How many times what a training is estimated to take must be free for idle workers to stay."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """How a step is carried out.
+
+    Attributes:
+        handler: takes it one move further; asking twice changes nothing.
+        timeout_s: a step that lasts longer fails. A job's own step has none: a silent job is terminated by its kind's.
+        retries: how often what may mend by itself is tried again.
+    """
+
+    handler: Handler
+    timeout_s: float | None = None
+    retries: int = 0
 
 
 class StepFailed(Exception):
@@ -56,14 +75,16 @@ class Steps:
         self._services = services
         self._store = services.store
         self._since: dict[tuple[str, StepName], float] = {}
-        self._handlers: dict[StepName, Handler] = {
-            StepName.CHECK: self._check,
-            StepName.BASELINE: self._evaluate,
-            StepName.FEW_SHOT: self._evaluate,
-            StepName.FINETUNE: self._finetune,
-            StepName.EVALUATE: self._evaluate,
-            StepName.COMPARE: self._compare,
-            StepName.DEPLOY: self._deploy,
+        self._tries: Counter[tuple[str, StepName]] = Counter()
+        evaluate = Declared(self._evaluate, retries=RETRIES)
+        self.declared: dict[StepName, Declared] = {
+            StepName.CHECK: Declared(self._check, timeout_s=CHECK_S, retries=RETRIES),
+            StepName.BASELINE: evaluate,
+            StepName.FEW_SHOT: evaluate,
+            StepName.FINETUNE: Declared(self._finetune, retries=RETRIES),
+            StepName.EVALUATE: evaluate,
+            StepName.COMPARE: Declared(self._compare, timeout_s=COMPARE_S, retries=RETRIES),
+            StepName.DEPLOY: Declared(self._deploy, timeout_s=DEPLOY_S, retries=RETRIES),
         }
 
     async def advance(self, pipeline: Pipeline, step: Step) -> Step:
@@ -74,20 +95,49 @@ class Steps:
             FwError: it could not be done.
         """
         key = (pipeline.id, step.name)
-        if step.state is StepState.PENDING:
+        if step.state is StepState.PENDING and not self._tries[key]:
             self._since[key] = time.monotonic()
         started = self._since.setdefault(key, time.monotonic())
         try:
-            await asyncio.to_thread(require_unchanged, self._services, pipeline.uses)
-            changed = await self._handlers[step.name](Plan.of(pipeline), pipeline, step)
-        except (FwError, StepFailed):
-            del self._since[key]
+            changed = await self._within(self.declared[step.name], pipeline, step, started)
+        except (FwError, StepFailed) as error:
+            if isinstance(error, FwError) and await self._again(key, error):
+                return step.model_copy(update={"message": f"tried again after: {error.message}"})
+            self._forget(key)
             raise
         if changed.state in (StepState.DONE, StepState.SKIPPED):
-            del self._since[key]
+            self._forget(key)
             if changed.state is StepState.DONE and changed.seconds is None:
                 changed = changed.model_copy(update={"seconds": time.monotonic() - started})
         return changed
+
+    async def _within(self, declared: Declared, pipeline: Pipeline, step: Step, started: float) -> Step:
+        """One move of a step, within what is left of its time."""
+        left_s = None if declared.timeout_s is None else declared.timeout_s - (time.monotonic() - started)
+        try:
+            async with asyncio.timeout(left_s):
+                await self._store.run(require_unchanged, self._services, pipeline.uses)
+                return await declared.handler(Plan.of(pipeline), pipeline, step)
+        except TimeoutError:
+            raise FwError(
+                "deadline_exceeded",
+                f"Step '{step.name}' took longer than {declared.timeout_s:g} s.",
+                not_done="the steps behind it were not begun",
+                hint="the daemon's log says what it waited for",
+                retryable=False,
+            ) from None
+
+    async def _again(self, key: tuple[str, StepName], error: FwError) -> bool:
+        """Whether a step is tried again after this error; waits a little first."""
+        if not error.retryable or self._tries[key] >= self.declared[key[1]].retries:
+            return False
+        self._tries[key] += 1
+        await asyncio.sleep(RETRY_PAUSE_S * self._tries[key])
+        return True
+
+    def _forget(self, key: tuple[str, StepName]) -> None:
+        self._since.pop(key, None)
+        self._tries.pop(key, None)
 
     async def _check(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
         message = await asyncio.to_thread(check, self._services, plan)
@@ -97,8 +147,8 @@ class Steps:
         label = LABELS[step.name]
         if step.state is StepState.PENDING:
             job = await asyncio.to_thread(create_job, self._services, EVALUATE, plan.evaluation(label))
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         assert isinstance(done, Evaluation) and done.summary is not None
@@ -113,8 +163,8 @@ class Steps:
             if not leaves_room(device(), cost):
                 await self._services.workers.sweep(idle_s=0)
             job = await asyncio.to_thread(create_job, self._services, FINETUNE, request, plan.finetune_id)
-            return self._begun(step, job)
-        done = self._child(step)
+            return await self._store.run(self._begun, step, job)
+        done = await self._store.run(self._child, step)
         if done.state is not JobState.COMPLETED:
             return step
         result = done.result or {}
@@ -133,8 +183,9 @@ class Steps:
         if not plan.request.deploy:
             return _to(step, StepState.SKIPPED, "not wanted")
         if step.state is StepState.RUNNING:
-            return self._deploying(plan, step)
-        comparison = best_comparison(outcome(self._store, plan, pipeline.steps).baselines)
+            return await self._store.run(self._deploying, plan, step)
+        found = await self._store.run(outcome, self._store, plan, pipeline.steps)
+        comparison = best_comparison(found.baselines)
         assert comparison is not None, "the compare step is done"
         try:
             await self._services.deployments.create(plan.deployment(comparison.name), plan.deployment_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import (
@@ -119,7 +118,7 @@ async def overlap_of_files(
 async def upload(dataset: str, request: Request, services: Provided) -> JSONResponse:
     """Give a dataset its rows; it is READY when this returns."""
     identifier = resource_id(dataset, "datasets")
-    await run_in_threadpool(services.store.datasets.get, identifier)
+    await services.store.run(services.store.datasets.get, identifier)
     async with uploaded_file(request, services.home.datasets) as file:
         return reply(await services.lanes.rows.run(datasets.upload, services, identifier, file))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.control.http.bodies import Empty, PageSize, PageToken, body_of, page_of, reply, reply_page
@@ -98,9 +97,9 @@ async def events(
     begin = after if after is not None else _sequence(last_event_id)
     store, identifier = services.store, job_id(job)
     if not follow:
-        found = await run_in_threadpool(store.jobs.events, identifier, begin, limit)
+        found = await store.run(store.jobs.events, identifier, begin, limit)
         return JSONResponse({"events": [event.to_wire() for event in found]})
-    await run_in_threadpool(store.jobs.get, identifier)
+    await store.run(store.jobs.get, identifier)
     stream = stream_events(store, services.jobs.changes, identifier, begin)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

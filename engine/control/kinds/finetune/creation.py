@@ -46,7 +46,7 @@ def draft(context: QueueContext, request: SupervisedFineTuning) -> Draft:
     dataset, base = _checked(context, request)
     output = resource_id(request.output_model, "models") if request.output_model else None
     other = ready_dataset(context, request.evaluation_dataset) if request.evaluation_dataset else None
-    heldout = rows_ref(context.home, other, request.evaluation_split) if other else None
+    heldout = rows_ref(context.home, other, request.validation_split) if other else None
     uses = [ref_of(base), ref_of(dataset)]
     if other is not None and other.id != dataset.id:
         uses.append(ref_of(other))
@@ -86,7 +86,7 @@ def _checked(context: QueueContext, request: SupervisedFineTuning) -> tuple[Data
     dataset, base = ready_dataset(context, request.dataset), ready_base(context, request.base_model)
     require_rows(dataset, request.dataset_split, NOT_DONE)
     if request.evaluation_dataset:
-        require_rows(ready_dataset(context, request.evaluation_dataset), request.evaluation_split, NOT_DONE)
+        require_rows(ready_dataset(context, request.evaluation_dataset), request.validation_split, NOT_DONE)
     limit = base.context_length
     if request.max_context_length and limit and request.max_context_length > limit:
         raise FwError(

@@ -18,7 +18,6 @@ import pytest
 from engine.control.tests.daemon_process import Daemon, kill_now
 from engine.control.tests.support import ROOT, running_app, wait_for
 from engine.jobs.process import ProcessId
-from fw_sdk.doctor import supervision
 from fw_sdk.types.home import Home
 
 LIMIT_S = 12.0
@@ -130,5 +129,4 @@ def test_the_sweep_of_workers_goes_on_after_a_failure(daemon: Daemon) -> None:
     daemon.until(lambda: sweeper().get("lastError"), "the sweep to fail on the folder")
     record.rmdir()
     daemon.until(lambda: sweeper()["state"] == "ok", "the sweep to succeed")
-    assert supervision(daemon.home).status == "ok"
     assert daemon.request("POST", "/v1/completions", json=ask).is_success
