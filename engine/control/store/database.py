@@ -133,6 +133,8 @@ def _explain(path: Path, error: DatabaseError | sqlite3.DatabaseError) -> FwErro
     text = str(error.orig if isinstance(error, DatabaseError) else error)
     if "locked" in text or "busy" in text:
         return _busy(path)
+    if path.is_dir():
+        return _damaged(path, "it is a folder")
     if any(word in text for word in ("disk is full", "disk I/O", "readonly", "unable to open")):
         hint = "free space, or make the folder of FW_HOME writable, and try again"
         return FwError("resource_exhausted", f"The database {path} cannot be written: {text}.", hint=hint)
