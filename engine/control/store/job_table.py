@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from engine.control.store import documents, records
 from engine.control.store.database import Database
 from engine.control.store.tables import job, job_event
-from engine.control.store.uses import remember_uses
+from engine.control.store.uses import remember_uses, require_uses
 from fw_sdk.types import (
     JOB_TYPES,
     FwError,
@@ -148,6 +148,8 @@ class JobTable:
             appended = list(events)
             if value.state is not current.state:
                 _check_next(current, value)
+                if current.state.ended:
+                    require_uses(connection, identifier, value.uses)
                 appended.append(_state_event(value))
             value = value.model_copy(update={"update_time": datetime.now(UTC)})
             columns = _columns(value)

@@ -13,7 +13,14 @@ ENDED = tuple(state.value for state in JobState if state.ended)
 
 
 def remember_uses(connection: Connection, job_id: str, refs: Sequence[Ref]) -> None:
-    """Record what a new job uses; ``failed_precondition`` if one of them was deleted or replaced in the meantime."""
+    """Record what a new job uses; raises as ``require_uses``, since it may be gone since the request was checked."""
+    require_uses(connection, job_id, refs)
+    if refs:
+        connection.execute(insert(job_use), [{"job_id": job_id, "name": name} for name in {ref.name for ref in refs}])
+
+
+def require_uses(connection: Connection, job_id: str, refs: Sequence[Ref]) -> None:
+    """Raise ``failed_precondition`` if something that a job is to work on was deleted or replaced."""
     for ref in refs:
         collection = ref.name.split("/")[-2]
         digest = func.json_extract(resource.c.document, "$.digest").label("digest")
@@ -22,12 +29,10 @@ def remember_uses(connection: Connection, job_id: str, refs: Sequence[Ref]) -> N
         if found is None or (ref.digest is not None and found.digest not in (None, ref.digest)):
             raise FwError(
                 "failed_precondition",
-                f"'{ref.id}' was {'deleted' if found is None else 'replaced'} while a job that uses it was made.",
-                not_done=f"job '{job_id}' was not made",
-                hint="make it again, or name another",
+                f"Job '{job_id}' uses '{ref.id}', which was {'deleted' if found is None else 'replaced'}.",
+                not_done="the job does not run",
+                hint="start a new one with what is there now",
             )
-    if refs:
-        connection.execute(insert(job_use), [{"job_id": job_id, "name": name} for name in {ref.name for ref in refs}])
 
 
 def users_of(connection: Connection, name: str) -> list[str]:
