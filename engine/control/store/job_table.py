@@ -257,12 +257,16 @@ class JobTable:
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> builtins.list[JobEvent]:
         """Events with ``seq`` above ``after``, in order, at most ``limit``."""
-        query = select(job_event).where(job_event.c.job_id == job_id, job_event.c.seq > after)
         with self._database.read() as connection:
             if _row(connection, job_id) is None:
                 raise _missing(connection, job_id, Job)
-            rows = connection.execute(query.order_by(job_event.c.seq).limit(limit)).all()
-        return [JobEvent(seq=row.seq, time=row.time, type=row.type, data=json.loads(row.data)) for row in rows]
+            return _events(connection, job_id, after, limit)
+
+    def follow(self, job_id: str, after: int, limit: int) -> tuple[Job | None, builtins.list[JobEvent]]:
+        """The job, or None, and its events with ``seq`` above ``after``, both as of one moment."""
+        with self._database.read() as connection:
+            row = _row(connection, job_id)
+            return _load(row) if row is not None else None, _events(connection, job_id, after, limit)
 
     def events_offset(self, job_id: str) -> int:
         """How many bytes of the program's events file stand in the record already."""
@@ -277,6 +281,12 @@ class JobTable:
 
 def _row(connection: Connection, identifier: str) -> Row[Any] | None:
     return connection.execute(select(job).where(job.c.id == identifier)).one_or_none()
+
+
+def _events(connection: Connection, job_id: str, after: int, limit: int) -> builtins.list[JobEvent]:
+    query = select(job_event).where(job_event.c.job_id == job_id, job_event.c.seq > after)
+    rows = connection.execute(query.order_by(job_event.c.seq).limit(limit)).all()
+    return [JobEvent(seq=row.seq, time=row.time, type=row.type, data=json.loads(row.data)) for row in rows]
 
 
 def _load(row: Row[Any]) -> Job:
