@@ -98,6 +98,8 @@ def _store(context: Context, dataset: Dataset, found: Validation, file: Path) ->
         return dataset
 
     def ready(current: Dataset) -> Dataset:
+        if current.generation != dataset.generation:
+            raise _replaced(dataset.id)
         changed = _ready(current, found)
         place(file, dataset_path(context.home, found.digest))
         return changed
@@ -138,6 +140,8 @@ def with_tokens(context: Context, dataset: Dataset, model_name: str | None = Non
     stats = counter.stats()
 
     def change(current: Dataset) -> Dataset:
+        if current.generation != dataset.generation:
+            raise _replaced(dataset.id)
         assert current.report is not None
         report = current.report.model_copy(update={"tokens": stats})
         count = str(stats.total) if stats else None
@@ -185,6 +189,15 @@ def invalid(report: DatasetReport, not_done: str) -> FwError:
         hint="fix the lines in details.report.problems and upload the file again",
         param="file",
         details={"report": report.to_wire()},
+    )
+
+
+def _replaced(identifier: str) -> FwError:
+    return FwError(
+        "failed_precondition",
+        f"Dataset '{identifier}' was deleted and created again while its rows were read.",
+        not_done="the new dataset was not changed",
+        hint="try again",
     )
 
 
