@@ -85,7 +85,7 @@ class UsesMachine(RuleBasedStateMachine):
             self.store.jobs.create(user(identifier, *uses))
             self.jobs[identifier] = names
             return
-        with pytest.raises(FwError, match=r"which was (deleted|replaced)"):
+        with pytest.raises(FwError, match=r"was (deleted|replaced)"):
             self.store.jobs.create(user(identifier, *uses))
         assert self.store.jobs.find(identifier) is None
 
@@ -99,7 +99,7 @@ class UsesMachine(RuleBasedStateMachine):
         if allowed or state is job.state:
             move(self.store, identifier, state)
         else:
-            with pytest.raises(FwError, match=r"cannot become|which was (deleted|replaced)"):
+            with pytest.raises(FwError, match=r"cannot become|was (deleted|replaced)"):
                 move(self.store, identifier, state)
 
     @invariant()
