@@ -21,7 +21,8 @@ def corrected(tool: str, arguments: Mapping[str, Any], error: FwError) -> str:
         return ""
     quoted = (key for key, value in arguments.items() if isinstance(value, str) and f"'{_id(value)}'" in error.message)
     wrong = error.param if error.param in arguments else next(quoted, None)
-    return written(tool, arguments, {wrong: suggestion}) if wrong else ""
+    leads_on = wrong is not None and arguments[wrong] != suggestion
+    return written(tool, arguments, {wrong: suggestion}) if wrong and leads_on else ""
 
 
 def renamed(tool: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> str:

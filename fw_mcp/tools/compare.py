@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.views import after_comparison, comparison_view, short
 from fw_sdk.client import AsyncClient
+from fw_sdk.patterns import Pattern
 from fw_sdk.results.caveats import comparison_caveats, cut_warning, score_warning
 from fw_sdk.results.next_steps import Setting, setting_among
 from fw_sdk.types import Comparison, Evaluation, FwError, JobState, RowScore, Verdict
@@ -92,7 +93,7 @@ class Scored:
 
 
 async def _differing(
-    client: AsyncClient, comparison: Comparison, one: Evaluation, other: Evaluation, pattern: re.Pattern[str] | None
+    client: AsyncClient, comparison: Comparison, one: Evaluation, other: Evaluation, pattern: Pattern | None
 ) -> list[Scored]:
     """Rows with another score, losses first; with a pattern, all rows of which an answer matches it."""
     before = {score.line: score async for score in client.evaluations.scores(one.id)}
@@ -101,7 +102,9 @@ async def _differing(
     if pattern is None:
         found = [pair for pair in pairs if pair.delta]
     else:
-        found = [pair for pair in pairs if pattern.search(f"{pair.before.output}\n{pair.after.output}")]
+        texts = [f"{pair.before.output}\n{pair.after.output}" for pair in pairs]
+        fits = await asyncio.to_thread(pattern.among, texts)
+        found = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     return sorted(found, key=lambda pair: (pair.delta, pair.after.line))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.platform import Platform, Reporter, ToolContext, reporter_of
 from fw_mcp.replacement import check_replacing, wanted_from
 from fw_mcp.results import reply, untrusted
 from fw_mcp.server import AgentServer, hints
@@ -56,7 +56,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             deployment = await _start(client, wanted, former, confirm)
             replaces = former is not None and short(former.base_model) != wanted.model
             back = way_back(former).text(tool_call) if former and replaces else None
-            deployment = await _until_ready(client, deployment, Reporter(ctx), back)
+            deployment = await _until_ready(client, deployment, reporter_of(ctx), back)
             calling = await _calling(client, deployment)
         first = {"to_stop": way_off(deployment).text(tool_call)} if former is None else {}
         replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else first

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fw_sdk.results.actions import OPEN, EvaluationOf, Placeholder, Step, act, again, instead, short
-from fw_sdk.results.next_steps import ANYHOW, Setting, Steps, deploy_step, gate_arguments, mend_failing
+from fw_sdk.results.next_steps import ANYHOW, Setting, Steps, deploy_step, gate_arguments, repair
 from fw_sdk.types import Comparison, Deployment, Gate, GateKind, Verdict
 
 
@@ -67,7 +67,7 @@ def towards_the_gate(wanted: Wanted, evidence: Comparison | None) -> Steps:
         heldout = {**score.action.arguments, "split": "heldout"} if score.action else {}
         return act("evaluate", "and its baseline", **heldout), act("compare", baseline=OPEN, candidate=model)
     if evidence.verdict is Verdict.INVALID:
-        return mend_failing(evidence)
+        return repair(evidence)
     if evidence.verdict is Verdict.INCONCLUSIVE and evidence.rows_needed:
         rows = Placeholder(f"about {evidence.rows_needed} rows in all")
         both = f"and '{short(evidence.baseline_model)}' too"

@@ -187,10 +187,10 @@ def after_comparison(comparison: Comparison, setting: Setting | None = None) -> 
                 f"{comparison.n}, which measures memory; no gate takes that"
             ),
         )
+    if comparison.verdict is Verdict.INVALID:
+        return repair(comparison)
     if not comparison.verified:
         return (say("evaluate both again and compare: this comparison holds no digests, and no gate accepts it"),)
-    if comparison.verdict is Verdict.INVALID:
-        return mend_failing(comparison)
     if setting.served_as is not None and comparison.verdict is Verdict.BETTER:
         return (_ask_tuned(setting.served_as),)
     if comparison.verdict is Verdict.BETTER and comparison.baseline_model == comparison.candidate_model:
@@ -210,7 +210,7 @@ def after_comparison(comparison: Comparison, setting: Setting | None = None) -> 
     return (_decide(comparison), anyhow)
 
 
-def mend_failing(comparison: Comparison) -> Steps:
+def repair(comparison: Comparison) -> Steps:
     """What makes an invalid comparison valid: the side with more rows without a score first."""
     failed = {
         comparison.baseline: comparison.baseline_failed_rows,
@@ -219,7 +219,9 @@ def mend_failing(comparison: Comparison) -> Steps:
     side = short(max(failed, key=lambda name: failed[name]))
     return (
         act("job_get", "shows why rows have no score", job_id=side, view="samples"),
-        say("correct the evaluator, the rows or max_tokens, evaluate both again, then compare"),
+        say("correct the evaluator, the rows or max_tokens"),
+        again("evaluate", "for both"),
+        again("compare"),
     )
 
 

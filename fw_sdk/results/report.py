@@ -21,14 +21,12 @@ from fw_sdk.types import (
 )
 
 TUNED = "tuned"
-NAMES = {"few_shot": "few-shot"}
-"""How people read a baseline's label."""
-
-
-UNDECIDED = {
+MEANINGS = {
     Verdict.INCONCLUSIVE: " (these rows do not decide)",
     Verdict.INVALID: " (too many rows have no score)",
 }
+NAMES = {"few_shot": "few-shot"}
+"""How people read a baseline's label."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,9 @@ def _outcome_headline(outcome: PipelineResult) -> str:
         return f"completed: '{short(outcome.adapter or outcome.model)}' was made; nothing was compared"
     best = next((label_of(item) for item in outcome.baselines if item.comparison == comparison), "baseline")
     reached = f"the tuned model scores {tuned.mean:.3f}" if tuned else "the tuned model"
-    undecided = UNDECIDED.get(comparison.verdict, "")
+    means = MEANINGS.get(comparison.verdict, "")
     return (
-        f"{comparison.verdict.value}{undecided}: {reached}, "
+        f"{comparison.verdict.value}{means}: {reached}, "
         f"{difference(comparison)}, against the best baseline ({best}, {comparison.baseline_mean:.3f})"
     )
 
@@ -166,9 +164,7 @@ def _comparison_facts(comparison: Comparison | None) -> tuple[str, ...]:
     ]
     failed = comparison.baseline_failed_rows, comparison.candidate_failed_rows
     if any(failed):
-        facts.append(
-            f"rows without a score: baseline {failed[0]}, candidate {failed[1]}; they count against the candidate"
-        )
+        facts.append(f"rows without a score: {failed[0]} of the baseline, {failed[1]} of the candidate")
     if comparison.rows_needed:
         facts.append(f"about {comparison.rows_needed} rows in all would decide it; there are {comparison.n} now")
     facts += [

@@ -119,19 +119,12 @@ class Home:
 
     def _secret(self, path: Path, prefix: str) -> str:
         """The token in ``path``. A file that is missing or blank gets one, the same for all who ask meanwhile."""
-        try:
+        with _explained(path):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = _read_token(path)
             if found is None:
                 with self._token_lock():
                     found = _read_token(path) or _write_token(path, f"{prefix}{secrets.token_urlsafe(32)}")
-        except OSError as error:
-            raise FwError(
-                "failed_precondition",
-                f"The token file '{path}' cannot be used: {error.strerror or error}",
-                not_done="nothing was sent",
-                hint="let FW_HOME name a folder that you may write",
-            ) from error
         return found
 
     @contextmanager

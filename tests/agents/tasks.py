@@ -198,7 +198,11 @@ async def model_by_path(agent: Agent, world: World) -> None:
     """Here is a GGUF file: does it run, and does it answer?"""
     os.link(world.starter, agent.workspace / "mine.gguf")
     pulled = await agent.call("model_pull", source="mine.gguf")
-    assert pulled["model"] == "mine" and pulled["state"] == "READY"
+    assert pulled["model"] == "mine" and "job_id" in pulled.fields
+    waited = await agent.follow("job_wait")
+    assert waited["state"] == "completed"
+    ready = await agent.call("model_pull", source="mine.gguf")
+    assert ready["state"] == "READY"
     answer = await agent.follow("generate", prompts=["What is the capital of France? One word."], max_tokens=8)
     assert "Paris" in answer["answers"][0]
 

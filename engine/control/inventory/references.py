@@ -126,7 +126,20 @@ def rows_ref(home: Home, dataset: Dataset, split: Split) -> RowsRef:
 def rows_of(home: Home, dataset: Dataset, split: Split) -> list[Row]:
     """The rows of one side of a READY dataset."""
     ref = rows_ref(home, dataset, split)
-    return read_rows(Path(ref.path), ref.split, heldout_fraction=ref.heldout_fraction, split_seed=ref.split_seed)
+    try:
+        return read_rows(Path(ref.path), ref.split, heldout_fraction=ref.heldout_fraction, split_seed=ref.split_seed)
+    except FileNotFoundError:
+        raise deleted_meanwhile(dataset) from None
+
+
+def deleted_meanwhile(thing: Dataset | Evaluator | Model) -> FwError:
+    """The error of a request whose dataset, evaluator or model was deleted after it had been looked up."""
+    return FwError(
+        "not_found",
+        f"'{thing.id}' was deleted while the request was worked on.",
+        not_done="nothing was changed",
+        hint="name another, or create it again",
+    )
 
 
 NAMES = {Split.ALL: "usable", Split.TRAIN: "train", Split.HELDOUT: "held-out"}

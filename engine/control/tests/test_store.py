@@ -91,7 +91,7 @@ def test_what_an_unended_job_uses_is_not_deleted(store):
     assert caught.value.code == "failed_precondition" and caught.value.details == {"usedBy": ["j"]}
     store.jobs.update("j", lambda j: j.model_copy(update={"state": JobState.CANCELLED}))
     store.datasets.delete("a")
-    with pytest.raises(FwError, match="'a' was deleted while"):
+    with pytest.raises(FwError, match="Job 'k' uses 'a', which was deleted"):
         store.jobs.create(job("k").model_copy(update={"uses": uses}))
     assert store.jobs.find("k") is None
 

@@ -48,7 +48,7 @@ def compare(
     id: Annotated[str | None, typer.Option(help="The comparison's id.")] = None,
     plot: Plot = None,
 ) -> None:
-    """Compare two evaluations row by row: better, worse or inconclusive, with an interval."""
+    """Compare two evaluations row by row: better, worse, inconclusive or invalid, with an interval."""
     client = connect()
     _show(client, client.comparisons.create(baseline, candidate, id=id), plot)
 

@@ -57,9 +57,12 @@ def register(app: typer.Typer) -> None:
     add_delete(noun, "evaluator")
 
 
-def check(path: Annotated[Path, typer.Argument(help="A JSONL file.")]) -> None:
+def check(
+    path: Annotated[Path, typer.Argument(help="A JSONL file.")],
+    model: Annotated[str | None, typer.Option(help="A base model that the rows are to fit.")] = None,
+) -> None:
     """Validate rows without storing them; every problem with its line. Exit code 1 if a row cannot be used."""
-    report = connect().datasets.check(path)
+    report = connect().datasets.check(path, model=model)
     emit_one(report, "ok" if report.ok else "invalid")
     if not report.ok:
         for problem in report.problems[:20]:

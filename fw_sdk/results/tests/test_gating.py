@@ -29,6 +29,8 @@ def towards(evidence: Comparison | None) -> str:
         ("inconclusive", GateKind.BETTER, False, True),
         ("inconclusive", GateKind.BETTER, True, False),
         ("inconclusive", GateKind.NOT_WORSE, False, False),
+        ("invalid", GateKind.NOT_WORSE, False, True),
+        ("invalid", GateKind.BETTER, True, False),
     ],
 )
 def test_nobody_confirms_what_the_gate_refuses_anyhow(
@@ -73,6 +75,8 @@ def test_a_refused_gate_says_what_would_decide_it() -> None:
     undecided = towards(compared("inconclusive", rows_needed=663))
     assert "'old'" in undecided and "'new'" in undecided and "663 rows in all" in undecided
     assert "compare(baseline='e-old', candidate='e-new', detail='full')" in towards(compared("worse"))
+    failing = towards(compared("invalid", baseline_failed_rows=1, candidate_failed_rows=3))
+    assert failing.startswith("job_get(job_id='e-new', view='samples')") and "compare(...)" in failing
     low = Wanted("new", "shop", None, Gate(min_score=0.9), force=False)
     assert "min_score than 0.9" in sentence(towards_the_gate(low, compared("better")), tool_call)
 

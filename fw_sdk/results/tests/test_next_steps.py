@@ -51,6 +51,7 @@ def even(mean: float, verdict: Verdict, *, binary: bool = True, rows_needed: int
         (even(0.5, Verdict.BETTER), "deploy(model='new', comparison='c1', name='new')"),
         (even(1.0, Verdict.INCONCLUSIVE), "generate(model='old'"),
         (even(0.96, Verdict.WORSE), "generate(model='old'"),
+        (even(1.0, Verdict.INVALID), "job_get(job_id='e-old', view='samples')"),
         (even(0.5, Verdict.WORSE), "keep the baseline; then customize(...)"),
         (even(0.5, Verdict.INCONCLUSIVE, rows_needed=400), "customize(..., heldout='<a file with about 400 rows>')"),
         (even(0.5, Verdict.INCONCLUSIVE), "customize(...) with more"),

@@ -47,6 +47,13 @@ def test_rows_that_are_needed_are_rows_in_all() -> None:
     assert any("285 rows in all" in fact and "10 now" in fact for fact in report.facts)
 
 
+def test_an_invalid_comparison_is_named_as_such_with_the_rows_that_failed() -> None:
+    report = report_on(ended(compared("invalid", candidate_failed_rows=3), not_deployed_because="the gate"))
+    assert report.headline.startswith("invalid (too many rows have no score)")
+    assert "rows without a score: 0 of the baseline, 3 of the candidate" in report.facts
+    assert "deployment: none (the gate)" in report.facts
+
+
 def test_a_failed_pipeline_says_why_first() -> None:
     failure = Failure(code="out_of_memory", message="Step 'finetune' failed: no memory", hint="lower batch_size")
     failed = better().model_copy(update={"state": JobState.FAILED, "failure": failure})

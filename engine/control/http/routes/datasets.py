@@ -72,12 +72,12 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + ":check", response_model=DatasetReport, openapi_extra=form_of("file"))
-async def check(request: Request, services: Provided) -> JSONResponse:
-    """Validate rows and store nothing."""
+async def check(request: Request, services: Provided, model: str | None = None) -> JSONResponse:
+    """Validate rows, also for a model that is named, and store nothing."""
     defaults = DatasetFields()
     rule = SplitRule(defaults.heldout_fraction, defaults.split_seed)
     async with uploaded_file(request, services.home.datasets) as file:
-        found = await services.lanes.rows.run(datasets.check, services, file, rule)
+        found = await services.lanes.rows.run(datasets.check, services, file, rule, model)
     return reply(found.report)
 
 
