@@ -24,7 +24,7 @@ def tool_defaults(tmp_path: Path) -> dict[str, str]:
     async def never() -> None:
         raise AssertionError("no tool is called")
 
-    server = build_server(never, Workspace(tmp_path), patient=False)  # type: ignore[arg-type]
+    server = build_server(never, Workspace(tmp_path))  # type: ignore[arg-type]
     tools = asyncio.run(server.list_tools())
     schemas = {tool.name: tool.input_schema["properties"] for tool in tools}
     return {name: schemas[name]["split"]["default"] for name in ("finetune", "evaluate")}

@@ -106,7 +106,7 @@ def test_agents_see_what_its_descriptor_says(home: Home, url: str, client: fw.Cl
         return AsyncClient(url, home.token())
 
     async def ask() -> list[dict[str, object]]:
-        async with McpClient(build_server(connect, Workspace(tmp_path), patient=True)) as agent:
+        async with McpClient(build_server(connect, Workspace(tmp_path))) as agent:
             waited = await agent.call_tool("job_wait", {"job_id": job.id, "timeout_s": 30})
             looked = await agent.call_tool("job_get", {"job_id": job.id})
             return [waited.structured_content, looked.structured_content]

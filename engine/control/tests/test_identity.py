@@ -310,10 +310,10 @@ def test_a_pipeline_that_goes_on_does_so_with_what_it_began_with(serving, tmp_pa
     wait_ended(services.store, "moved-rows", 60)
     client.delete(f"{ROOT}/datasets/moving").raise_for_status()
     upload(client, "moving", write_rows(tmp_path / "2.jsonl", 60, "second")).raise_for_status()
-    client.post(f"{ROOT}/pipelines/moved-rows:resume").raise_for_status()
-    ended = wait_ended(services.store, "moved-rows", 60)
+    found = error_of(client.post(f"{ROOT}/pipelines/moved-rows:resume"))
     services.jobs._draining = False
-    assert ended.state is JobState.FAILED and "'moving' is sha256:" in ended.failure.message
+    assert found["code"] == "failed_precondition" and "'moving' was replaced" in found["message"]
+    assert services.store.jobs.get("moved-rows").state is JobState.CANCELLED
 
 
 def test_equal_work_has_one_id_and_other_rows_another(serving, tmp_path):
