@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from fw_sdk.results.spelling import literal
 from fw_sdk.types import FwError
 
 MAX_CALL_CHARS = 400
@@ -40,11 +40,7 @@ def written(tool: str, arguments: Mapping[str, Any], changes: Mapping[str, Any])
 
 
 def _call(tool: str, arguments: Mapping[str, Any]) -> str:
-    return f"{tool}({', '.join(f'{key}={_literal(value)}' for key, value in arguments.items())})"
-
-
-def _literal(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{tool}({', '.join(f'{key}={literal(value)}' for key, value in arguments.items())})"
 
 
 def _id(name: str) -> str:

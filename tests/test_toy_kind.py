@@ -59,7 +59,7 @@ def client(home: Home, url: str) -> Iterator[fw.Client]:
 def test_http_and_sdk_have_its_queue_events_and_logs(home: Home, url: str, client: fw.Client) -> None:
     described = {kind.kind.value: kind for kind in client.jobs.kinds()}["toy"]
     assert (described.collection, described.noun, described.shown) == ("toys", "toy", ["steps", "counted"])
-    first = client.jobs.start("toys", {"steps": 4, "stepS": 0.3})
+    first = client.jobs.start("toys", {"steps": 4, "pauseS": 0.3})
     second = client.jobs.start("toys", {"steps": 2})
     assert isinstance(first, OtherJob) and first.id == "toy-0001"
     assert client.jobs.get(second.id).state is JobState.PENDING, "both need all of the memory"
@@ -69,7 +69,7 @@ def test_http_and_sdk_have_its_queue_events_and_logs(home: Home, url: str, clien
     types = [event.type for event in client.jobs.events(first.id)]
     assert types.count("progress") >= 4 and "result" in types
     assert any("counted" in line for line in client.jobs.logs(first.id))
-    cancelled = client.jobs.start("toys", {"steps": 1000, "stepS": 0.1})
+    cancelled = client.jobs.start("toys", {"steps": 1000, "pauseS": 0.1})
     client.jobs.cancel(cancelled.id)
     assert client.jobs.wait(cancelled.id, timeout_s=60).state is JobState.CANCELLED
     client.jobs.delete(cancelled.id)

@@ -19,7 +19,7 @@ class ToyRequest(RequestBody):
     """Body of ``POST /toys``: count to ``steps``."""
 
     steps: int = 3
-    step_s: float = 0.0
+    pause_s: float = 0.0
     fails: bool = False
 
 
@@ -74,7 +74,7 @@ def run(context: JobContext[ToyRequest]) -> ToyResult:
     """Count."""
     for step in range(1, context.spec.steps + 1):
         context.check_cancelled()
-        time.sleep(context.spec.step_s)
+        time.sleep(context.spec.pause_s)
         context.progress(step, context.spec.steps, unit="numbers")
     context.message("counted")
     if context.spec.fails:

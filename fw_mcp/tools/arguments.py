@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.look import Look
+from fw_mcp.dataset_report import Look
 from fw_mcp.platform import Begun, Platform, ToolContext, reporter_of
 from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch

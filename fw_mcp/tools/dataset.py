@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.look import FULL_SAMPLE, Look
+from fw_mcp.dataset_report import FULL_SAMPLE, Look
 from fw_mcp.platform import Platform
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.corrections import written
 from fw_mcp.platform import Platform
 from fw_mcp.results import clean, page, reply, untrusted
+from fw_mcp.scored_rows import Row, ends, rows_of
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.tools.job_wait import describe, look, progress_line

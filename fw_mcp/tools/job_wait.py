@@ -23,7 +23,7 @@ from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.views import after_job, short, view_of
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Job, JobKind, Pipeline, StepState
+from fw_sdk.types import Job, OtherJob, Pipeline, StepState
 
 POLL_S = 1.0
 WATCHED_WAIT_S = 540.0
@@ -69,14 +69,12 @@ async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Re
 
 
 async def look(client: AsyncClient, job_id: str) -> Job:
-    """The job with the fields of its kind."""
+    """The job with the fields of its kind; of a kind that is not known here, those that its descriptor names."""
     job = await client.jobs.get(job_id)
-    whole = {
-        JobKind.PIPELINE: client.pipelines.get,
-        JobKind.EVALUATE: client.evaluations.get,
-        JobKind.FINETUNE: client.finetunes.get,
-    }
-    return await whole[job.kind](job_id) if job.kind in whole else job
+    if not isinstance(job, OtherJob):
+        return job
+    shown = next((kind.shown for kind in await client.jobs.kinds() if kind.kind == job.kind), [])
+    return job.keeping(shown)
 
 
 async def progress_of(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:

@@ -129,7 +129,7 @@ def _model(model: Model, full: bool) -> dict[str, Any]:
 
 def _dataset(dataset: Dataset, full: bool) -> dict[str, Any]:
     waiting = dataset.state.value if dataset.state is not DatasetState.READY else None
-    tokens = int(dataset.estimated_token_count or 0)
+    tokens = int(dataset.estimated_token_count) if dataset.estimated_token_count else None
     brief = {"id": dataset.id, "rows": int(dataset.example_count), "tokens": tokens, "state": waiting}
     more = {"heldout_fraction": dataset.heldout_fraction, "digest": dataset.digest}
     return {**brief, **more} if full else brief

@@ -125,7 +125,7 @@ async def failed_job(agent: Agent, world: World) -> None:
     with world.place.client() as client:
         data = client.datasets.create(agent.workspace / "heldout.jsonl", id="of-failed")
         client.evaluators.create(wrong, id="fragile")
-        job = client.evaluations.create(BASE, data.id, "fragile", id="nightly", max_tokens=8, limit=4)
+        job = client.evaluations.create(BASE, data.id, "fragile", id="nightly", split="all", max_tokens=8, limit=4)
         client.jobs.wait(job.id, timeout_s=120)
     overview = await agent.call("overview")
     failed = next(job for job in overview["jobs"] if "failed" in str(job["state"]).lower())
@@ -135,7 +135,7 @@ async def failed_job(agent: Agent, world: World) -> None:
     mended = await agent.follow("evaluator_check", evaluator="evaluator.py")
     assert mended["mean_score"]["own_answer"] == 1.0
     assert "evaluate(model='smollm2-135m', data='of-failed'" in following
-    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", split="all", limit=4)
+    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", limit=4)
     assert (await agent.wait())["score"]["n"] == 4
 
 

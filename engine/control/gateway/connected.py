@@ -12,6 +12,8 @@ from fastapi import Request
 from fw_sdk.types import FwError
 
 T = TypeVar("T")
+InThread = Callable[..., Coroutine[Any, Any, Any]]
+"""Runs a function with its arguments in a thread, and gives what it returns."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -32,10 +34,13 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def in_thread(work: Callable[[threading.Event], T]) -> T:
-    """The result of ``work`` in a thread. When this is cancelled the event is set, and ``work`` must soon end."""
+async def in_thread(work: Callable[[threading.Event], T], run: InThread) -> T:
+    """The result of ``work`` in a thread that ``run`` gives.
+
+    When this is cancelled the event is set, and ``work`` must soon end.
+    """
     stop = threading.Event()
-    running = asyncio.create_task(asyncio.to_thread(work, stop))
+    running = asyncio.create_task(run(work, stop))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -47,9 +47,10 @@ def create(context: Context, request: CreateDataset) -> Dataset:
     return context.store.datasets.create(dataset, request=request)
 
 
-def check(context: Context, file: Path, rule: SplitRule) -> Validation:
-    """Validate a file of rows; stores nothing."""
-    return validate_file(file, rule, any_counter(context.store))
+def check(context: Context, file: Path, rule: SplitRule, model: str | None = None) -> Validation:
+    """Validate a file of rows; stores nothing. Rows that ``model`` cannot take are errors; of another, warnings."""
+    counter = counter_for(ready_base(context, model)) if model else any_counter(context.store)
+    return validate_file(file, rule, counter)
 
 
 def upload(context: Context, identifier: str, file: Path) -> Dataset:
@@ -97,6 +98,8 @@ def _store(context: Context, dataset: Dataset, found: Validation, file: Path) ->
         return dataset
 
     def ready(current: Dataset) -> Dataset:
+        if current.generation != dataset.generation:
+            raise _replaced(dataset.id)
         changed = _ready(current, found)
         place(file, dataset_path(context.home, found.digest))
         return changed
@@ -137,6 +140,8 @@ def with_tokens(context: Context, dataset: Dataset, model_name: str | None = Non
     stats = counter.stats()
 
     def change(current: Dataset) -> Dataset:
+        if current.generation != dataset.generation:
+            raise _replaced(dataset.id)
         assert current.report is not None
         report = current.report.model_copy(update={"tokens": stats})
         count = str(stats.total) if stats else None
@@ -184,6 +189,15 @@ def invalid(report: DatasetReport, not_done: str) -> FwError:
         hint="fix the lines in details.report.problems and upload the file again",
         param="file",
         details={"report": report.to_wire()},
+    )
+
+
+def _replaced(identifier: str) -> FwError:
+    return FwError(
+        "failed_precondition",
+        f"Dataset '{identifier}' was deleted and created again while its rows were read.",
+        not_done="the new dataset was not changed",
+        hint="try again",
     )
 
 

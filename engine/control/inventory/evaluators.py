@@ -26,6 +26,9 @@ from fw_sdk.types import (
     resource_name,
 )
 
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors write before the first character of a file; no part of the program."""
+
 
 def create(context: Context, request: CreateEvaluator) -> Evaluator:
     """Store an evaluator whose source can be parsed and defines its entry function. Runs nothing."""
@@ -33,8 +36,9 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     existing = context.store.evaluators.replayed(request, identifier)
     if existing is not None:
         return existing
-    score_range = check_source(request.source, request.entry_function)
-    data = request.source.encode()
+    source = request.source.removeprefix(BYTE_ORDER_MARK)
+    score_range = check_source(source, request.entry_function)
+    data = source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     evaluator = Evaluator(
         name=resource_name("evaluators", identifier),

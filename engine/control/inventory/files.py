@@ -20,8 +20,8 @@ from fw_sdk.types import Dataset, Evaluator, JobKind, Model
 
 UPLOAD = ".upload-"
 """What names of files begin with whose content was not yet put in place."""
-
 TRASH = ".trash-"
+"""What names of folders begin with that are being removed: a later daemon goes on with it."""
 ABANDONED_S = 3600.0
 """How old what an upload left behind is at least, before a later daemon removes it."""
 
@@ -85,7 +85,7 @@ def drop_weights(context: Context) -> None:
 
 def clean_up(context: Context) -> None:
     """What an earlier daemon was about to remove when it ended, and what its uploads left behind."""
-    for folder in (context.home.models, context.home.adapters):
+    for folder in (context.home.models, context.home.adapters, context.home.jobs):
         for path in folder.glob(f"{TRASH}*"):
             shutil.rmtree(path, ignore_errors=True)
     named = context.store.datasets.digests() | context.store.evaluators.digests()

@@ -126,7 +126,23 @@ def rows_ref(home: Home, dataset: Dataset, split: Split) -> RowsRef:
 def rows_of(home: Home, dataset: Dataset, split: Split) -> list[Row]:
     """The rows of one side of a READY dataset."""
     ref = rows_ref(home, dataset, split)
-    return read_rows(Path(ref.path), ref.split, heldout_fraction=ref.heldout_fraction, split_seed=ref.split_seed)
+    try:
+        return read_rows(Path(ref.path), ref.split, heldout_fraction=ref.heldout_fraction, split_seed=ref.split_seed)
+    except FileNotFoundError:
+        raise deleted_meanwhile(dataset) from None
+
+
+def deleted_meanwhile(thing: Dataset | Evaluator | Model) -> FwError:
+    """The error of a request whose dataset, evaluator or model was deleted after it had been looked up."""
+    return FwError(
+        "not_found",
+        f"'{thing.id}' was deleted while the request was worked on.",
+        not_done="nothing was changed",
+        hint="name another, or create it again",
+    )
+
+
+NAMES = {Split.ALL: "usable", Split.TRAIN: "train", Split.HELDOUT: "held-out"}
 
 
 def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
@@ -140,7 +156,7 @@ def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
     if counts[split] == 0:
         raise FwError(
             "failed_precondition",
-            f"Dataset '{dataset.id}' has no rows in its split '{split}'.",
+            f"Dataset '{dataset.id}' has no {NAMES[split]} rows.",
             not_done=purpose,
             hint="use split 'all', or create the dataset with a larger heldoutFraction",
             param="split",

@@ -71,16 +71,19 @@ async def wait_for_end(store: Store, changes: Changes, job_id: str, timeout_s: f
 
 
 async def stream_events(store: Store, changes: Changes, job_id: str, after: int) -> AsyncIterator[str]:
-    """Server-sent events from ``after`` on; ends behind the last event of an ended job."""
+    """Server-sent events from ``after`` on; ends behind the last event of an ended job, and when that is deleted."""
+    generation = None
     with changes.watch(job_id) as changed:
         while not changes.closing:
             changed.clear()
-            job = await store.run(store.jobs.find, job_id)
-            events = await store.run(store.jobs.events, job_id, after, BATCH) if job is not None else []
+            job, events = await store.run(store.jobs.follow, job_id, after, BATCH)
+            if job is None or generation not in (None, job.generation):
+                return
+            generation = job.generation
             for event in events:
                 yield format_event(event)
                 after = event.seq
-            if job is None or (job.state.ended and not events):
+            if job.state.ended and not events:
                 return
             if not events and not await _wait(changed, KEEP_ALIVE_S):
                 yield ": keep-alive\n\n"

@@ -7,13 +7,16 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.compute import ComputeBackend, LocalCompute, Phase, Task
+from engine.control.inventory.files import TRASH
 from engine.control.jobs.events import Changes
 from engine.control.jobs.kind import Kinds
 from engine.control.jobs.outcome import LOG_TAIL_LINES, Outcome, failure_of, kernel_oom_kills, outcome
@@ -25,7 +28,7 @@ from engine.control.settings import Settings
 from engine.control.store import ProgramEvent, Store
 from engine.control.supervision import ThreadLoop
 from engine.jobs.files import read_json, write_json
-from fw_sdk.types import FwError, Job, JobKind, JobState, Wire
+from fw_sdk.types import FwError, Job, JobKind, JobState, Pipeline, Wire
 from fw_sdk.types.home import Home
 
 LEASE_S = 30.0
@@ -39,6 +42,9 @@ log = logging.getLogger("fw.jobs")
 
 class JobService:
     """The queue and its processes. Methods may be called from any thread; one thread supervises.
+
+    A change of a job's state and what its kind's hook makes of it happen in one turn, so that hooks run in the order of
+    the changes.
 
     Attributes:
         owner: the identity under which this daemon holds leases.
@@ -63,6 +69,7 @@ class JobService:
         self._home, self._store, self._settings = home, store, settings
         self._backend: ComputeBackend = backend or LocalCompute()
         self._draining = False
+        self._turn = threading.RLock()
         self._cancels: dict[str, tuple[float, bool]] = {}
         self._moving: set[str] = set()
         self._stalls, self._stalled = Stalls(), set[str]()
@@ -111,9 +118,11 @@ class JobService:
         job = self._store.jobs.get(identifier)
         if job.kind in self._controls:
             return self._controls[job.kind][0](identifier)
-        changed = self._store.jobs.update(identifier, _cancelled_state)
-        if changed.state is JobState.CANCELLED and not job.state.ended:
-            self.kinds[job.kind].hooks.unfinished(self._store, changed)
+        with self._turn:
+            before = self._store.jobs.get(identifier).state
+            changed = self._store.jobs.update(identifier, _cancelled_state)
+            if changed.state is JobState.CANCELLED and not before.ended:
+                self.kinds[job.kind].hooks.unfinished(self._store, changed)
         self.loop.wake()
         return changed
 
@@ -122,19 +131,42 @@ class JobService:
         job = self._store.jobs.get(identifier)
         if job.kind in self._controls:
             return self._controls[job.kind][1](identifier)
-        if job.state not in (JobState.FAILED, JobState.CANCELLED):
-            raise _not_resumable(job)
-        (self.directory(identifier) / "launch.json").unlink(missing_ok=True)
-        self._backend.reset(self.directory(identifier))
-        changed = self._store.jobs.update(identifier, _pending_again)
-        self.kinds[job.kind].hooks.restarted(self._store, changed)
+
+        def again(current: Job) -> Job:
+            if current.state not in (JobState.FAILED, JobState.CANCELLED):
+                raise _not_resumable(current)
+            (self.directory(identifier) / "launch.json").unlink(missing_ok=True)
+            self._backend.reset(self.directory(identifier))
+            return _pending_again(current)
+
+        with self._turn:
+            changed = self._store.jobs.update(identifier, again)
+            self.kinds[job.kind].hooks.restarted(self._store, changed)
         self.loop.wake()
         return changed
 
     def delete(self, identifier: str) -> None:
         """Remove an ended job with its events and its directory. What it made stays."""
-        self._store.jobs.delete(identifier)
-        shutil.rmtree(self.directory(identifier), ignore_errors=True)
+        directory = self.directory(identifier)
+        removed = directory.with_name(f"{TRASH}{identifier}-{time.time_ns()}")
+
+        def release() -> None:
+            self._refuse_part_of_a_pipeline(identifier)
+            with suppress(FileNotFoundError):
+                directory.rename(removed)
+
+        self._store.jobs.delete(identifier, release)
+        shutil.rmtree(removed, ignore_errors=True)
+
+    def _refuse_part_of_a_pipeline(self, identifier: str) -> None:
+        for other in self._store.jobs.unended():
+            if isinstance(other, Pipeline) and any(step.job == identifier for step in other.steps):
+                raise FwError(
+                    "failed_precondition",
+                    f"Job '{identifier}' is part of pipeline '{other.id}', which has not ended.",
+                    not_done="it was not deleted",
+                    hint=f"wait for pipeline '{other.id}', or cancel it, and delete the job then",
+                )
 
     def logs(self, identifier: str, lines: int) -> list[str]:
         """The end of a job's log."""
@@ -169,7 +201,8 @@ class JobService:
 
     def _launch_waiting(self) -> None:
         for waiting in startable(self._unended(), self._needs, self._capacity):
-            job = self._store.jobs.claim(waiting.id, self.owner, LEASE_S)
+            with self._turn:
+                job = self._store.jobs.claim(waiting.id, self.owner, LEASE_S)
             if job is not None:
                 self._launch(job)
 
@@ -248,6 +281,10 @@ class JobService:
             self._backend.cancel(directory, force=True)
 
     def _end(self, job: Job, ended: Outcome) -> None:
+        with self._turn:
+            self._record_end(job, ended)
+
+    def _record_end(self, job: Job, ended: Outcome) -> None:
         """Record how an attempt ended: done, cancelled, failed, or to be tried again."""
         self._cancels.pop(job.id, None)
         self._moving.discard(job.id)

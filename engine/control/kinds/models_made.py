@@ -40,7 +40,12 @@ def model_expected(store: Store, job: Job) -> None:
 
 def forget_unmade(store: Store, identifier: str) -> None:
     """Free the id of a model whose making failed or was cancelled, so that it can be made again."""
-    store.models.discard(identifier, lambda model: model.state.unmade)
+
+    def is_unmade(model: Model) -> bool:
+        job = store.jobs.find(model.job.rsplit("/", 1)[-1]) if model.job else None
+        return model.state.unmade and (job is None or job.state.ended)
+
+    store.models.discard(identifier, is_unmade)
 
 
 def _change(store: Store, job: Job, fields: dict[str, Any]) -> None:

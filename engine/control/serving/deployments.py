@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from engine.control.evidence import gates
@@ -117,7 +118,7 @@ class Deployments:
     async def delete(self, identifier: str) -> None:
         """Stop serving and free everything the deployment held; returns when it is gone."""
         async with self._changing:
-            deployment = await self._store.run(self._store.deployments.update, identifier, _deleting)
+            deployment = await self._store.run(self._store.deployments.update_unused, identifier, _deleting)
             await self._cancel(identifier)
         await self._free(deployment)
 
@@ -190,14 +191,22 @@ class Deployments:
         )
         existing = store.find(identifier)
         if existing is None:
-            return store.create(wanted, request=request), True
+            there = partial(target_of_deployment, self._store, wanted)
+            return store.create(wanted, request=request, place=there), True
         if existing.state is DeploymentState.DELETING:
             raise FwError(
                 "failed_precondition", f"Deployment '{identifier}' is being stopped.", hint="try again in a moment"
             )
         if _same(existing, wanted) and existing.state is not DeploymentState.FAILED:
             return existing, False
-        return store.update(identifier, lambda old: _replacing(old, wanted)), True
+        return self._replace(identifier, wanted), True
+
+    def _replace(self, identifier: str, wanted: Deployment) -> Deployment:
+        def change(old: Deployment) -> Deployment:
+            target_of_deployment(self._store, wanted)
+            return _replacing(old, wanted)
+
+        return self._store.deployments.update(identifier, change)
 
     def _pass_gate(self, gate: Gate, comparison: Comparison | None, target: Target) -> None:
         candidate = gates.Candidate(target.model.name, target.digest)
@@ -335,7 +344,7 @@ class Deployments:
         for held in filter(None, (deployment, deployment.previous)):
             await self._release(held)
         with suppress(FwError):
-            await self._store.run(self._store.deployments.delete, deployment.id)
+            await self._store.run(self._store.deployments.discard, deployment.id, _is_deleting)
 
     async def _release(self, deployment: Deployment) -> None:
         """End or unload what served a deployment, unless something else needs it."""
@@ -373,6 +382,10 @@ def _previous_owner(deployment: Deployment) -> str:
 def _passed(deployment: Deployment) -> bool:
     """Whether a deployment has ever answered its probe."""
     return deployment.probe_latency_s is not None
+
+
+def _is_deleting(deployment: Deployment) -> bool:
+    return deployment.state is DeploymentState.DELETING
 
 
 def _deleting(deployment: Deployment) -> Deployment:

@@ -53,9 +53,10 @@ class Collection(Generic[T]):
         *,
         request: Wire | None = None,
         refs: Sequence[Ref] = (),
-        place: Callable[[], None] = lambda: None,
+        place: Callable[[], object] = lambda: None,
     ) -> T:
-        """Store a new resource, as the next generation of its name; ``place`` puts its file there in the transaction.
+        """Store a new resource, as the next generation of its name; ``place`` puts its file there in the transaction,
+        or raises what speaks against it.
 
         With ``request`` a repetition of the same request, about the same ``refs``, returns what exists already;
         anything else under a taken id is ``already_exists``.
@@ -85,10 +86,18 @@ class Collection(Generic[T]):
 
     def update(self, identifier: str, change: Callable[[T], T]) -> T:
         """Replace a resource by ``change`` of what it is now, in one transaction; sets ``update_time``."""
+        return self._update(identifier, change, lambda _connection, _current: None)
+
+    def update_unused(self, identifier: str, change: Callable[[T], T]) -> T:
+        """As ``update``; ``failed_precondition`` names the unended job that uses the resource, as in ``delete``."""
+        return self._update(identifier, change, lambda connection, it: refuse_used(connection, self.noun, it.name))
+
+    def _update(self, identifier: str, change: Callable[[T], T], check: Callable[[Connection, T], None]) -> T:
         with self._database.write() as connection:
             current = self._select(connection, identifier)
             if current is None:
                 raise self._missing(identifier, self._ids(connection))
+            check(connection, current)
             value = change(current).model_copy(update={"update_time": datetime.now(UTC)})
             columns = records.columns(self.name, value)
             connection.execute(update(resource).where(self._is(identifier)).values(columns))

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from engine.control.store import documents, records
 from engine.control.store.database import Database
 from engine.control.store.tables import job, job_event
-from engine.control.store.uses import remember_uses
+from engine.control.store.uses import remember_uses, require_as_it_was
 from fw_sdk.types import (
     JOB_TYPES,
     FwError,
@@ -30,6 +30,7 @@ from fw_sdk.types import (
     JobState,
     OtherJob,
     Page,
+    Ref,
     Wire,
     not_found,
 )
@@ -74,6 +75,8 @@ class JobTable:
     def create(self, value: J, *, request: Wire | None = None) -> J:
         """Store a new job, as the next generation of its name; appends its first state event.
 
+        What it uses, and the model that it makes, must be there.
+
         With ``request`` a repetition of the same request about the same things (``uses``) returns what exists
         already; anything else under a taken id is ``already_exists``.
         """
@@ -86,6 +89,7 @@ class JobTable:
             row = {"id": value.id, "kind": value.kind, "fingerprint": wanted, **_columns(value)}
             connection.execute(insert(job).values(row))
             remember_uses(connection, value.id, value.uses)
+            require_as_it_was(connection, _made(value), "while its job was made", f"job '{value.id}' was not made")
             _append(connection, value.id, [_state_event(value)])
         self._changed(value.id)
         return value
@@ -148,6 +152,9 @@ class JobTable:
             appended = list(events)
             if value.state is not current.state:
                 _check_next(current, value)
+                if current.state.ended:
+                    refs, when = [*value.uses, *_made(value)], f"since job '{identifier}' ended"
+                    require_as_it_was(connection, refs, when, f"job '{identifier}' was not resumed")
                 appended.append(_state_event(value))
             value = value.model_copy(update={"update_time": datetime.now(UTC)})
             columns = _columns(value)
@@ -186,8 +193,8 @@ class JobTable:
         """Every job of any kind that has not ended, oldest first."""
         return self.in_states(*(state for state in JobState if not state.ended))
 
-    def delete(self, identifier: str) -> None:
-        """Remove an ended job and its events."""
+    def delete(self, identifier: str, release: Callable[[], None] = lambda: None) -> None:
+        """Remove an ended job and its events; ``release`` parts with its files in the transaction, or refuses."""
         with self._database.write() as connection:
             row = _row(connection, identifier)
             if row is None:
@@ -199,6 +206,7 @@ class JobTable:
                     not_done="it was not deleted",
                     hint="cancel it first",
                 )
+            release()
             connection.execute(delete(job).where(job.c.id == identifier))
             documents.count_deletion(connection, JOBS, identifier)
         self._changed(identifier)
@@ -249,12 +257,16 @@ class JobTable:
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> builtins.list[JobEvent]:
         """Events with ``seq`` above ``after``, in order, at most ``limit``."""
-        query = select(job_event).where(job_event.c.job_id == job_id, job_event.c.seq > after)
         with self._database.read() as connection:
             if _row(connection, job_id) is None:
                 raise _missing(connection, job_id, Job)
-            rows = connection.execute(query.order_by(job_event.c.seq).limit(limit)).all()
-        return [JobEvent(seq=row.seq, time=row.time, type=row.type, data=json.loads(row.data)) for row in rows]
+            return _events(connection, job_id, after, limit)
+
+    def follow(self, job_id: str, after: int, limit: int) -> tuple[Job | None, builtins.list[JobEvent]]:
+        """The job, or None, and its events with ``seq`` above ``after``, both as of one moment."""
+        with self._database.read() as connection:
+            row = _row(connection, job_id)
+            return _load(row) if row is not None else None, _events(connection, job_id, after, limit)
 
     def events_offset(self, job_id: str) -> int:
         """How many bytes of the program's events file stand in the record already."""
@@ -271,6 +283,12 @@ def _row(connection: Connection, identifier: str) -> Row[Any] | None:
     return connection.execute(select(job).where(job.c.id == identifier)).one_or_none()
 
 
+def _events(connection: Connection, job_id: str, after: int, limit: int) -> builtins.list[JobEvent]:
+    query = select(job_event).where(job_event.c.job_id == job_id, job_event.c.seq > after)
+    rows = connection.execute(query.order_by(job_event.c.seq).limit(limit)).all()
+    return [JobEvent(seq=row.seq, time=row.time, type=row.type, data=json.loads(row.data)) for row in rows]
+
+
 def _load(row: Row[Any]) -> Job:
     known = JOB_TYPES.get(JobKind(row.kind))
     return records.load(row.kind, known.record if known else OtherJob, row.version, row.document)
@@ -280,6 +298,11 @@ def _same(existing: Row[Any], kind: JobKind, wanted: str | None) -> Job:
     if existing.kind != kind or wanted is None or existing.fingerprint != wanted:
         raise documents.taken("job", str(existing.id))
     return _load(existing)
+
+
+def _made(value: Job) -> builtins.list[Ref]:
+    """The model that is reserved for a job's result; a pipeline's is reserved by its fine-tune, later."""
+    return [Ref(name=value.makes)] if value.makes and value.kind is not JobKind.PIPELINE else []
 
 
 def _columns(value: Job) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Replies:
             connection.execute(query.on_conflict_do_update(index_elements=["key"], set_=values))
 
     def identifier(self, key: str, fresh: Callable[[], str]) -> str:
-        """The id that belongs to ``key``: ``fresh`` the first time, the same one for a week, whatever dies meanwhile."""
+        """The id that belongs to ``key``: ``fresh`` the first time, then the same for a week."""
         name = f"id:{key}"
         known = self.find(name)
         if known is None:

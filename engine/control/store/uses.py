@@ -7,27 +7,42 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, insert, select
 
 from engine.control.store.tables import job, job_use, resource
-from fw_sdk.types import FwError, JobState, Ref
+from fw_sdk.types import DeploymentState, FwError, JobState, Ref
 
 ENDED = tuple(state.value for state in JobState if state.ended)
 
 
 def remember_uses(connection: Connection, job_id: str, refs: Sequence[Ref]) -> None:
     """Record what a new job uses; ``failed_precondition`` if one of them was deleted or replaced in the meantime."""
+    require_as_it_was(connection, refs, "while a job that uses it was made", f"job '{job_id}' was not made")
+    if refs:
+        connection.execute(insert(job_use), [{"job_id": job_id, "name": name} for name in {ref.name for ref in refs}])
+
+
+def require_as_it_was(connection: Connection, refs: Sequence[Ref], when: str, not_done: str) -> None:
+    """Raise ``failed_precondition`` unless every ref is there, with the digest that it states.
+
+    Args:
+        connection: in the transaction that relies on it.
+        refs: what is needed.
+        when: the time in words in which it may have been deleted or replaced.
+        not_done: what was not done without it.
+    """
     for ref in refs:
         collection = ref.name.split("/")[-2]
         digest = func.json_extract(resource.c.document, "$.digest").label("digest")
-        here = select(digest).where(resource.c.collection == collection, resource.c.id == ref.id)
+        state = func.json_extract(resource.c.document, "$.state").label("state")
+        here = select(digest, state).where(resource.c.collection == collection, resource.c.id == ref.id)
         found = connection.execute(here).one_or_none()
+        if found is not None and found.state == DeploymentState.DELETING:
+            found = None
         if found is None or (ref.digest is not None and found.digest not in (None, ref.digest)):
             raise FwError(
                 "failed_precondition",
-                f"'{ref.id}' was {'deleted' if found is None else 'replaced'} while a job that uses it was made.",
-                not_done=f"job '{job_id}' was not made",
+                f"'{ref.id}' was {'deleted' if found is None else 'replaced'} {when}.",
+                not_done=not_done,
                 hint="make it again, or name another",
             )
-    if refs:
-        connection.execute(insert(job_use), [{"job_id": job_id, "name": name} for name in {ref.name for ref in refs}])
 
 
 def users_of(connection: Connection, name: str) -> list[str]:

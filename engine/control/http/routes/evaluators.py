@@ -47,7 +47,8 @@ async def check(
 ) -> JSONResponse:
     """Score a few rows; the evaluator is ended when the client goes away."""
     identifier = resource_id(evaluator, "evaluators")
-    work = in_thread(lambda stop: evaluators.check(services, identifier, request, stop))
+    run = services.lanes.evaluators.run
+    work = in_thread(lambda stop: evaluators.check(services, identifier, request, stop), run)
     scores = await while_connected(connection, work)
     return JSONResponse({"scores": [score.to_wire() for score in scores]})
 
