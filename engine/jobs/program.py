@@ -5,11 +5,13 @@ A program's module ends with ``if __name__ == "__main__": sys.exit(main(Spec, ru
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,11 @@ S = TypeVar("S", bound=BaseModel)
 
 EXIT_DONE, EXIT_FAILED, EXIT_CANCELLED = 0, 3, 4
 MAX_TRACEBACK_LINES = 30
+
+
+def staging_of(folder: Path, job: str) -> Path:
+    """Where a job stages what will stand in ``folder``."""
+    return folder / f".job-{job}"
 
 
 class Cancelled(Exception):
@@ -43,6 +50,20 @@ class JobContext(Generic[S]):
         self.spec = spec
         self._cancelled = False
         self._began: tuple[int, int, float] | None = None
+
+    @contextmanager
+    def staging(self, folder: Path) -> Iterator[Path]:
+        """A new folder of this job's own inside ``folder``, for files that are renamed when they are whole.
+
+        It goes at the end; what is left of an attempt that was killed goes at the beginning.
+        """
+        staged = staging_of(folder, self.dir.name)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(mode=0o700, parents=True)
+        try:
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """Append one event (``progress``, ``metric``, ``message``, ``warning``)."""

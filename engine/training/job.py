@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,18 +168,16 @@ def _finish(
 def _store(adapters_dir: Path, adapter: Adapter, context: JobContext[TrainSpec]) -> tuple[Path, str, int]:
     """Write the adapter into ``adapters_dir/<digest>/``, whole or not at all; its path, digest and size in bytes."""
     adapters_dir.mkdir(parents=True, exist_ok=True)
-    temporary = adapters_dir / f".{context.dir.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save_adapter(temporary, adapter, context.spec.base_model)
-        digest = digest_tree(temporary)
-        final = adapters_dir / digest.removeprefix("sha256:")
-        if not final.exists():
-            temporary.rename(final)
+        with context.staging(adapters_dir) as scratch:
+            staged = scratch / "adapter"
+            save_adapter(staged, adapter, context.spec.base_model)
+            digest = digest_tree(staged)
+            final = adapters_dir / digest.removeprefix("sha256:")
+            if not final.exists():
+                staged.rename(final)
     except OSError as error:
         raise _not_stored("adapter", error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final, digest, sum(file.stat().st_size for file in final.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from engine.control.jobs.context import QueueContext
@@ -11,6 +12,7 @@ from fw_sdk.types import (
     FwError,
     Job,
     JobPlan,
+    Model,
     RequestBody,
     not_found,
     resource_id,
@@ -50,7 +52,22 @@ def create(
     existing = context.store.jobs.replayed(job, request)
     if existing is not None:
         return existing
-    return context.jobs.submit(creation.reserve(context, job), request=request)
+    return submit_reserved(context, creation.reserve(context, job), request)
+
+
+def submit_reserved(context: QueueContext, job: Job, request: RequestBody) -> Job:
+    """Queue a job whose model is reserved; the model's name is free again if the job cannot be made."""
+    try:
+        return context.jobs.submit(job, request=request)
+    except FwError:
+        if job.makes:
+            waits = partial(_waits_in_vain, context, job)
+            context.store.models.discard(job.makes.rsplit("/", 1)[-1], waits)
+        raise
+
+
+def _waits_in_vain(context: QueueContext, job: Job, model: Model) -> bool:
+    return model.job == job.name and context.store.jobs.find(job.id) is None
 
 
 def plan(context: QueueContext, kind: Kind, request: RequestBody, identifier: str | None = None) -> JobPlan:

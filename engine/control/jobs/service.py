@@ -28,6 +28,7 @@ from engine.control.settings import Settings
 from engine.control.store import ProgramEvent, Store
 from engine.control.supervision import ThreadLoop
 from engine.jobs.files import read_json, write_json
+from engine.jobs.program import staging_of
 from fw_sdk.types import FwError, Job, JobKind, JobState, Pipeline, Wire
 from fw_sdk.types.home import Home
 
@@ -282,6 +283,8 @@ class JobService:
             self._backend.cancel(directory, force=True)
 
     def _end(self, job: Job, ended: Outcome) -> None:
+        for folder in (self._home.models, self._home.adapters):
+            shutil.rmtree(staging_of(folder, job.id), ignore_errors=True)
         with self._turn:
             self._record_end(job, ended)
 

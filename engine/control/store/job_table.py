@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from engine.control.store import documents, records
 from engine.control.store.database import Database
 from engine.control.store.tables import job, job_event
-from engine.control.store.uses import remember_uses, require_as_it_was
+from engine.control.store.uses import remember_uses, require_as_it_was, require_reserved
 from fw_sdk.types import (
     JOB_TYPES,
     FwError,
@@ -30,7 +30,6 @@ from fw_sdk.types import (
     JobState,
     OtherJob,
     Page,
-    Ref,
     Wire,
     not_found,
 )
@@ -89,7 +88,7 @@ class JobTable:
             row = {"id": value.id, "kind": value.kind, "fingerprint": wanted, **_columns(value)}
             connection.execute(insert(job).values(row))
             remember_uses(connection, value.id, value.uses)
-            require_as_it_was(connection, _made(value), "while its job was made", f"job '{value.id}' was not made")
+            _require_reserved(connection, value, f"job '{value.id}' was not made")
             _append(connection, value.id, [_state_event(value)])
         self._changed(value.id)
         return value
@@ -153,8 +152,9 @@ class JobTable:
             if value.state is not current.state:
                 _check_next(current, value)
                 if current.state.ended:
-                    refs, when = [*value.uses, *_made(value)], f"since job '{identifier}' ended"
-                    require_as_it_was(connection, refs, when, f"job '{identifier}' was not resumed")
+                    not_done = f"job '{identifier}' was not resumed"
+                    require_as_it_was(connection, value.uses, f"since job '{identifier}' ended", not_done)
+                    _require_reserved(connection, value, not_done)
                 appended.append(_state_event(value))
             value = value.model_copy(update={"update_time": datetime.now(UTC)})
             columns = _columns(value)
@@ -300,9 +300,10 @@ def _same(existing: Row[Any], kind: JobKind, wanted: str | None) -> Job:
     return _load(existing)
 
 
-def _made(value: Job) -> builtins.list[Ref]:
-    """The model that is reserved for a job's result; a pipeline's is reserved by its fine-tune, later."""
-    return [Ref(name=value.makes)] if value.makes and value.kind is not JobKind.PIPELINE else []
+def _require_reserved(connection: Connection, value: Job, not_done: str) -> None:
+    """A job has the model that it makes; a pipeline's is reserved by its fine-tune, later."""
+    if value.makes and value.kind is not JobKind.PIPELINE:
+        require_reserved(connection, value.makes, value.name, not_done)
 
 
 def _columns(value: Job) -> dict[str, Any]:

@@ -45,6 +45,20 @@ def require_as_it_was(connection: Connection, refs: Sequence[Ref], when: str, no
             )
 
 
+def require_reserved(connection: Connection, model: str, job: str, not_done: str) -> None:
+    """Raise ``failed_precondition`` unless the model of this full name is there and waits for the job of this one."""
+    collection, identifier = model.split("/")[-2:]
+    maker = func.json_extract(resource.c.document, "$.job")
+    here = select(maker).where(resource.c.collection == collection, resource.c.id == identifier)
+    if connection.execute(here).scalar_one_or_none() != job:
+        raise FwError(
+            "failed_precondition",
+            f"Model '{identifier}', which job '{job.rsplit('/', 1)[-1]}' makes, was deleted or is another one now.",
+            not_done=not_done,
+            hint="start a new job",
+        )
+
+
 def users_of(connection: Connection, name: str) -> list[str]:
     """Ids of the unended jobs that use the thing of this full name, oldest first."""
     query = select(job.c.id).join(job_use, job_use.c.job_id == job.c.id)

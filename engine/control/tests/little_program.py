@@ -5,9 +5,14 @@ import signal
 import sys
 import time
 
+from pydantic import Field
+
 from engine.jobs.program import JobContext, main
 from engine.jobs.specs import PullResult
 from fw_sdk.types import FwError, RequestBody
+
+STEP_S = "LITTLE_STEP_S"
+"""The environment variable with the seconds of a step where the spec does not say."""
 
 
 class Spec(RequestBody):
@@ -15,7 +20,7 @@ class Spec(RequestBody):
 
     end: str = "done"
     steps: int = 3
-    step_s: float = 0.0
+    step_s: float = Field(default_factory=lambda: float(os.environ.get(STEP_S, "0")))
     base_url: str = ""
 
 

@@ -12,6 +12,7 @@ from engine.compute import Phase, Status
 from engine.control.jobs.outcome import outcome
 from engine.control.kinds import KINDS
 from engine.control.tests.support import ROOT, error_of, program_of, running_app, submit_little, wait_ended, wait_for
+from engine.jobs.program import staging_of
 from fw_sdk.types import JobKind, JobState, Model, ModelKind, ModelState
 
 
@@ -69,6 +70,17 @@ def test_a_program_that_says_no_reason_fails_with_its_last_words(server):
     submit_little(services, "mute", end="status")
     failure = wait_ended(services.store, "mute").failure
     assert failure.code == "job_failed" and "status 7" in failure.message and failure.log_tail[-1] == "last words"
+
+
+def test_what_a_killed_program_staged_is_removed(server):
+    _, services = server
+    for folder in (services.home.models, services.home.adapters):
+        staged = staging_of(folder, "doomed")
+        staged.mkdir()
+        (staged / "half.safetensors").touch()
+    submit_little(services, "doomed", end="killed", steps=1)
+    assert wait_ended(services.store, "doomed").state is JobState.FAILED
+    assert not list(services.home.models.iterdir()) and not list(services.home.adapters.iterdir())
 
 
 def test_a_killed_program_goes_on_from_its_own_files(server):

@@ -15,8 +15,10 @@ import pytest
 
 from engine.catalog.digests import digest_model
 from engine.control.inventory import datasets
+from engine.control.jobs.creation import create
 from engine.control.jobs.program import python
 from engine.control.kinds import KINDS
+from engine.control.kinds.finetune import FINETUNE
 from engine.control.tests.support import (
     LITTLE,
     ROOT,
@@ -28,7 +30,7 @@ from engine.control.tests.support import (
     wait_for,
     write_rows,
 )
-from fw_sdk.types import DatasetState, FwError, JobKind, JobState, Model, ModelKind, ModelState
+from fw_sdk.types import DatasetState, FwError, JobKind, JobState, Model, ModelKind, ModelState, SupervisedFineTuning
 
 SCORES = "def evaluate(messages, ground_truth=None, **row):\n    return 1.0\n"
 
@@ -94,7 +96,7 @@ def test_a_resumed_job_that_fails_at_once_leaves_no_model_that_waits(server: Any
     name = "accounts/local/models/m"
     services.store.models.create(Model(name=name, kind=ModelKind.BASE, job="accounts/local/jobs/j"))
     submit_little(services, "j", end="typed", steps=0)
-    for _ in range(6):
+    for _ in range(4):
         wait_ended(services.store, "j")
         cancel, resume = (lambda: services.jobs.cancel("j")), (lambda: services.jobs.resume("j"))
         together(resume, cancel, resume, cancel)
@@ -146,7 +148,7 @@ def test_a_job_is_not_resumed_without_what_it_uses(served: Any, tmp_path: Path, 
 
 def test_what_a_resume_needs_and_a_delete_takes_are_not_both_given(served: Any, tmp_path: Path) -> None:
     client, services = served
-    for turn in range(5):
+    for turn in range(4):
         upload(client, "rows", write_rows(tmp_path / "rows", 4, f"{turn}")).raise_for_status()
         client.post(f"{ROOT}/evaluationJobs", json=evaluation(f"e{turn}")).raise_for_status()
         wait_ended(services.store, f"e{turn}")
@@ -181,6 +183,24 @@ def test_a_model_and_the_job_that_makes_it_come_and_go_together(server: Any, tin
         wait_ended(services.store, job.id)
     model = services.store.models.find("m")
     assert model is None or model.state is not ModelState.UPLOADING
+
+
+def test_a_model_that_was_reserved_for_a_job_that_was_not_made_is_free(served: Any, tmp_path: Path) -> None:
+    client, services = served
+    upload(client, "rows", write_rows(tmp_path / "rows", 4)).raise_for_status()
+    asked = FINETUNE.creation
+    assert asked is not None
+
+    def draft_and_lose(context: Any, request: Any) -> Any:
+        found = asked.draft(context, request)
+        services.store.datasets.delete("rows")
+        return found
+
+    slow = replace(FINETUNE, creation=replace(asked, draft=draft_and_lose))
+    request = SupervisedFineTuning(base_model="tiny", dataset="rows", output_model="m")
+    with pytest.raises(FwError, match="'rows' was deleted"):
+        create(services, slow, request, "ft")
+    assert services.store.models.find("m") is None and services.store.jobs.find("ft") is None
 
 
 def test_reading_rows_while_their_dataset_comes_and_goes_is_never_a_bug_of_ours(served: Any, tmp_path: Path) -> None:
@@ -287,17 +307,21 @@ FIELDS = {"model": "models", "inputDataset": "datasets", "evaluator": "evaluator
 STRANGE = ["Rows", "ROWS", "rows\n", "rows ", "röws", "rows\u200b", "ｒows", "rows\x00", "accounts/local/models/rows"]
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_a_name_that_only_looks_like_another_is_refused(served: Any, tmp_path: Path, name: str) -> None:
-    client, _ = served
+def test_a_name_that_only_looks_like_another_is_refused(served: Any, tmp_path: Path) -> None:
+    client, services = served
     upload(client, "rows", write_rows(tmp_path / "rows", 4)).raise_for_status()
-    bodies = [
-        ("datasets", {"datasetId": name}),
-        ("evaluatorsV2", {"evaluatorId": name, "source": SCORES}),
-        ("models:pull", {"source": str(tmp_path), "modelId": f"x/{name}" if "/" in name else name}),
-        ("evaluationJobs", evaluation(name)),
-        ("evaluationJobs", evaluation("e", inputDataset=name)),
-    ]
-    for path, body in bodies:
-        assert client.post(f"{ROOT}/{path}", json=body).status_code == 400, path
-    assert client.get(f"{ROOT}/jobs").json()["jobs"] == []
+    for name in STRANGE:
+        bodies = [
+            ("datasets", {"datasetId": name}),
+            ("evaluatorsV2", {"evaluatorId": name, "source": SCORES}),
+            ("models:pull", {"source": str(tmp_path), "modelId": name.replace("/models/", "/datasets/")}),
+            ("evaluationJobs", evaluation(name)),
+            ("evaluationJobs", evaluation("e", inputDataset=name)),
+            ("pipelines", {"pipelineId": name, "baseModel": "tiny", "dataset": "rows", "evaluator": "ev"}),
+            ("deployments", {"baseModel": name.replace("/models/", "/datasets/"), "force": True}),
+        ]
+        for path, body in bodies:
+            assert client.post(f"{ROOT}/{path}", json=body).status_code == 400, (path, name)
+    assert services.store.jobs.list(None, 200).items == []
+    assert [dataset.id for dataset in services.store.datasets.all()] == ["rows"]
+    assert [model.id for model in services.store.models.all()] == ["tiny"]

@@ -10,6 +10,7 @@ from engine.catalog.hub import SCHEME, HubSource
 from engine.catalog.starters import STARTERS
 from engine.control.inventory.resolution import refuse_job
 from engine.control.jobs.context import QueueContext
+from engine.control.jobs.creation import submit_reserved
 from engine.control.kinds.models_made import forget_unmade, model_made, parse_result
 from engine.control.store import Store
 from engine.jobs.specs import PullResult, PullSpec
@@ -53,7 +54,7 @@ def pull(context: QueueContext, request: PullModel) -> Model:
     created = context.store.models.create(model, request=request)
     spec = PullSpec(source=source, models_dir=str(context.home.models))
     job = Job(name=str(created.job), kind=JobKind.PULL, spec=spec.to_wire(), display_name=f"pull {source}")
-    context.jobs.submit(job.model_copy(update={"makes": created.name}), request=request)
+    submit_reserved(context, job.model_copy(update={"makes": created.name}), request)
     return created
 
 
