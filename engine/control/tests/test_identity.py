@@ -28,6 +28,7 @@ from fw_sdk.types import (
 from fw_sdk.types.home import Home
 
 LENGTHS = "def evaluate(messages, ground_truth=None, **row):\n    return float(len(messages[-1]['content']) % 7)\n"
+FIELDS = {"baseModel": "models", "dataset": "datasets", "evaluator": "evaluators"}
 BASE, TUNED = "sha256:" + "b" * 64, "sha256:" + "a" * 64
 
 
@@ -331,6 +332,8 @@ def test_equal_work_has_one_id_and_other_rows_another(serving, tmp_path):
     upload(client, "again", write_rows(tmp_path / "2.jsonl", 60, "second")).raise_for_status()
     second = plan()
     assert second["id"] != first["id"] and second["uses"] != first["uses"]
+    full = {field: f"accounts/local/{place}/{body[field]}" for field, place in FIELDS.items()}
+    assert client.post(f"{ROOT}/pipelines:plan", json=full).json() == second
     created = client.post(f"{ROOT}/pipelines", params={"reuse": True}, json=body).json()
     assert created["name"].endswith("/" + second["id"])
     assert client.post(f"{ROOT}/pipelines", params={"reuse": True}, json=body).json()["name"] == created["name"]
