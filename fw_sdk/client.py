@@ -23,6 +23,9 @@ class Client:
 
     Without arguments it talks to ``FW_BASE_URL`` with ``FW_API_KEY``, or to the daemon of ``FW_HOME``.
 
+    Its groups are ``datasets evaluators models finetunes evaluations comparisons deployments pipelines jobs``, each
+    with ``get``, ``list`` and what else can be done with it: ``help(client.datasets)``.
+
     Args:
         base_url: the server's root, e.g. ``http://127.0.0.1:8642``.
         api_key: the token.

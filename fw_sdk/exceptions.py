@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from fw_sdk.types.errors import CODES, FwError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class InvalidArgumentError(FwError):
@@ -151,6 +156,19 @@ def from_fields(fields: dict[str, Any]) -> FwError:
 def typed(error: FwError) -> FwError:
     """The same error as the class of its code."""
     return error if type(error) is BY_CODE[error.code] else from_fields(error.to_dict())
+
+
+def raises_typed(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, whose every error is of the class of its code, also those of code that clients and CLI share."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*arguments, **named)
+        except FwError as error:
+            raise typed(error) from error.__cause__
+
+    return call
 
 
 def from_response(status: int, body: Any, request_id: str | None) -> FwError:

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 from fw_sdk.client import Client
 from fw_sdk.daemon import ensure_daemon
 from fw_sdk.ensure import ensure_dataset, ensure_evaluator, ensure_model
-from fw_sdk.exceptions import typed
+from fw_sdk.exceptions import raises_typed, typed
 from fw_sdk.files import Rows
 from fw_sdk.operations.inference import Messages
 from fw_sdk.operations.jobs import raise_if_failed
@@ -94,13 +94,19 @@ class Result:
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], **sampling: Any) -> Iterator[str]: ...
     def chat(self, messages: Messages, *, stream: bool = False, **sampling: Any) -> str | Iterator[str]:
-        """Ask the deployment; the tuned model itself where nothing was deployed. See ``Client.chat``."""
+        """Ask the deployment; the tuned model itself where nothing was deployed. See ``Client.chat``.
+
+        An answer is as long as scored ones may be, unless ``max_tokens`` says otherwise.
+        """
         model = self.deployment or self.adapter or self.model
+        scored = (self.pipeline.request.get("inferenceParameters") or {}).get("maxTokens")
+        sampling.setdefault("max_tokens", scored or InferenceParameters().max_tokens)
         if stream:
             return self._client.chat(model, messages, stream=True, **sampling)
         return self._client.chat(model, messages, stream=False, **sampling)
 
 
+@raises_typed
 def customize(
     base: str | Path,
     data: str | Path | Rows,

@@ -115,8 +115,9 @@ def _warnings(
 def _few_steps(steps: int, training: TrainingConfig, tokens: int) -> str:
     """That so few steps teach little, and the batch size with which there would be enough."""
     wanted = max(SMALLEST_BATCH, 1 << max(0, (training.epochs * tokens // FEW_STEPS).bit_length() - 1))
+    only = "a single step teaches" if steps == 1 else f"only {steps} steps teach"
     if wanted >= training.batch_size:
-        return f"only {steps} steps teach little: raise the epochs or give more rows"
+        return f"{only} little: raise the epochs or give more rows"
     about = training.epochs * tokens // wanted
-    more = f"batch_size={wanted} makes about {about} and takes longer"
-    return f"only {steps} steps teach little: {more}; or raise the epochs"
+    more = f"batch_size={wanted} (tokens) makes about {about} and takes longer"
+    return f"{only} little: {more}; or raise the epochs"

@@ -34,6 +34,8 @@ def show_job(client: Client, job_id: str) -> None:
     report = report_of(job)
     if report is None:
         emit_one(job, job.id)
+        if not job.state.ended:
+            hint(f"fw job wait {job.id}")
     else:
         emit_report(job, report, job.id)
 
@@ -79,8 +81,11 @@ def settle(
     from fw_sdk.types import JobKind
 
     if not wait:
-        emit_one(again() if again else whole(client, job_id), job_id)
-        hint(f"fw job wait {job_id}")
+        if again:
+            emit_one(again(), job_id)
+            hint(f"fw job wait {job_id}")
+        else:
+            show_job(client, job_id)
         return
     hint(f"waiting for {job_id}, which goes on if you stop waiting")
     with reporter() as show:

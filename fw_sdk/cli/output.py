@@ -109,13 +109,13 @@ def emit_report(value: Value, report: Report, identifier: str) -> None:
     if settings.format in (Format.JSON, Format.QUIET):
         emit_one(value, identifier)
         return
-    from fw_sdk.results.spelling import command
+    from fw_sdk.results.hints import SHELL, in_words_of
     from fw_sdk.results.text import next_lines, page
 
     _write(*page(report, aligned=settings.format is Format.HUMAN))
     hint("next:")
-    for line in next_lines(report.steps, command):
-        hint(f"  {line}")
+    for line in next_lines(report.steps, SHELL.spell):
+        hint(f"  {in_words_of(SHELL, line)}")
 
 
 def emit_text(text: str) -> None:

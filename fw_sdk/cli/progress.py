@@ -34,8 +34,8 @@ class Reporter(Protocol):
     def update(self, label: str, done: int, total: int, note: str = "") -> None:
         """A task is at ``done`` of ``total`` (0 when not known)."""
 
-    def finish(self, label: str, note: str = "") -> None:
-        """A task has ended."""
+    def finish(self, label: str, note: str = "", how: str = "done") -> None:
+        """A task has ended: done, failed, cancelled or skipped."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: Any, error: Any, tb: Any) -> None: ...
@@ -54,7 +54,7 @@ class Silence:
     def update(self, label: str, done: int, total: int, note: str = "") -> None:
         """Nothing."""
 
-    def finish(self, label: str, note: str = "") -> None:
+    def finish(self, label: str, note: str = "", how: str = "done") -> None:
         """Nothing."""
 
     def __enter__(self) -> Self:
@@ -66,10 +66,11 @@ class Silence:
 
 @dataclass
 class Lines(Silence):
-    """One line when a task starts, when it ends, and every five seconds between."""
+    """One line when a task starts, when it ends, and every five seconds between; what is said again has its seconds."""
 
     _started: dict[str, float] = field(default_factory=dict)
     _written: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, str] = field(default_factory=dict)
 
     def update(self, label: str, done: int, total: int, note: str = "") -> None:
         """A line, unless one was written for this task a moment ago."""
@@ -78,13 +79,17 @@ class Lines(Silence):
         if now - self._written.get(label, float("-inf")) >= LINE_EVERY_S:
             self._written[label] = now
             amount = f" {done}/{total}" if total else ""
-            print(f"{label}:{amount} {note}".rstrip(" :"), file=sys.stderr, flush=True)
+            text = f"{label}:{amount} {note}".rstrip(" :")
+            so_far = f" ({now - self._started[label]:.0f} s so far)" if text == self._said.get(label) else ""
+            self._said[label] = text
+            print(f"{text}{so_far}", file=sys.stderr, flush=True)
 
-    def finish(self, label: str, note: str = "") -> None:
+    def finish(self, label: str, note: str = "", how: str = "done") -> None:
         """The last line of the task, with its seconds."""
         now = time.monotonic()
         seconds = now - self._started.get(label, now)
-        print(f"{label}: done in {seconds:.1f} s {note}".rstrip(), file=sys.stderr, flush=True)
+        ended = f"done in {seconds:.1f} s" if how == "done" else f"{how}:"
+        print(f"{label}: {ended} {note}".rstrip(" :"), file=sys.stderr, flush=True)
 
 
 class Bars(Silence):
@@ -109,11 +114,14 @@ class Bars(Silence):
         task = self._task(label)
         self._bars.update(task, completed=done, total=total or None, note=note)
 
-    def finish(self, label: str, note: str = "") -> None:
-        """Fill the bar and stop its clock."""
+    def finish(self, label: str, note: str = "", how: str = "done") -> None:
+        """Stop the bar's clock, and fill it if the task is done."""
         task = self._task(label)
         total = self._bars.tasks[self._bars.task_ids.index(task)].total or 1
-        self._bars.update(task, completed=total, total=total, note=note)
+        if how == "done":
+            self._bars.update(task, completed=total, total=total, note=note)
+        else:
+            self._bars.update(task, total=total, note=f"{how}: {note}".rstrip(" :"))
         self._bars.stop_task(task)
 
     def _task(self, label: str) -> Any:
@@ -139,7 +147,8 @@ def follow_job(
         name = LABELS.get(current.kind, f"{current.kind} {current.id}")
         _show(show, name, current)
         if current.state.ended:
-            show.finish(name, _state_note(current))
+            state = current.state.value.removeprefix("JOB_STATE_").lower()
+            show.finish(name, how="done" if state == "completed" else state)
             return current
         _sleep(deadline, current, timeout_s)
 
@@ -156,7 +165,7 @@ def follow_pipeline(client: Client, pipeline: str, show: Reporter, *, timeout_s:
                 _show_step(client, show, label, step.job, step.message)
             elif step.state in ("done", "failed", "skipped") and step.name not in finished:
                 finished.add(step.name)
-                show.finish(label, step.message or (step.state if step.state != "done" else ""))
+                show.finish(label, step.message, how=step.state.value)
         if current.state.ended:
             return current
         _sleep(deadline, current, timeout_s)
@@ -175,10 +184,6 @@ def _show(show: Reporter, label: str, job: Job) -> None:
         part for part in (job.progress.unit if job.progress.total else "", job.progress.message, eta) if part
     )
     show.update(label, job.progress.done, job.progress.total, note)
-
-
-def _state_note(job: Job) -> str:
-    return "" if job.state == "JOB_STATE_COMPLETED" else job.state.value.removeprefix("JOB_STATE_").lower()
 
 
 def _sleep(deadline: float, job: Job, timeout_s: float | None) -> None:

@@ -81,6 +81,7 @@ def _usage_error(error: Exception) -> FwError | None:
     from fw_sdk.types import FwError
 
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace(": Value error, ", ": ")
     possible = getattr(error, "possibilities", None)
     if possible:
         message = f"No such option '{getattr(error, 'option_name', '')}'. Did you mean '{sorted(possible)[0]}'?"

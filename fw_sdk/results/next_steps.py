@@ -110,6 +110,8 @@ def _hinted(job: Job) -> Steps:
 
 def _after_pipeline(pipeline: Pipeline) -> Steps:
     outcome = pipeline.outcome
+    if _refused(pipeline):
+        return _hinted(pipeline)
     if pipeline.state is not JobState.COMPLETED or outcome is None:
         return (*_hinted(pipeline), go_on(pipeline))
     if outcome.deployment:
@@ -126,6 +128,13 @@ def _after_pipeline(pipeline: Pipeline) -> Steps:
     if pipeline.request.get("deploy") is False and outcome.comparison.verdict is Verdict.BETTER:
         return (_worst_answers(pipeline, outcome), say("it is not served, as asked"), *following)
     return following
+
+
+def _refused(pipeline: Pipeline) -> bool:
+    """Whether its own check refused its inputs and says what to change: those same inputs would be refused again."""
+    failure = pipeline.failure
+    checked = failure is not None and failure.details.get("step") == "check"
+    return failure is not None and checked and failure.code == "failed_precondition" and bool(failure.hint)
 
 
 def setting_of(pipeline: Pipeline, outcome: PipelineResult) -> Setting:

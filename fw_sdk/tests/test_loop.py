@@ -1,9 +1,12 @@
 """What ``customize`` takes, and what its result says."""
 
+import json
+
 import pytest
 
 import fw_sdk as fw
 from fw_sdk.loop import result_of, start_options
+from fw_sdk.tests.scripted_server import Reply, scripted
 from fw_sdk.types import Gate, InferenceParameters, Pipeline, parse_request
 
 BASE = {"base_model": "m", "dataset": "d", "evaluator": "e"}
@@ -64,3 +67,27 @@ def test_a_result_says_why_it_is_deployed_or_why_not(deployed):
     assert (result.deployment is not None) is (result.deployed_because is not None) is deployed
     assert (result.not_deployed_because is None) is deployed
     assert (result.deployed_because or result.not_deployed_because) in words.values()
+
+
+@pytest.mark.parametrize(("asked", "sent"), [({}, 48), ({"max_tokens": 9}, 9)])
+def test_a_result_answers_no_longer_than_scored_answers_may_be(asked, sent):
+    choice = {"message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    with scripted(lambda number, seen: Reply(body={"choices": [choice], "usage": {}})) as script:
+        pipeline = Pipeline(
+            name="accounts/local/pipelines/p",
+            kind="pipeline",
+            request={"inferenceParameters": {"maxTokens": 48}},
+            outcome={"model": "accounts/local/models/m"},
+        )
+        assert result_of(fw.Client(script.url, "k"), pipeline).chat("Hello", **asked) == "Hi"
+    assert json.loads(script.seen[0].body)["max_tokens"] == sent
+
+
+def test_a_missing_file_is_of_the_class_that_customize_names(tmp_path):
+    model = {"name": "accounts/local/models/m", "kind": "HF_BASE_MODEL", "state": "READY"}
+    evaluator = {"name": "accounts/local/evaluators/e", "state": "ACTIVE", "digest": "sha256:0"}
+    with (
+        scripted(lambda number, seen: Reply(body=model if "/models/" in seen.path else evaluator)) as script,
+        pytest.raises(fw.NotFoundError, match=r"nofile\.jsonl"),
+    ):
+        fw.customize("m", str(tmp_path / "nofile.jsonl"), "e", client=fw.Client(script.url, "k"))

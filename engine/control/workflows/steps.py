@@ -199,7 +199,11 @@ class Steps:
         deployment = self._store.deployments.get(plan.deployment_id)
         if deployment.state is DeploymentState.READY:
             comparison = self._store.comparisons.get(resource_id(str(deployment.comparison), "comparisons"))
-            how = "forced" if plan.request.force_deploy else f"the gate '{deployment.gate.kind}' holds"
+            how = (
+                "forced, whatever the gate says"
+                if plan.request.force_deploy
+                else f"the gate '{deployment.gate.kind}' holds"
+            )
             return _to(step, StepState.DONE, f"{how}: {gates.numbers(comparison)}")
         if deployment.state is DeploymentState.CREATING:
             return step

@@ -52,7 +52,7 @@ def test_warnings_say_what_will_go_wrong():
     for expected in (
         "2 rows are longer than 100",
         "1 rows have no trained token",
-        "only 5 steps teach little: batch_size=128 makes about 82",
+        "only 5 steps teach little: batch_size=128 (tokens) makes about 82",
         "only 2 of 5290",
         "warm-up",
     ):

@@ -10,7 +10,7 @@ import typer
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, settle, show_job, show_some
-from fw_sdk.cli.output import Format, emit_list, emit_one, settings
+from fw_sdk.cli.output import Format, emit_list, settings
 
 COLUMNS = {
     "id": lambda job: job.id,
@@ -66,12 +66,14 @@ def wait(
 
 def cancel(job: JobId) -> None:
     """Stop a job; what it finished stays."""
-    emit_one(connect().jobs.cancel(job))
+    client = connect()
+    show_job(client, client.jobs.cancel(job).id)
 
 
 def resume(job: JobId) -> None:
     """Start a failed or cancelled job again from what it kept."""
-    emit_one(connect().jobs.resume(job))
+    client = connect()
+    show_job(client, client.jobs.resume(job).id)
 
 
 def logs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,7 +47,7 @@ TRAINING_HELP = (
 Training = Annotated[list[str] | None, typer.Option("--train", "-t", help=TRAINING_HELP)]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most N.")]
 Wait = Annotated[bool, typer.Option(help="Wait for the result.")]
-GateOption = Annotated[str, typer.Option(help="better or not_worse.")]
+GateOption = Annotated[Literal["better", "not_worse"], typer.Option(help="What the comparison must say.")]
 MarginOption = Annotated[float, typer.Option(min=0, help="How much lower the score may be with not_worse.")]
 MinScoreOption = Annotated[float | None, typer.Option(help="Mean score that the model must reach as well.")]
 SplitOption = Annotated[str, typer.Option(help="Which rows to train on: train, all or heldout.")]
@@ -198,12 +198,14 @@ def wait_pipeline(
 
 def cancel_pipeline(pipeline: Name) -> None:
     """Stop a pipeline; its finished steps stay."""
-    emit_one(connect().pipelines.cancel(pipeline))
+    client = connect()
+    show_job(client, client.pipelines.cancel(pipeline).id)
 
 
 def resume_pipeline(pipeline: Name) -> None:
     """Go on with the first step that is not done."""
-    emit_one(connect().pipelines.resume(pipeline))
+    client = connect()
+    show_job(client, client.pipelines.resume(pipeline).id)
 
 
 def start_deployment(

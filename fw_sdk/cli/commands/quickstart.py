@@ -178,6 +178,10 @@ def _present(result: Result, asked: dict[str, Any] | None, picture: Path, second
         return
     for line in page(report_on(_timed(result, timings)), aligned=settings.format is Format.HUMAN):
         typer.echo(line)
+    if smoke:
+        typer.echo(
+            "caveat: --smoke uses a few rows and deploys in any case: it shows that the loop runs, and proves nothing"
+        )
     if asked:
         typer.echo(f"\nasked with {asked['with']}: {asked['question']}\nanswered: {asked['answer']}")
     typer.echo(f"\npicture: {picture}")
@@ -189,7 +193,7 @@ def _present(result: Result, asked: dict[str, Any] | None, picture: Path, second
 def _next_lines(result: Result) -> list[str]:
     served, fw = result.deployment or result.adapter or result.model, _own_command()
     return [
-        f"{fw} chat {served} 'Your question'",
+        f"{fw} chat {served} 'Your question'    # and the system message that its training rows have",
         f"{fw} pipeline start {STARTER} your-rows.jsonl your-evaluator.py --wait",
         f"claude mcp add fw -- {fw} mcp    # the same loop for your coding agent",
     ]

@@ -1,6 +1,7 @@
 """The four formats: the same data, for people, agents, programs and pipes."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -81,6 +82,24 @@ def test_the_format_is_the_options_then_the_environments_then_the_readers(monkey
 def test_times_are_exact_for_agents():
     moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
     assert output._exact(moment) == "2026-01-02T03:04:05.000678+00:00"
+
+
+def test_a_task_that_failed_is_not_called_done(capsys):
+    with progress.Lines() as lines:
+        lines.finish("check the rows", "no rows", how="failed")
+        lines.finish("deploy", how="skipped")
+    assert capsys.readouterr().err == "check the rows: failed: no rows\ndeploy: skipped\n"
+
+
+def test_progress_that_is_said_again_says_for_how_long(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    with progress.Lines() as lines:
+        lines.update("fine-tune", 0, 0)
+        lines.update("fine-tune", 0, 0)
+        lines.update("fine-tune", 1, 2, "steps")
+    first, again, other = capsys.readouterr().err.splitlines()
+    assert first == "fine-tune" and re.fullmatch(r"fine-tune \(\d+ s so far\)", again)
+    assert other == "fine-tune: 1/2 steps"
 
 
 def test_progress_lines_are_throttled(capsys):

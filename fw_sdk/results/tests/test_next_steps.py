@@ -142,6 +142,14 @@ def test_a_failed_job_goes_on_after_its_cause_is_removed() -> None:
     assert sentence(after_job(failed), command).endswith("fw job resume p goes on where it stopped")
 
 
+def test_inputs_that_the_check_refused_are_not_tried_again() -> None:
+    failure = Failure(code="failed_precondition", message="m", hint="add rows", details={"step": "check"})
+    failed = ended(None).model_copy(update={"state": JobState.FAILED, "failure": failure, "outcome": None})
+    assert said(after_job(failed)) == "add rows"
+    elsewhere = failure.model_copy(update={"details": {"step": "finetune"}})
+    assert "goes on" in said(after_job(failed.model_copy(update={"failure": elsewhere})))
+
+
 def test_a_starting_deployment_is_looked_at_again() -> None:
     made = Deployment(name="accounts/local/deployments/d", base_model="accounts/local/models/m")
     assert said(after_deployment(made)).startswith("deploy(model='m', name='d')")
