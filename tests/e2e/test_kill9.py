@@ -33,7 +33,7 @@ VICTIMS = ("daemon", "shim", "program", "worker", "evaluator")
 CHILDREN = ("base", "finetune", "scored")
 ENDED = {"JOB_STATE_COMPLETED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED"}
 KILLS_IN_CI, SHARDS, KILLS_PER_SHARD = 30, 8, 25
-PACE = 6
+PACE = 12
 """How many kills fall on average into a time as long as an undisturbed run."""
 MOST_RESUMES = 40
 EVALUATOR = """
@@ -99,15 +99,26 @@ def children(process: ProcessId) -> list[ProcessId]:
     return [child for pid in pids if (child := ProcessId.of(pid)) is not None]
 
 
-def kill_one(daemon: Daemon, draw: random.Random, hits: Counter[str]) -> None:
+def find_victim(daemon: Daemon, draw: random.Random, hits: Counter[str], patience_s: float) -> str:
+    """A kind of process that lives: the one hit least if it comes in time, at any point of its life."""
+    wanted = min(VICTIMS, key=lambda name: (hits[name], draw.random()))
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if living(daemon)[wanted]:
+            time.sleep(draw.choice((0, draw.uniform(0, patience_s / 4))))
+            break
+        time.sleep(0.02)
+    found = {name for name, processes in living(daemon).items() if processes}
+    return wanted if wanted in found else min(found, key=lambda name: (hits[name], draw.random()), default="")
+
+
+def kill_one(daemon: Daemon, draw: random.Random, hits: Counter[str], patience_s: float) -> None:
     """kill -9 of one living process, rather of a kind that was seldom hit."""
-    found = {name: processes for name, processes in living(daemon).items() if processes}
-    victim = min(found, key=lambda name: (hits[name], draw.random()), default=None)
-    if victim is None:
+    victim = find_victim(daemon, draw, hits, patience_s)
+    alive = [process for process in living(daemon).get(victim, []) if process.alive]
+    if not alive:
         return
-    process = draw.choice(found[victim])
-    if not process.alive:
-        return
+    process = draw.choice(alive)
     if victim == "daemon":
         daemon.kill()
         daemon.start()
@@ -213,7 +224,10 @@ def check_nothing_left(daemon: Daemon) -> None:
 
 
 def attack(daemon: Daemon, kills: int, seed: int) -> tuple[Counter[str], int, int]:
-    """Kill ``kills`` times in as many pipelines as that takes; returns hits, pipelines and resumes."""
+    """Kill ``kills`` times, each kind at least once, in as many pipelines as that takes.
+
+    Returns hits, pipelines and resumes.
+    """
     began = time.monotonic()
     start(daemon, "undisturbed")
     carry(daemon, "undisturbed", lambda: time.sleep(0.05))
@@ -224,10 +238,13 @@ def attack(daemon: Daemon, kills: int, seed: int) -> tuple[Counter[str], int, in
     def disturb(kept: Kept) -> None:
         time.sleep(draw.uniform(0, reach_s))
         kept.check()
-        if hits.total() < kills:
-            kill_one(daemon, draw, hits)
+        if hits.total() < kills or not all_hit():
+            kill_one(daemon, draw, hits, reach_s)
 
-    while hits.total() < kills:
+    def all_hit() -> bool:
+        return all(hits[name] for name in VICTIMS)
+
+    while hits.total() < kills or not all_hit():
         name = f"run-{number}"
         kept = Kept(daemon, name)
         daemon.call("DELETE", f"deployments/{f'run-{number - 1}' if number else 'undisturbed'}")
@@ -252,7 +269,7 @@ def test_thirty_kills_change_nothing(daemon: Daemon, capsys: pytest.CaptureFixtu
     hits, pipelines, resumes = attack(daemon, KILLS_IN_CI, seed=9)
     with capsys.disabled():
         print(shown("kill -9", hits, pipelines, resumes))
-    assert hits.total() == KILLS_IN_CI and all(hits[name] for name in VICTIMS)
+    assert hits.total() >= KILLS_IN_CI
 
 
 @pytest.mark.slow
@@ -262,4 +279,4 @@ def test_two_hundred_kills_change_nothing(daemon: Daemon, capsys: pytest.Capture
     hits, pipelines, resumes = attack(daemon, KILLS_PER_SHARD, seed=1000 + shard)
     with capsys.disabled():
         print(shown(f"shard {shard}", hits, pipelines, resumes))
-    assert hits.total() == KILLS_PER_SHARD and all(hits[name] for name in VICTIMS)
+    assert hits.total() >= KILLS_PER_SHARD
