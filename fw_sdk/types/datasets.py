@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Any
 
@@ -90,6 +91,14 @@ class Dataset(Resource):
     split_seed: int = 0
     report: DatasetReport | None = None
     bytes: int = 0
+
+    @property
+    def identity(self) -> str | None:
+        """A digest of the rows and of how they are split: the same rows, split otherwise, train and score others."""
+        if self.digest is None:
+            return None
+        rule = f"{self.digest} {self.heldout_fraction!r} {self.split_seed}"
+        return f"sha256:{hashlib.sha256(rule.encode()).hexdigest()}"
 
 
 class DatasetFields(RequestBody):

@@ -14,7 +14,7 @@ from fw_sdk.types.kinds import JobType, register_job_type
 
 
 class Evaluator(Resource):
-    """Code that scores one row, versioned by the digest of its source.
+    """Code that scores one row, versioned by the digest of its source and, unless it is ``evaluate``, its function.
 
     ``score_range`` is the lowest and the highest score, if the source declares it: ``SCORE_RANGE = (low, high)``.
     """

@@ -42,7 +42,10 @@ def create(context: Context, request: CreateComparison) -> Comparison:
     _check_same_rows(baseline, candidate)
     rows = [all_scores(context, side.id) for side in sides]
     evidence = [_evidence(side, scores) for side, scores in zip(sides, rows, strict=True)]
-    refs = [ref for side in evidence for ref in (side.evaluation, side.model)]
+    dataset = _dataset(candidate)
+    evaluator = _ref(candidate.evaluator, candidate.evaluator_digest)
+    refs = [ref for side in evidence for ref in (side.evaluation, side.model, _configured(side))]
+    refs += [ref for ref in (dataset, evaluator) if ref]
     identifier = resource_id(request.comparison_id or _derived_id(candidate, refs), "comparisons")
     existing = context.store.comparisons.replayed(request, identifier, refs)
     if existing is not None:
@@ -58,9 +61,9 @@ def create(context: Context, request: CreateComparison) -> Comparison:
         candidate_model=candidate.model,
         baseline_evidence=evidence[0],
         candidate_evidence=evidence[1],
-        dataset=_ref(candidate.input_dataset, candidate.dataset_digest),
+        dataset=dataset,
         split=candidate.input_split,
-        evaluator=_ref(candidate.evaluator, candidate.evaluator_digest),
+        evaluator=evaluator,
         verified=all(side.configuration is not None for side in evidence),
         trained_on=_trained_on(context, candidate, set(after)),
         extra=compare_extra(*rows),
@@ -85,16 +88,19 @@ def shown(context: Context, comparison: Comparison) -> Comparison:
 
 def delete(context: Context, identifier: str) -> None:
     """Remove a comparison; ``failed_precondition`` if a deployment rests on it."""
-    found = context.store.comparisons.get(identifier)
-    for deployment in context.store.deployments.all():
-        if deployment.comparison == found.name:
-            raise FwError(
-                "failed_precondition",
-                f"Comparison '{identifier}' is why deployment '{deployment.id}' is served.",
-                not_done="it was not deleted",
-                hint="delete that deployment first, or replace it",
-            )
-    context.store.comparisons.delete(identifier)
+
+    def check(found: Comparison) -> None:
+        for deployment in context.store.deployments.all():
+            served = filter(None, (deployment, deployment.previous))
+            if any(one.comparison == found.name for one in served):
+                raise FwError(
+                    "failed_precondition",
+                    f"Comparison '{identifier}' is why deployment '{deployment.id}' is served.",
+                    not_done="it was not deleted",
+                    hint="delete that deployment first, or replace it",
+                )
+
+    context.store.comparisons.delete(identifier, check)
 
 
 def _completed(context: Context, name: str) -> Evaluation:
@@ -123,10 +129,22 @@ def _evidence(evaluation: Evaluation, scores: Sequence[RowScore]) -> Evidence:
     )
 
 
+def _configured(side: Evidence) -> Ref:
+    """How a side was asked: other sampling may give the same scores, and is another measurement."""
+    configuration = side.configuration.to_wire() if side.configuration else None
+    return Ref(name=side.evaluation.name, digest=hashlib.sha256(canonical(configuration)).hexdigest())
+
+
 def _derived_id(candidate: Evaluation, refs: Sequence[Ref]) -> str:
     """The id under which a comparison of these very scores of these very weights is found."""
     digest = hashlib.sha256(canonical([ref.to_wire() for ref in refs])).hexdigest()[:8]
     return f"cmp-{(candidate.model or 'model').rsplit('/', 1)[-1][:48].rstrip('-._')}-{digest}"
+
+
+def _dataset(evaluation: Evaluation) -> Ref | None:
+    """The dataset as the evaluation used it: its rows and their split."""
+    used = (ref for ref in evaluation.uses if ref.name == evaluation.input_dataset)
+    return next(used, _ref(evaluation.input_dataset, evaluation.dataset_digest))
 
 
 def _ref(name: str | None, digest: str | None) -> Ref | None:

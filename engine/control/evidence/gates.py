@@ -148,7 +148,27 @@ def _mismatch(comparison: Comparison, candidate: Candidate) -> str:
         )
     if scored.few_shot:
         return f"comparison '{comparison.id}' scored '{candidate.id}' with examples in its prompt, served without them"
+    before = comparison.baseline_evidence and comparison.baseline_evidence.configuration
+    return _no_contest(comparison, before, scored) if before else ""
+
+
+def _no_contest(comparison: Comparison, before: ServedConfiguration, scored: ServedConfiguration) -> str:
+    """Why the sides of a comparison are no two models under equal conditions; empty if they are."""
+    lengths = [side.sampling.get("maxTokens") for side in (before, scored)]
+    if lengths[0] != lengths[1]:
+        return (
+            f"comparison '{comparison.id}' gave the baseline {lengths[0]} tokens for an answer and the candidate "
+            f"{lengths[1]}"
+        )
+    if _served(before) == _served(scored):
+        return f"comparison '{comparison.id}' compares the model with itself"
     return ""
+
+
+def _served(side: ServedConfiguration) -> tuple[object, ...]:
+    """What of a side would be served; whatever else differs is chance."""
+    weights = (side.model_digest, side.base_digest, side.dtype, side.numerics, side.template_digest)
+    return (*weights, side.sampling.get("temperature"), side.sampling.get("topP"), side.few_shot)
 
 
 def _invalid(comparison: Comparison) -> Decision:

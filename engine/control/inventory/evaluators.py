@@ -28,6 +28,7 @@ from fw_sdk.types import (
 
 BYTE_ORDER_MARK = "\ufeff"
 """What some editors write before the first character of a file; no part of the program."""
+DEFAULT_ENTRY = CreateEvaluator.model_fields["entry_function"].default
 
 
 def create(context: Context, request: CreateEvaluator) -> Evaluator:
@@ -39,7 +40,7 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     source = request.source.removeprefix(BYTE_ORDER_MARK)
     score_range = check_source(source, request.entry_function)
     data = source.encode()
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = _digest(data, request.entry_function)
     evaluator = Evaluator(
         name=resource_name("evaluators", identifier),
         display_name=request.display_name,
@@ -54,6 +55,12 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
         os.fsync(file.fileno())
         path = evaluator_path(context.home, digest)
         return context.store.evaluators.create(evaluator, request=request, place=lambda: place(Path(file.name), path))
+
+
+def _digest(source: bytes, entry_function: str) -> str:
+    """Of the source alone where ``evaluate`` scores; another function of the same source is another evaluator."""
+    entry = b"" if entry_function == DEFAULT_ENTRY else b"\0" + entry_function.encode()
+    return f"sha256:{hashlib.sha256(source + entry).hexdigest()}"
 
 
 def check(

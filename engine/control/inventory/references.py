@@ -57,8 +57,8 @@ def evaluator_of(context: Context, name: str) -> Evaluator:
 
 
 def ref_of(thing: Dataset | Evaluator | Model) -> Ref:
-    """A stored thing with the digest that it has now."""
-    return Ref(name=thing.name, digest=thing.digest)
+    """A stored thing with the digest that it has now; of a dataset, that of its rows and their split."""
+    return Ref(name=thing.name, digest=thing.identity if isinstance(thing, Dataset) else thing.digest)
 
 
 def model_refs(context: Context, model: Model) -> list[Ref]:
@@ -89,7 +89,10 @@ def pinned(context: Context, refs: Sequence[Ref]) -> list[Ref]:
 
 
 def digest_now(context: Context, ref: Ref) -> str | None:
-    """The digest of what a ref's name stands for today; None if it stands for nothing."""
+    """The digest of what a ref's name stands for today; None if it stands for nothing.
+
+    Refs to datasets that an earlier version stored hold the digest of the rows alone.
+    """
     store = context.store
     find: dict[str, Callable[[str], Dataset | Evaluator | Model | None]] = {
         "models": store.models.find,
@@ -97,7 +100,9 @@ def digest_now(context: Context, ref: Ref) -> str | None:
         "evaluators": store.evaluators.find,
     }
     found = find[ref.name.split("/")[-2]](ref.id)
-    return found.digest if found is not None else None
+    if found is None:
+        return None
+    return found.digest if found.digest == ref.digest else ref_of(found).digest
 
 
 def dataset_path(home: Home, digest: str) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from engine.control.store.tables import job, job_use, resource
-from fw_sdk.types import DeploymentState, FwError, JobState, Ref
+from fw_sdk.types import Dataset, DeploymentState, FwError, JobState, Ref
 
 ENDED = tuple(state.value for state in JobState if state.ended)
 
@@ -30,13 +32,12 @@ def require_as_it_was(connection: Connection, refs: Sequence[Ref], when: str, no
     """
     for ref in refs:
         collection = ref.name.split("/")[-2]
-        digest = func.json_extract(resource.c.document, "$.digest").label("digest")
-        state = func.json_extract(resource.c.document, "$.state").label("state")
-        here = select(digest, state).where(resource.c.collection == collection, resource.c.id == ref.id)
-        found = connection.execute(here).one_or_none()
-        if found is not None and found.state == DeploymentState.DELETING:
+        here = select(resource.c.document).where(resource.c.collection == collection, resource.c.id == ref.id)
+        document = connection.execute(here).scalar_one_or_none()
+        found = json.loads(document) if document is not None else None
+        if found is not None and found.get("state") == DeploymentState.DELETING:
             found = None
-        if found is None or (ref.digest is not None and found.digest not in (None, ref.digest)):
+        if found is None or not _is_as_it_was(collection, found, ref):
             raise FwError(
                 "failed_precondition",
                 f"'{ref.id}' was {'deleted' if found is None else 'replaced'} {when}.",
@@ -57,6 +58,14 @@ def require_reserved(connection: Connection, model: str, job: str, not_done: str
             not_done=not_done,
             hint="start a new job",
         )
+
+
+def _is_as_it_was(collection: str, document: dict[str, Any], ref: Ref) -> bool:
+    """Whether a stored thing is what a ref states; an earlier version's refs to datasets say nothing of the split."""
+    digests = [document.get("digest")]
+    if collection == "datasets" and digests != [None]:
+        digests.append(Dataset.model_validate(document).identity)
+    return ref.digest is None or None in digests or ref.digest in digests
 
 
 def users_of(connection: Connection, name: str) -> list[str]:

@@ -57,6 +57,23 @@ def scored(**changes) -> ServedConfiguration:
     return ServedConfiguration(**{**fields, **changes})
 
 
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE])
+def test_a_model_that_is_compared_with_itself_passes_no_gate(gate: Gate) -> None:
+    itself = evidence(scored(sampling={"seed": 7}))
+    decision = decide(gate, comparison(baseline_evidence=itself), TUNED)
+    assert not decision.holds and "with itself" in decision.reason
+    with_examples = evidence(scored(few_shot={"count": 4}))
+    assert decide(gate, comparison(baseline_evidence=with_examples), TUNED).holds
+
+
+@pytest.mark.parametrize("gate", [BETTER, NOT_WORSE])
+def test_a_baseline_whose_answers_were_cut_earlier_is_no_baseline(gate: Gate) -> None:
+    baseline = evidence(scored(model_digest="sha256:c", sampling={"maxTokens": 1}))
+    candidate = evidence(scored(sampling={"maxTokens": 256}))
+    decision = decide(gate, comparison(baseline_evidence=baseline, candidate_evidence=candidate), TUNED)
+    assert not decision.holds and "1 tokens" in decision.reason and "256" in decision.reason
+
+
 def test_better_passes_on_the_verdict_better_and_says_why() -> None:
     decision = decide(BETTER, comparison(), TUNED)
     assert decision.holds

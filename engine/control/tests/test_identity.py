@@ -341,3 +341,64 @@ def test_equal_work_has_one_id_and_other_rows_another(serving, tmp_path):
     client.post(f"{ROOT}/pipelines/{second['id']}:cancel").raise_for_status()
     services.jobs._draining = False
     wait_ended(services.store, second["id"], 60)
+
+
+TWO = "def evaluate(messages, **row):\n    return 0.0\n\ndef other(messages, **row):\n    return 1.0\n"
+
+
+def test_another_function_of_the_same_source_is_another_evaluator(app):
+    client, _ = app
+
+    def made(identifier, **fields):
+        body = {"evaluatorId": identifier, "source": TWO, **fields}
+        return client.post(f"{ROOT}/evaluatorsV2", json=body).raise_for_status().json()["digest"]
+
+    one, other = made("one"), made("other", entryFunction="other")
+    assert one != other and made("same") == one
+    body = {"rows": [{"messages": [{"role": "user", "content": "q"}], "ground_truth": "a"}], "answers": ["a"]}
+    for identifier, score in (("one", 0.0), ("other", 1.0)):
+        found = client.post(f"{ROOT}/evaluators/{identifier}:check", json=body).json()
+        assert score in [item["score"] for item in next(iter(found.values()))], found
+        client.delete(f"{ROOT}/evaluators/{identifier}").raise_for_status()
+
+
+def test_the_same_rows_split_otherwise_are_other_work(serving, tmp_path):
+    client, services = serving
+    services.jobs._draining = True
+    path = write_rows(tmp_path / "r.jsonl", 60, "split")
+    fields = {"evaluator": "ev", "inputDataset": "split", "model": "tiny"}
+
+    def asked(seed):
+        upload(client, "split", path, splitSeed=seed).raise_for_status()
+        reply = client.post(f"{ROOT}/evaluationJobs", params={"reuse": True}, json={"evaluationJob": fields}).json()
+        identifier = reply["name"].rsplit("/", 1)[1]
+        client.post(f"{ROOT}/evaluationJobs/{identifier}:cancel").raise_for_status()
+        wait_ended(services.store, identifier, 60)
+        client.delete(f"{ROOT}/datasets/split").raise_for_status()
+        return identifier
+
+    first, second = asked(1), asked(2)
+    assert first != second and asked(1) == first
+    upload(client, "split", path, splitSeed=2).raise_for_status()
+    refused = error_of(client.post(f"{ROOT}/evaluationJobs/{first}:resume"))
+    assert refused["code"] == "failed_precondition" and "'split' was replaced" in refused["message"]
+    services.jobs._draining = False
+
+
+def test_equal_scores_by_another_evaluator_are_another_comparison(app, tmp_path):
+    client, services = app
+    rows = digest_of_rows(client, write_rows(tmp_path / "r.jsonl", 40))
+    make_model(services, "base", BASE)
+    make_model(services, "tuned", TUNED, kind=ModelKind.ADAPTER)
+    names = []
+    for evaluator in ("sha256:e", "sha256:f"):
+        for identifier, score, digest in (("e-base", 0.0, BASE), ("e-tuned", 1.0, TUNED)):
+            store_evaluation(services, identifier, [score] * 40, identifier[2:], digest, rows)
+            change = {"evaluator_digest": evaluator}
+            services.store.jobs.update(identifier, lambda job, change=change: job.model_copy(update=change))
+        made = client.post(f"{ROOT}/comparisons", json={"baseline": "e-base", "candidate": "e-tuned"}).json()
+        assert made["evaluator"]["digest"] == evaluator
+        names.append(made["name"])
+        for identifier in ("e-base", "e-tuned"):
+            client.delete(f"{ROOT}/jobs/{identifier}").raise_for_status()
+    assert names[0] != names[1]
