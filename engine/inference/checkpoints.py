@@ -1,7 +1,7 @@
-"""Sharing of equal beginnings where layers have a recurrent state: a beginning can be resumed only with its state.
+"""Sharing of equal prefixes where layers have a recurrent state: a prefix can be resumed only with its state.
 
 Keys and values stay where they are when more tokens come; a recurrent state is overwritten by every token. So states
-are stored at the ends of pages, as checkpoints, and a hit resumes at the deepest page whose whole beginning and whose
+are stored at the ends of pages, as checkpoints, and a hit resumes at the deepest page whose whole prefix and whose
 state are known. Which ends get a checkpoint:
 
 * the last full page of the prompt that a request with the same prompt could use,
@@ -67,14 +67,14 @@ class CheckpointIndex(PrefixIndex):
         """
         found = super().match(tokens, root)
         chain, pages = found.chain, found.pages
-        chain.branch = len(pages)
+        chain.indexed_pages = len(pages)
         keys = [self._keys[page] for page in pages]
         while keys and keys[-1] not in self._checkpoints:
             keys.pop()
             self._let_go(pages.pop())
         chain.length = len(keys)
         chain.key = keys[-1] if keys else root
-        return Match(pages, chain, "no_state" if len(keys) < chain.branch else found.stopped)
+        return Match(pages, chain, "no_state" if len(keys) < chain.indexed_pages else found.stopped)
 
     def begin(self, chain: Chain) -> bool:
         """Take a slot for an admitted sequence, and have the state it resumes from copied there."""
@@ -104,7 +104,7 @@ class CheckpointIndex(PrefixIndex):
             return
         size = self.page_size
         turn, latest = (prompt - 1) // size * size, end // size * size
-        lasting = [turn, chain.branch * size]
+        lasting = [turn, chain.indexed_pages * size]
         stride = self.interval * size
         regular = range((start // stride + 1) * stride, end + 1, stride)
         wanted = dict.fromkeys([*lasting, *([latest] if latest > turn else []), *regular])

@@ -44,7 +44,7 @@ class PackedRows:
 
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedRows:
-    """Lay the rows out one behind another, with their common beginning once."""
+    """Lay the rows out one behind another, with their common prefix once."""
     prefix = shared_prefix(examples)
     tokens, positions = list(examples[0].tokens[:prefix]), list(range(prefix))
     predictors, targets = list[int](), list[int]()
