@@ -67,7 +67,7 @@ class Match:
 
     Attributes:
         pages: of the longest prefix that can be resumed; they are held.
-        chain: the place in the index after them.
+        chain: the position in the index after them.
         stopped: why it ends there; None if all full pages were found.
     """
 
@@ -151,7 +151,7 @@ class PrefixIndex:
             tokens: ``[n]`` int32, the tokens whose keys and values stand (or will, at the end of this step) in
                 ``pages``.
             pages: the sequence's pages.
-            chain: its place in the index, as ``match`` gave it.
+            chain: its position in the index, as ``match`` gave it.
         """
         if not self.enabled or chain.length is None:
             return

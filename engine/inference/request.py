@@ -161,7 +161,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its natural-log probability and the most likely tokens at its place, best first."""
+    """A token with its natural-log probability and the most likely tokens at its position, best first."""
 
     token_id: int
     logprob: float

@@ -103,7 +103,7 @@ def draw(
     Args:
         logits: ``[n, vocabulary]`` float32.
         params: how to draw, per row.
-        positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
+        positions: of the drawn token in its sequence, per row; with the seed it names the random number.
         shapes: by row, what changes its logits first; log-probabilities are of what they were before.
     """
     return begin(logits, params, positions, shapes).read()

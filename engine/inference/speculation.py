@@ -121,12 +121,12 @@ class PromptLookup:
 
     def __init__(self, width: int = 3) -> None:
         self._width = width
-        self._known: dict[str, _Places] = {}
+        self._known: dict[str, _NgramIndex] = {}
 
     def propose(self, wanted: Sequence[tuple[Tokens, int]]) -> list[list[int]]:
         """As ``Proposer.propose``."""
         return [
-            self._known.setdefault(sequence.id, _Places(self._width)).following(sequence, most)
+            self._known.setdefault(sequence.id, _NgramIndex(self._width)).following(sequence, most)
             for sequence, most in wanted
         ]
 
@@ -135,7 +135,7 @@ class PromptLookup:
         self._known.pop(sequence_id, None)
 
 
-class _Places:
+class _NgramIndex:
     """Where runs of ``width`` tokens of one sequence stood last, the run at its end left out."""
 
     def __init__(self, width: int) -> None:

@@ -54,7 +54,7 @@ class Adapter:
         return [tensor for pair in self.weights.values() for tensor in pair]
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Adapter:
-        """The same adapter in another format or place, detached from any gradient."""
+        """The same adapter in another format or on another device, detached from any gradient."""
         weights = {
             key: (down.detach().to(device, dtype), up.detach().to(device, dtype))
             for key, (down, up) in self.weights.items()
@@ -124,7 +124,7 @@ class MixedAdapters:
 
         Args:
             adapters: that a row may use.
-            index: [T] i32, each row's place among them, -1 for the base.
+            index: [T] i32, each row's slot among them, -1 for the base.
         """
         mixed = cls([], index.device)
         mixed._rows, mixed._tables = RowOwners.at(index), _tables(adapters, index.device)

@@ -55,7 +55,7 @@ def load_opened(
         model.device = device
         model.packed = {name: held.to(device) for name, held in model.packed.items()}
         for layer in model.decoders:
-            layer.packed = {place: held.to(device) for place, held in layer.packed.items()}
+            layer.packed = {name: held.to(device) for name, held in layer.packed.items()}
     return model.eval()
 
 

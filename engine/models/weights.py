@@ -131,28 +131,28 @@ class GgufWeights:
 
     def get(self, name: str) -> Tensor:
         """As ``Weights.get``."""
-        place = self._place(name)
-        tensors = [self.stored(part, place.expert) for part in place.names]
-        return tensors[0] if place.turned is None else place.turned(*tensors)
+        stored = self._stored_as(name)
+        tensors = [self.stored(part, stored.expert) for part in stored.names]
+        return tensors[0] if stored.turned is None else stored.turned(*tensors)
 
     def rows(self, name: str, columns: int) -> Rows:
         """As ``Weights.rows``."""
-        place = self._place(name)
-        entry = self._file.tensors.get(place.names[0])
-        if entry is None or entry.type not in GGUF_FORMATS or not place.verbatim:
+        stored = self._stored_as(name)
+        entry = self._file.tensors.get(stored.names[0])
+        if entry is None or entry.type not in GGUF_FORMATS or not stored.verbatim:
             return _float_rows(self.get(name), name, columns)
         _check_width(entry.shape, name, columns)
         raw = self._bytes[entry.offset : entry.offset + entry.nbytes].reshape(entry.shape[0], -1)
-        order = unpermuted(torch.arange(entry.shape[0]), place.heads).numpy() if place.heads else None
+        order = unpermuted(torch.arange(entry.shape[0]), stored.heads).numpy() if stored.heads else None
         return Rows(raw, entry.type, order)
 
     def kind(self, name: str) -> int | None:
         """As ``Weights.kind``."""
-        place = self._place(name)
-        entry = self._file.tensors.get(place.names[0])
-        return entry.type if entry and place.verbatim else None
+        stored = self._stored_as(name)
+        entry = self._file.tensors.get(stored.names[0])
+        return entry.type if entry and stored.verbatim else None
 
-    def _place(self, name: str) -> Stored:
+    def _stored_as(self, name: str) -> Stored:
         try:
             return stored_as(self._config, name)
         except KeyError:

@@ -21,7 +21,7 @@ class PackedRows:
 
     Attributes:
         token_ids: [T] i64.
-        positions: [T] i64, each token's place in its row.
+        positions: [T] i64, each token's position in its row.
         prefix: how many tokens at the start belong to every row.
         lengths: tokens of each row behind the prefix; with the prefix they sum to T.
         predictors: [N] i64, where in the batch the prediction of each trained token is made.
