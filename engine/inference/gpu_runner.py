@@ -70,7 +70,7 @@ class GpuRunner(TorchRunner):
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
-        """As ``Runner.compute``."""
+        """Compute the plan by a recorded graph where one fits, or else operator by operator."""
         size = self._recordable(plan, adapters)
         return super().compute(plan, adapters) if size is None else self._replayed(plan, adapters, size)
 
@@ -104,12 +104,12 @@ class GpuRunner(TorchRunner):
         return torch.where(places < 0, NOWHERE, self._drawn.index_select(0, places.clamp(min=0)))
 
     def replace(self, model: CausalLM) -> None:
-        """As ``Runner.replace``."""
+        """Compute with this model; graphs of the old one are dropped."""
         super().replace(model)
         self.records.clear()
 
     def clean(self, pages: Sequence[int]) -> None:
-        """As ``Runner.clean``."""
+        """Take what is not finite out of these pages, the spare page and the spare state."""
         super().clean([*pages, self._spare])
         if self.states is not None:
             for part in (self.states.inputs, self.states.memory):

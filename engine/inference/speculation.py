@@ -124,14 +124,14 @@ class PromptLookup:
         self._known: dict[str, _NgramIndex] = {}
 
     def propose(self, wanted: Sequence[tuple[Tokens, int]]) -> list[list[int]]:
-        """As ``Proposer.propose``."""
+        """Guess what followed where the last tokens stood before."""
         return [
             self._known.setdefault(sequence.id, _NgramIndex(self._width)).following(sequence, most)
             for sequence, most in wanted
         ]
 
     def forget(self, sequence_id: str) -> None:
-        """As ``Proposer.forget``."""
+        """Drop the sequence's n-gram index."""
         self._known.pop(sequence_id, None)
 
 

@@ -98,7 +98,7 @@ class SingleAdapter:
         self.adapter = adapter
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """As ``Adapters.apply``."""
+        """Add the adapter's update to every row: inputs [T, in], outputs [T, out] -> [T, out]."""
         pair = self.adapter.weights.get((layer, target))
         return outputs if pair is None else update(pair, self.adapter.scale, inputs, outputs)
 
@@ -131,7 +131,7 @@ class MixedAdapters:
         return mixed
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
+        """Add each row's own adapter to it; ``outputs`` may be changed in place. Rows of the base stay as they are."""
         assert len(inputs) == self._rows.tokens, "the batch has other rows than the segments"
         table = self._tables.get((layer, target))
         return outputs if table is None else lora(inputs, outputs, table, self._rows)

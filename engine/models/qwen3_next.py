@@ -27,7 +27,7 @@ class Qwen3Next(CausalLM):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of a layer that attends or recurs, by the layer's kind."""
         mixer = _recurrent_slots(config) if config.kind(index) == "recurrent" else _attention_slots(config)
         return {
             **centred_norm("input_norm", config.hidden_size, "input_layernorm"),
@@ -38,11 +38,11 @@ class Qwen3Next(CausalLM):
 
     @classmethod
     def final_slot(cls, config: ModelConfig) -> Slot:
-        """As ``CausalLM.final_slot``."""
+        """The norm behind the last layer, its weights stored less 1."""
         return centred_norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Gated attention or the gated delta net, by the layer's kind."""
         mixer = self._recur if layer.kind == "recurrent" else self._attend
         return mixer(layer, inputs, batch)
 
@@ -68,7 +68,7 @@ class Qwen3Next(CausalLM):
         return batch.adapt(layer, "o_proj", mixed, layer.project("output", mixed))
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``; of a mixture, with an expert that every token goes through as far as its gate says."""
+        """A feed-forward part; of a mixture, with an expert that every token goes through as far as its gate says."""
         common = feed_forward(layer, inputs, batch)
         if not self.config.experts:
             return common

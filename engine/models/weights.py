@@ -77,7 +77,7 @@ class SafetensorsWeights:
         return name in self._file_of
 
     def get(self, name: str) -> Tensor:
-        """As ``Weights.get``; a decoder saved without its head has no ``model.`` before its names."""
+        """The tensor, dequantised; a decoder saved without its head has no ``model.`` before its names."""
         if self._text:
             name = name.replace("model.", self._text, 1)
         elif not self.has(name) and not self.has(f"{name}_blocks"):
@@ -96,15 +96,15 @@ class SafetensorsWeights:
         return tensor
 
     def rows(self, name: str, columns: int) -> Rows:
-        """As ``Weights.rows``."""
+        """The matrix as rows of floats for packing."""
         return _float_rows(self.get(name), name, columns)
 
     def kind(self, name: str) -> None:
-        """As ``Weights.kind``."""
+        """None: no safetensors tensor has a GGUF type."""
         return None
 
     def divisors(self) -> None:
-        """As ``Weights.divisors``: no safetensors hold them."""
+        """None: no safetensors hold them."""
         return None
 
     def _stored(self, name: str) -> Tensor:
@@ -130,13 +130,13 @@ class GgufWeights:
         self._config = config
 
     def get(self, name: str) -> Tensor:
-        """As ``Weights.get``."""
+        """The tensor of that Hugging Face name, dequantised, query and key rows in Hugging Face's order."""
         stored = self._stored_as(name)
         tensors = [self.stored(part, stored.expert) for part in stored.names]
         return tensors[0] if stored.turned is None else stored.turned(*tensors)
 
     def rows(self, name: str, columns: int) -> Rows:
-        """As ``Weights.rows``."""
+        """The matrix for packing, in its GGUF type where that can be packed, or else in floats."""
         stored = self._stored_as(name)
         entry = self._file.tensors.get(stored.names[0])
         if entry is None or entry.type not in GGUF_FORMATS or not stored.verbatim:
@@ -147,7 +147,7 @@ class GgufWeights:
         return Rows(raw, entry.type, order)
 
     def kind(self, name: str) -> int | None:
-        """As ``Weights.kind``."""
+        """The tensor's GGUF type; None where it is not stored row by row as it is."""
         stored = self._stored_as(name)
         entry = self._file.tensors.get(stored.names[0])
         return entry.type if entry and stored.verbatim else None
@@ -159,7 +159,7 @@ class GgufWeights:
             raise damaged(f"GGUF files of its kind have no tensor {name}") from None
 
     def divisors(self) -> Tensor | None:
-        """As ``Weights.divisors``."""
+        """The file's ``rope_freqs``, if it has them."""
         return self.stored("rope_freqs.weight") if "rope_freqs.weight" in self._file.tensors else None
 
     def stored(self, name: str, expert: int | None = None) -> Tensor:

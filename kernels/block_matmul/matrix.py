@@ -238,7 +238,7 @@ def multiply_into(
     team: Team,
     variant: str | None = None,
 ) -> None:
-    """As ``multiply``, into ``out`` [tokens, rows], with room and threads that are there already."""
+    """Multiply into ``out`` [tokens, rows], with room and threads that are there already."""
     library.function("block_matmul", variant)(
         ctypes.byref(matrix.c),
         ctypes.c_void_p(x.ctypes.data),

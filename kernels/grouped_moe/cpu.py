@@ -28,7 +28,7 @@ def grouped_moe(
     down_bias: Tensor | None = None,
     unit: GatedUnit = SWIGLU,
 ) -> Tensor:
-    """As the operator of this name; differentiable."""
+    """The weighted sum of each token's experts, expert by expert; differentiable."""
 
     def one(expert: int, rows: Tensor) -> Tensor:
         both = linear(rows, gate_up[expert], None if gate_up_bias is None else gate_up_bias[expert])

@@ -43,7 +43,7 @@ def policy_loss_reference(
     clip_high: float,
     kl: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.policy_loss.gpu.policy_loss``, in float64."""
+    """Losses, log-probabilities and the hidden rows' gradient by autograd, in float64."""
     rows = hidden.detach().double().requires_grad_()
     exact = None if reference is None else reference.double()
     with torch.enable_grad():

@@ -19,7 +19,7 @@ from engine.inference.tests.test_scheduler import SchedulerMachine, Simulation
 
 
 class RecurrentSimulation(Simulation):
-    """As ``Simulation``, with states that remember the prefix they were computed from."""
+    """A ``Simulation`` with states that remember the prefix they were computed from."""
 
     def __init__(self, pages=8, page_size=2, max_running=4, budget=5, prefix_cache=True, slots=8, interval=2):
         super().__init__(pages, page_size, max_running, budget, prefix_cache)
