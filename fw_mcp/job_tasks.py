@@ -16,7 +16,7 @@ from fw_sdk.types import FwError, Job, JobState
 
 
 class JobTasks:
-    """As ``tasks.TaskSource``.
+    """The platform's jobs as MCP tasks.
 
     Args:
         platform: where the jobs are.
@@ -26,7 +26,7 @@ class JobTasks:
         self._platform = platform
 
     async def find(self, task_id: str) -> Task | None:
-        """As ``TaskSource.find``."""
+        """The job of that id as a task; None if there is none."""
         try:
             async with self._platform.session() as client:
                 job = await look(client, task_id)
@@ -37,7 +37,7 @@ class JobTasks:
             raise
 
     async def cancel(self, task_id: str) -> None:
-        """As ``TaskSource.cancel``."""
+        """Cancel the job; nothing happens to one that has ended."""
         async with self._platform.session() as client:
             if not (await client.jobs.get(task_id)).state.ended:
                 await client.jobs.cancel(task_id)

@@ -119,7 +119,7 @@ class Client:
         return self._server.chat(model, messages, **sampling)
 
     def answer(self, model: str, messages: Messages, **sampling: Any) -> Answer:
-        """As ``chat``, with how the answer ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
+        """The answer, with how it ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
         return self._server.answer(model, messages, **sampling)
 
     def complete(
@@ -245,7 +245,7 @@ class AsyncClient:
         return await self._server.chat(model, messages, **sampling)
 
     async def answer(self, model: str, messages: Messages, **sampling: Any) -> Answer:
-        """As ``chat``, with how the answer ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
+        """The answer, with how it ended (``.cut``: at ``max_tokens``) and the tokens that it took."""
         return await self._server.answer(model, messages, **sampling)
 
     async def complete(

@@ -268,8 +268,8 @@ class ModelConfig:
         """How many layers have keys and values."""
         return self.layers - self.recurrent_layers
 
-    def place(self, layer: int) -> int:
-        """The layer's number among those that keep what it keeps: a state, or keys and values."""
+    def cache_index(self, layer: int) -> int:
+        """The layer's index in its cache: among those with a recurrent state, or those with keys and values."""
         recurrent = self.layer_kinds[:layer].count("recurrent")
         return recurrent if self.kind(layer) == "recurrent" else layer - recurrent
 

@@ -29,7 +29,7 @@ class Source:
     Attributes:
         identity: never given twice.
         folder: where its files are.
-        stamp: which files, by place, size and time of change.
+        stamp: which files, by path, size and time of change.
         version: of the weights, as tokens are stamped with it; 0 until it has a name.
     """
 

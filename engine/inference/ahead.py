@@ -1,8 +1,8 @@
 """Steps launched before the one before them is read: the host's work on a step happens while the next one runs.
 
-What a step draws is promised to its sequences and stays on the device, where the next step finds it. The host learns
-one step later what the token was, and that it was a sequence's last: what the next step drew for that sequence is then
-dropped, with the request's pages. All of it needs requests whose tokens are drawn on the device alone.
+What a step draws stays on the device, where the next step finds it; to its sequences it is a placeholder token. The
+host learns one step later what the token was, and that it was a sequence's last: what the next step drew for that
+sequence is then dropped, with the request's pages. All of it needs requests whose tokens are drawn on the device alone.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class AheadRunner(Protocol):
 
 
 @dataclass(frozen=True)
-class Flight:
-    """A step under way.
+class PendingStep:
+    """A step that was launched and whose tokens were not read yet.
 
     Attributes:
         launched: what it will have drawn.
@@ -47,7 +47,7 @@ class Flight:
     lives: Mapping[str, Live]
     versions: Mapping[str, int]
 
-    def land(self, live: Mapping[str, Live]) -> list[Drawing]:
+    def collect(self, live: Mapping[str, Live]) -> list[Drawing]:
         """What it drew, for the requests of ``live`` that are still the same; waits for it."""
         drawn = self.launched.pending.read()
         return [
@@ -57,20 +57,20 @@ class Flight:
         ]
 
 
-def take_off(
+def launch_step(
     runner: AheadRunner,
     plan: StepPlan,
     adapters: Mapping[int, Any],
     live: Mapping[str, Live],
     version: Callable[[Live], int],
-) -> Flight:
-    """Launch ``plan`` and promise its tokens; the plan must be recorded with ``Scheduler.advance`` as if computed."""
+) -> PendingStep:
+    """Launch ``plan`` with placeholders for its tokens; record it with ``Scheduler.advance`` as if it were computed."""
     shapings = {id_: one.shaping for id_, one in live.items() if one.shaping is not None}
     launched = runner.launch(plan, adapters, shapings)
     ids = [row.sequence.id for row in launched.rows]
     for row in launched.rows:
-        row.sequence.promised += 1
-    return Flight(launched, {id_: live[id_] for id_ in ids}, {id_: version(live[id_]) for id_ in ids})
+        row.sequence.placeholders += 1
+    return PendingStep(launched, {id_: live[id_] for id_ in ids}, {id_: version(live[id_]) for id_ in ids})
 
 
 def draws_on_device(live: Iterable[Live]) -> bool:

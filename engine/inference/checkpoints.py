@@ -1,7 +1,7 @@
-"""Sharing of equal beginnings where layers have a recurrent state: a beginning can be resumed only with its state.
+"""Sharing of equal prefixes where layers have a recurrent state: a prefix can be resumed only with its state.
 
 Keys and values stay where they are when more tokens come; a recurrent state is overwritten by every token. So states
-are stored at the ends of pages, as checkpoints, and a hit resumes at the deepest page whose whole beginning and whose
+are stored at the ends of pages, as checkpoints, and a hit resumes at the deepest page whose whole prefix and whose
 state are known. Which ends get a checkpoint:
 
 * the last full page of the prompt that a request with the same prompt could use,
@@ -61,20 +61,20 @@ class CheckpointIndex(PrefixIndex):
         return len(self._checkpoints)
 
     def match(self, tokens: Tokens, root: bytes) -> Match:
-        """As ``PrefixIndex.match``, up to the deepest page with a state.
+        """Hold the pages of the longest known prefix, up to the deepest page with a state.
 
         ``stopped`` is ``no_state`` if more pages were known than can be resumed.
         """
         found = super().match(tokens, root)
         chain, pages = found.chain, found.pages
-        chain.branch = len(pages)
+        chain.indexed_pages = len(pages)
         keys = [self._keys[page] for page in pages]
         while keys and keys[-1] not in self._checkpoints:
             keys.pop()
             self._let_go(pages.pop())
         chain.length = len(keys)
         chain.key = keys[-1] if keys else root
-        return Match(pages, chain, "no_state" if len(keys) < chain.branch else found.stopped)
+        return Match(pages, chain, "no_state" if len(keys) < chain.indexed_pages else found.stopped)
 
     def begin(self, chain: Chain) -> bool:
         """Take a slot for an admitted sequence, and have the state it resumes from copied there."""
@@ -87,9 +87,9 @@ class CheckpointIndex(PrefixIndex):
         return True
 
     def restores(self) -> tuple[tuple[int, int], ...]:
-        """As ``PrefixIndex.restores``.
+        """The state copies (from, to) that come before the step; asked once.
 
-        One after another, because a slot may change hands between two of them: a checkpoint that was copied can give
+        In this order, because a slot may change hands between two of them: a checkpoint that was copied can give
         way to a sequence that is admitted in the same step.
         """
         restores, self._restores = tuple(self._restores), []
@@ -99,12 +99,12 @@ class CheckpointIndex(PrefixIndex):
         """Nothing: pages become known in ``computed``."""
 
     def plan(self, chain: Chain, start: int, end: int, prompt: int) -> None:
-        """As ``PrefixIndex.plan``: a slot for each state worth keeping, the most useful first, while there are any."""
+        """Choose a slot for each state worth keeping, the most useful first, while there are any."""
         if not self.enabled or chain.length is None:
             return
         size = self.page_size
         turn, latest = (prompt - 1) // size * size, end // size * size
-        lasting = [turn, chain.branch * size]
+        lasting = [turn, chain.indexed_pages * size]
         stride = self.interval * size
         regular = range((start // stride + 1) * stride, end + 1, stride)
         wanted = dict.fromkeys([*lasting, *([latest] if latest > turn else []), *regular])
@@ -118,7 +118,7 @@ class CheckpointIndex(PrefixIndex):
         chain.saves = tuple(saves)
 
     def computed(self, tokens: Tokens, pages: array[int], chain: Chain) -> None:
-        """As ``PrefixIndex.computed``: the full pages of ``tokens`` become known, with the states just stored."""
+        """The step is computed: the full pages of ``tokens`` become known, with the states just stored."""
         waiting = {save.position: save for save in chain.saves}
         chain.saves = ()
         if self.enabled and chain.length is not None:
@@ -132,7 +132,7 @@ class CheckpointIndex(PrefixIndex):
             self.states.release(save.slot)
 
     def release(self, pages: array[int], chain: Chain) -> None:
-        """As ``PrefixIndex.release``, the slots included."""
+        """Give back pages and slots."""
         super().release(pages, chain)
         for slot in (chain.slot, *(save.slot for save in chain.saves)):
             if slot is not None:
@@ -140,12 +140,12 @@ class CheckpointIndex(PrefixIndex):
         chain.slot, chain.saves = None, ()
 
     def clear(self) -> None:
-        """As ``PrefixIndex.clear``; checkpoints go with their pages."""
+        """Forget every page, held or not; checkpoints go with their pages."""
         super().clear()
         self._restores.clear()
 
     def check_integrity(self, chains: Iterable[Chain] = ()) -> None:
-        """As ``PrefixIndex.check_integrity``; each slot has one holder and each checkpoint has its page."""
+        """Raise unless the pages are in order, each slot has one holder and each checkpoint has its page."""
         super().check_integrity()
         chains = tuple(chains)
         if any(chain.slot is None for chain in chains):

@@ -26,7 +26,7 @@ class EngineConfig:
             None takes half as much as for the keys and values on a GPU, as much on a CPU.
         max_batched_tokens: tokens computed in one step, over all requests; None takes 512 on a CPU, 8192 on a GPU.
         max_running: requests that hold pages at the same time.
-        prefix_cache: whether requests share the pages of equal beginnings.
+        prefix_cache: whether requests share the pages of equal prefixes.
         max_adapters: adapters and combinations of them whose weights stay in memory while no request uses them.
         adapter_bytes: and how large they may be together. What goes is read again when it is asked for.
         speculation: who guesses tokens that a step then verifies, see ``engine.inference.speculation``: nobody,

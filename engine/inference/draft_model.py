@@ -82,7 +82,7 @@ class DraftModel:
 
     @torch.inference_mode()
     def propose(self, wanted: Sequence[tuple[Tokens, int]]) -> list[list[int]]:
-        """As ``Proposer.propose``. A sequence it has not caught up with, or has no pages for, gets no guesses."""
+        """The draft model's guesses; none for a sequence it has not caught up with or has no pages for."""
         guesses: dict[str, list[int]] = {sequence.id: [] for sequence, _ in wanted}
         most = {sequence.id: count for sequence, count in wanted}
         followers = [found for sequence, count in wanted if (found := self._follow(sequence, count)) is not None]
@@ -103,7 +103,7 @@ class DraftModel:
         return [guesses[sequence.id] for sequence, _ in wanted]
 
     def forget(self, sequence_id: str) -> None:
-        """As ``Proposer.forget``."""
+        """Drop the sequence's copy and give its pages back."""
         follower = self._followers.pop(sequence_id, None)
         if follower is not None:
             self._drop_pages(follower)

@@ -92,11 +92,11 @@ class EmbeddingEngine:
             FwError: ``not_found``, ``model_unsupported``, ``invalid_argument`` for an unknown dtype or device.
         """
         path = Path(path)
-        config, place = read_embedding_config(path), pick_device(device)
+        config, target = read_embedding_config(path), pick_device(device)
         encoder = isinstance(config.model, EncoderConfig)
-        wanted = pick_dtype(place, "float32" if encoder and dtype == "auto" else dtype)
+        wanted = pick_dtype(target, "float32" if encoder and dtype == "auto" else dtype)
         load = load_encoder if encoder else load_body
-        model: Encoder | CausalLM = load(path, dtype=wanted, device=place)
+        model: Encoder | CausalLM = load(path, dtype=wanted, device=target)
         return cls(model, config, Tokenizer.load(path), max_batched_tokens=max_batched_tokens)
 
     @property

@@ -101,7 +101,7 @@ class EmbeddingLoop:
         truncate: bool = False,
         dimensions: int | None = None,
     ) -> Embeddings:
-        """As ``EmbeddingEngine.embed``, in one batch with what others ask for. Cancelling it drops what is not begun.
+        """Embed the inputs in one batch with what others ask for. Cancelling it drops what is not begun.
 
         Raises:
             FwError: as there; ``resource_exhausted`` if too much waits; ``unavailable`` while stopping.

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from engine.inference.adapters import AdapterRegistry, Recipe, Resident, Source
 from engine.inference.admission import check_prompt
-from engine.inference.ahead import AheadRunner, Flight, draws_on_device, take_off
+from engine.inference.ahead import AheadRunner, PendingStep, draws_on_device, launch_step
 from engine.inference.answer import Live, completion
 from engine.inference.config import SPARE_ROWS, EngineConfig
 from engine.inference.draft_model import check_same_tokens, speculation
@@ -86,7 +86,7 @@ class Engine:
         self._config, self._batched = config, batched
         self._prefix, self._scheduler = self._empty_cache()
         self._live: dict[str, Live] = {}
-        self._flying: Flight | None = None
+        self._pending_step: PendingStep | None = None
         self._versions = count(1)
         self.adapters = AdapterRegistry(
             lambda path: load_adapter(path, model.config, self._runner.dtype, self.device),
@@ -238,10 +238,10 @@ class Engine:
 
     def _next(self) -> list[Drawing]:
         """What the next step drew; of a runner that works ahead, what the step before it drew, once it is launched."""
-        flying, self._flying = self._flying, None
-        ahead = self._runner if self._goes_ahead() else None
-        if flying is not None and ahead is None:
-            return flying.land(self._live)
+        pending, self._pending_step = self._pending_step, None
+        ahead = self._runner if self._launches_ahead() else None
+        if pending is not None and ahead is None:
+            return pending.collect(self._live)
         if self._speculation is not None:
             self._speculation.propose(self._scheduler.running.values())
         plan, found = self._scheduler.schedule(), list[Drawing]()
@@ -249,15 +249,15 @@ class Engine:
             with computing(self.numerics):
                 adapters = self._adapters_of(plan)
                 if isinstance(ahead, AheadRunner):
-                    self._flying = take_off(ahead, plan, adapters, self._live, self._version)
+                    self._pending_step = launch_step(ahead, plan, adapters, self._live, self._version)
                 else:
                     found = draw_step(self._runner.compute(plan, adapters), self._live, self._mask_cost)
             self._scheduler.advance(plan)
             self.steps += 1
             self.computed_tokens += plan.tokens
-        return found if flying is None else flying.land(self._live)
+        return found if pending is None else pending.collect(self._live)
 
-    def _goes_ahead(self) -> bool:
+    def _launches_ahead(self) -> bool:
         runner = self._runner
         able = isinstance(runner, AheadRunner) and runner.ahead and self._speculation is None
         return able and draws_on_device(self._live.values())
@@ -346,7 +346,7 @@ class Engine:
 
     def restart(self) -> None:
         """Begin anew with an empty cache, whatever state an error has left; every request is gone."""
-        self._live, self._flying = {}, None
+        self._live, self._pending_step = {}, None
         if self._speculation is not None:
             self._speculation.forget_all()
         self.adapters.release_all()
@@ -483,7 +483,7 @@ class Engine:
         return Output(live.sequence.id, (), live.cut(), (), "abort", live.usage)
 
     def _drop_everything(self) -> None:
-        self._flying = None
+        self._pending_step = None
         for request_id in list(self._live):
             self.cancel(request_id)
         self._prefix.clear()

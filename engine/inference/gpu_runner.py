@@ -64,13 +64,13 @@ class GpuRunner(TorchRunner):
         self._most_pages = -(-min(model.config.max_context, self.memory.tokens) // config.page_size)
         self._buffers: dict[tuple[int, int], DecodeBuffers] = {}
         self._drawn = torch.zeros(config.max_running, dtype=torch.int64, device=self.device)
-        self._places: dict[Running, int] = {}
+        self._drawn_rows: dict[Running, int] = {}
         self._adapters: dict[int, Adapter] = {}
         self._mixed: dict[DecodeBuffers, MixedAdapters] = {}
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
-        """As ``Runner.compute``."""
+        """Compute the plan by a recorded graph where one fits, or else operator by operator."""
         size = self._recordable(plan, adapters)
         return super().compute(plan, adapters) if size is None else self._replayed(plan, adapters, size)
 
@@ -78,7 +78,7 @@ class GpuRunner(TorchRunner):
     def launch(self, plan: StepPlan, adapters: Mapping[int, Adapter], shapings: Mapping[str, Shaping]) -> Launched:
         """Queue a step and the draws of its tokens; every row of it is at an unknown position.
 
-        Tokens that the plan's sequences were promised are those that the step before this one drew.
+        The plan's placeholder tokens are those that the step before this one drew.
         """
         logits = self.compute(plan, adapters)
         rows, shapes = logits.rows, dict[int, RowShape]()
@@ -94,35 +94,35 @@ class GpuRunner(TorchRunner):
             self._latest(rows) if shapes else None,
         )
         self._drawn[: len(rows)].copy_(pending.tokens)
-        self._places = {row.sequence: place for place, row in enumerate(rows)}
+        self._drawn_rows = {row.sequence: place for place, row in enumerate(rows)}
         return Launched(rows, pending)
 
     def _latest(self, rows: Sequence[Row]) -> Tensor:
-        """The promised token in front of each row, [rows] i64; -1 for none."""
-        sources = [self._places[row.sequence] if _is_behind(row) else NOWHERE for row in rows]
+        """The placeholder token in front of each row, as drawn, [rows] i64; -1 for none."""
+        sources = [self._drawn_rows[row.sequence] if _is_behind(row) else NOWHERE for row in rows]
         places = on_device(sources, self.device, torch.int64)
         return torch.where(places < 0, NOWHERE, self._drawn.index_select(0, places.clamp(min=0)))
 
     def replace(self, model: CausalLM) -> None:
-        """As ``Runner.replace``."""
+        """Compute with this model; graphs of the old one are dropped."""
         super().replace(model)
         self.records.clear()
 
     def clean(self, pages: Sequence[int]) -> None:
-        """As ``Runner.clean``."""
+        """Take what is not finite out of these pages, the spare page and the spare state."""
         super().clean([*pages, self._spare])
         if self.states is not None:
             for part in (self.states.inputs, self.states.memory):
                 part[:, self.memory.states].zero_()
 
     def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
-        """The step's tensors, with the promised tokens in their places."""
+        """The step's tensors, with the drawn tokens in place of the placeholders."""
         inputs = super()._inputs(plan, adapters)
-        places = [place for place, row in enumerate(inputs.rows) if row.sequence.promised and _is_behind(row)]
+        places = [place for place, row in enumerate(inputs.rows) if row.sequence.placeholders and _is_behind(row)]
         return replace(inputs, token_ids=self._with_drawn(inputs, places)) if places else inputs
 
     def _with_drawn(self, inputs: StepInputs, places: Sequence[int]) -> Tensor:
-        sources = [self._places[inputs.rows[place].sequence] for place in places]
+        sources = [self._drawn_rows[inputs.rows[place].sequence] for place in places]
         index = on_device(places, self.device)
         rows = index if inputs.logit_rows is None else inputs.logit_rows.index_select(0, index)
         return inputs.token_ids.index_copy(0, rows, self._drawn.index_select(0, on_device(sources, self.device)))
@@ -161,7 +161,7 @@ class GpuRunner(TorchRunner):
         if key not in self.records:
             buffers.clear()  # recording may run the step, and a recurrent state must not move on twice
             self.records.record(key, lambda: self._decode(buffers, adapted=bool(adapters)))
-        buffers.fill(plan.slices, self._places, {number: place for place, number in enumerate(self._adapters)})
+        buffers.fill(plan.slices, self._drawn_rows, {number: place for place, number in enumerate(self._adapters)})
         if self.states is not None:
             self.states.copy(plan.restores)
         values = self.records.run(key)
@@ -214,5 +214,5 @@ def _checkpoints(plan: StepPlan) -> list[tuple[int, int]]:
 
 
 def _is_behind(row: Row) -> bool:
-    """Whether the row stands behind a promised token, which is then its slice's last."""
+    """Whether the row stands behind a placeholder token, which is then its slice's last."""
     return row.position > row.sequence.known

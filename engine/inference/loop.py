@@ -102,7 +102,7 @@ class EngineLoop:
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[OutputStream]:
-        """As ``submit``, for several at once: all of them are queued or none."""
+        """Submit several at once: all of them are queued or none."""
         for request in requests:
             self.engine.check(request)
         with self._wake:

@@ -50,12 +50,12 @@ class PackedRunner:
         self._slices = np.zeros(config.max_running, SLICE)
 
     def prepare(self, adapter: Adapter) -> Updates:
-        """As ``Runner.prepare``."""
+        """The adapter's weights as float32 arrays for the C decoder."""
         weights = {key: (down.float().numpy(), up.float().numpy()) for key, (down, up) in adapter.weights.items()}
         return Updates(self.config.layers, weights, adapter.scale)
 
     def compute(self, plan: StepPlan, adapters: Mapping[int, Updates]) -> Logits:
-        """As ``Runner.compute``."""
+        """Compute the plan in one call of the C decoder, slices of one adapter beside each other."""
         slices = sorted(plan.slices, key=lambda item: item.sequence.adapter_id) if adapters else plan.slices
         for updates in adapters.values():
             self._decoder.make_room(updates.rank)
@@ -69,11 +69,11 @@ class PackedRunner:
         return Logits(torch.from_numpy(self._decoder.step(table)), rows)
 
     def replace(self, model: PackedModel) -> None:
-        """As ``Runner.replace``."""
+        """Compute with these packed weights."""
         self._decoder.replace(model.weights)
 
     def clean(self, pages: Sequence[int]) -> None:
-        """As ``Runner.clean``."""
+        """Replace what is not finite in these pages by 0."""
         index = np.array(pages)
         held = self._decoder.pages
         held[index] = np.nan_to_num(held[index], nan=0.0, posinf=0.0, neginf=0.0)

@@ -27,7 +27,7 @@ def has_penalties(sampling: SamplingParams) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The tokens with a logit of their own at one place of an answer, each once.
+    """The tokens with a logit of their own at one position of an answer, each once.
 
     Attributes:
         ids: ``[n]`` int64.
@@ -60,7 +60,7 @@ class Penalties:
         known = [*biases, *(before - biases.keys())]
         room = len(known) + limit
         self._fixed = self._used = len(known)
-        self._places = {token: place for place, token in enumerate(known)}
+        self._slots = {token: slot for slot, token in enumerate(known)}
         self._ids = np.zeros(room, np.int64)
         self._bias = np.zeros(room, np.float32)
         self._counts = np.zeros(room, np.int32)
@@ -71,22 +71,22 @@ class Penalties:
 
     def push(self, token: int) -> None:
         """The answer goes on by a token."""
-        place = self._places.setdefault(token, self._used)
-        if place == self._used:
-            self._ids[place] = token
+        slot = self._slots.setdefault(token, self._used)
+        if slot == self._used:
+            self._ids[slot] = token
             self._used += 1
-        self._counts[place] += 1
+        self._counts[slot] += 1
 
     def pop(self, token: int) -> None:
         """Take the last ``push`` back."""
-        place = self._places[token]
-        self._counts[place] -= 1
-        if self._counts[place] == 0 and place >= self._fixed:
+        slot = self._slots[token]
+        self._counts[slot] -= 1
+        if self._counts[slot] == 0 and slot >= self._fixed:
             self._used -= 1
-            del self._places[token]
+            del self._slots[token]
 
     def entries(self) -> Entries:
-        """Of the next token's place."""
+        """Of the next token's position."""
         sampling, used = self._sampling, self._used
         penalties = (sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty)
         counts = self._counts[:used].copy()

@@ -1,10 +1,10 @@
-"""Sharing of equal beginnings: full pages found again by content, kept until their room is needed.
+"""Sharing of equal prefixes: full pages found again by content, kept until their room is needed.
 
 A page's key is a hash over its parent's key and its own tokens; the first parent says whose pages they are. A hit
 counts only if the stored tokens are the wanted ones, so that a collision of hashes costs a computation and never a
 wrong answer.
 
-Pages are all that a beginning needs where every layer attends to keys and values; layers with a sliding window keep
+Pages are all that a prefix needs where every layer attends to keys and values; layers with a sliding window keep
 theirs in the same pages, so this holds for them too. Models with recurrent layers use ``CheckpointIndex``, which needs
 a state beside the pages.
 """
@@ -48,7 +48,7 @@ class Chain:
         length: how many of its pages are; None once one of them was already there as another page, since from then on
             its pages have no registered parent.
         slot: where its recurrent state is; None in a model that has none.
-        branch: pages of its tokens that the index knew when it was admitted, with or without a state after them.
+        indexed_pages: pages of its tokens that the index knew when it was admitted, with or without a state after them.
         saves: states that the step in progress stores.
         passing: key of the last passing state that it stored.
     """
@@ -56,7 +56,7 @@ class Chain:
     key: bytes
     length: int | None = 0
     slot: int | None = None
-    branch: int = 0
+    indexed_pages: int = 0
     saves: tuple[Save, ...] = ()
     passing: bytes | None = None
 
@@ -66,8 +66,8 @@ class Match:
     """What is known of a sequence's tokens.
 
     Attributes:
-        pages: of the longest beginning that can be resumed; they are held.
-        chain: the place in the index after them.
+        pages: of the longest prefix that can be resumed; they are held.
+        chain: the position in the index after them.
         stopped: why it ends there; None if all full pages were found.
     """
 
@@ -116,7 +116,7 @@ class PrefixIndex:
         return self.pool.total - self.available
 
     def match(self, tokens: Tokens, root: bytes) -> Match:
-        """Hold the pages of the longest known beginning of ``tokens`` and return them; full pages only.
+        """Hold the pages of the longest known prefix of ``tokens`` and return them; full pages only.
 
         Args:
             tokens: ``[n]`` int32.
@@ -151,7 +151,7 @@ class PrefixIndex:
             tokens: ``[n]`` int32, the tokens whose keys and values stand (or will, at the end of this step) in
                 ``pages``.
             pages: the sequence's pages.
-            chain: its place in the index, as ``match`` gave it.
+            chain: its position in the index, as ``match`` gave it.
         """
         if not self.enabled or chain.length is None:
             return

@@ -59,7 +59,7 @@ class DecodeBuffers:
         sources: [rows], the row of the step before whose drawn token is this row's; -1 for none.
         slots: [rows], where keys and values go: ``page * page_size + offset``.
         contexts: [rows], tokens of each sequence, its new one included.
-        owners: [rows], the adapter of each row, by its place among those of the step; -1 for the base.
+        owners: [rows], the adapter of each row, by its slot among those of the step; -1 for the base.
         states: [rows], where each sequence's recurrent state is.
         table: [rows, pages], pages in the order of positions.
     """
@@ -91,13 +91,13 @@ class DecodeBuffers:
         """The fields of a row that no sequence has."""
         return 0, NOWHERE, self._spare * self._page_size, 1, NOWHERE, self._spare_state
 
-    def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int], places: Mapping[int, int]) -> None:
+    def fill(self, slices: Sequence[Slice], drawn: Mapping[Running, int], adapter_slots: Mapping[int, int]) -> None:
         """Queue the inputs of a step.
 
         Args:
             slices: one token each, at most ``rows`` of them.
-            drawn: rows of the step before, of the sequences whose token was promised by it.
-            places: of the adapters, by id.
+            drawn: rows of the step before, by the sequence whose placeholder token it drew.
+            adapter_slots: of the adapters among those of the step, by id.
         """
         host = self._hosts[0]
         self._hosts.reverse()
@@ -113,7 +113,7 @@ class DecodeBuffers:
             else:
                 sources[row] = drawn[sequence]
             contexts[row] = item.end
-            owners[row] = places.get(sequence.adapter_id, NOWHERE)
+            owners[row] = adapter_slots.get(sequence.adapter_id, NOWHERE)
             if sequence.chain is not None and sequence.chain.slot is not None:
                 states[row] = sequence.chain.slot
             page, offset = divmod(start, self._page_size)

@@ -143,7 +143,7 @@ class Request:
         adapter: name of a loaded adapter; None is the base model.
         adapters: instead of one adapter, several by name, each with the weight that its update gets.
         priority: smaller runs earlier.
-        tenant: whose request it is. Beginnings are shared inside a tenant only, and tenants get equal turns.
+        tenant: whose request it is. Prefixes are shared inside a tenant only, and tenants get equal turns.
         grammar: what the answer must look like; None is anything.
         keep_special: leave special tokens in the text, for models whose markers they are (``Renderer.keep_special``).
     """
@@ -161,7 +161,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its natural-log probability and the most likely tokens at its place, best first."""
+    """A token with its natural-log probability and the most likely tokens at its position, best first."""
 
     token_id: int
     logprob: float

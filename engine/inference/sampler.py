@@ -103,7 +103,7 @@ def draw(
     Args:
         logits: ``[n, vocabulary]`` float32.
         params: how to draw, per row.
-        positions: place of the drawn token in its sequence, per row; with the seed it names the random number.
+        positions: of the drawn token in its sequence, per row; with the seed it names the random number.
         shapes: by row, what changes its logits first; log-probabilities are of what they were before.
     """
     return begin(logits, params, positions, shapes).read()
@@ -116,7 +116,7 @@ def begin(
     shapes: Mapping[int, RowShape] | None = None,
     latest: Tensor | None = None,
 ) -> Pending:
-    """As ``draw``, without waiting for the device, but for grammars; ``latest`` as of ``apply_penalties``."""
+    """Queue the draws without waiting for the device, but for grammars; ``latest`` as of ``apply_penalties``."""
     largest, tokens = _most_likely(logits)
     _draw_rows(
         logits, tokens, params, positions, [row for row in range(len(params)) if not shapes or row not in shapes]
@@ -135,7 +135,7 @@ def begin(
 
 
 def draw_tokens(logits: Tensor, params: Rows[SamplingParams], positions: Rows[int]) -> list[int]:
-    """As ``draw``, the tokens alone."""
+    """Draw one token per row, without log-probabilities."""
     _, tokens = _most_likely(logits)
     _draw_rows(logits, tokens, params, positions, range(len(params)))
     found: list[int] = tokens.tolist()

@@ -3,21 +3,21 @@
 Each step brings computed tokens closer to known tokens under a budget. Sequences with one token to go (those that
 generate) get one each; what is left goes to longer runs of tokens in chunks, in order of their turn.
 
-Sequences stand in lines, one per tenant and priority, and run in order of arrival: those that run are always the first
-of their line. Across lines a sequence has a place, and all decisions about room follow from it:
+Sequences stand in queues, one per tenant and priority, and run in order of arrival: those that run are always the first
+of their queue. Across queues a sequence has a precedence, and all decisions about room follow from it:
 
 * first its urgency, which is its priority (smaller is more urgent), less one for every ``patience`` steps that it
-  waited as the head of its line while nothing of the line ran, down to the smallest priority that is there;
-* then its turn, which is how many stand before it in its line. So each tenant's first request comes before anyone's
+  waited as the head of its queue while nothing of the queue ran, down to the smallest priority that is there;
+* then its turn, which is how many stand before it in its queue. So each tenant's first request comes before anyone's
   second, and a tenant with a hundred requests gives up the room of its last to another's first.
 
-One that waits takes room from those with a later place, the last of them first, and never from an equal one. Among
+One that waits takes room from those with a later precedence, the last of them first, and never from an equal one. Among
 equals the tenant with the fewest computed tokens goes first, then who came first: long prompts of two tenants take
 turns chunk by chunk. What is preempted is computed again later.
 
-Nobody starves. The sequence with the first place is never asked for its pages, so it always advances. A head that waits
-becomes as urgent as any and keeps what it gained; the tokens it is behind or ahead are counted from a time that goes on
-while others are served, at which newcomers begin; so only finitely many can come before it.
+Nobody starves. The sequence that is first in precedence is never asked for its pages, so it always advances. A head
+that waits becomes as urgent as any and keeps what it gained; the tokens it is behind or ahead are counted from a time
+that goes on while others are served, at which newcomers begin; so only finitely many can come before it.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ class _Left:
     rows: int
 
 
-class Place(NamedTuple):
-    """Where a sequence stands when room is short; smaller comes first."""
+class Precedence(NamedTuple):
+    """Who keeps its pages when there are too few; smaller comes first."""
 
     urgency: int
     turn: int
 
 
 @dataclass(eq=False)
-class Line:
+class TenantQueue:
     """The sequences of one tenant and one priority, by id in order of arrival; all that run stand before all others."""
 
     tenant: str
@@ -142,42 +142,42 @@ class Scheduler:
         self.patience = patience
         self.running: dict[str, Sequence] = {}
         self.preemptions = 0
-        self._lines: dict[tuple[str, int], Line] = {}
+        self._queues: dict[tuple[str, int], TenantQueue] = {}
         self._served: dict[str, float] = {}
         self._time = 0.0  # tokens that a tenant with its fair share would have had
         self._floor = 0
 
     @property
     def waiting(self) -> list[Sequence]:
-        """The sequences that hold nothing; line by line."""
-        return [sequence for line in tuple(self._lines.values()) for sequence in tuple(line.waiting.values())]
+        """The sequences that hold nothing; queue by queue."""
+        return [sequence for queue in tuple(self._queues.values()) for sequence in tuple(queue.waiting.values())]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its ``limit`` must fit into the pool."""
         tenant, priority = sequence.request.tenant, sequence.request.priority
         self._served.setdefault(tenant, self._time)
-        line = self._lines.setdefault((tenant, priority), Line(tenant, priority))
-        line.waiting[sequence.id] = sequence
+        queue = self._queues.setdefault((tenant, priority), TenantQueue(tenant, priority))
+        queue.waiting[sequence.id] = sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence that is finished or cancelled; its pages are given back."""
-        line = self._line(sequence)
+        queue = self._queue_of(sequence)
         if self.running.pop(sequence.id, None) is not None:
-            del line.running[sequence.id]
+            del queue.running[sequence.id]
             self._give_back(sequence)
         else:
-            del line.waiting[sequence.id]
-        if not (line.running or line.waiting):
-            del self._lines[line.tenant, line.priority]
-            if not any(other.tenant == line.tenant for other in self._lines.values()):
-                del self._served[line.tenant]
+            del queue.waiting[sequence.id]
+        if not (queue.running or queue.waiting):
+            del self._queues[queue.tenant, queue.priority]
+            if not any(other.tenant == queue.tenant for other in self._queues.values()):
+                del self._served[queue.tenant]
 
     def schedule(self) -> StepPlan:
         """Decide the next step. Afterwards ``advance`` must be called with the plan once it is computed."""
-        self._floor = min((line.priority for line in self._lines.values()), default=0)
-        for line in self._lines.values():
-            if not line.running:
-                line.head.waited += 1
+        self._floor = min((queue.priority for queue in self._queues.values()), default=0)
+        for queue in self._queues.values():
+            if not queue.running:
+                queue.head.waited += 1
         running = tuple(self.running.values())
         generating = [sequence for sequence in running if sequence.pending == 1 and not sequence.complete]
         for sequence in generating:
@@ -221,55 +221,55 @@ class Scheduler:
             sequence.chain.length = None
 
     def check_integrity(self) -> None:
-        """Raise unless every page is accounted for and every line is in order."""
+        """Raise unless every page is accounted for and every queue is in order."""
         held = [page for sequence in self.running.values() for page in sequence.pages]
         self.prefix.pool.check_integrity([*held, *self.prefix.known_pages()])
         self.prefix.check_integrity(sequence.chain for sequence in self.running.values() if sequence.chain)
-        for line in self._lines.values():
-            members = [*line.running.values(), *line.waiting.values()]
+        for queue in self._queues.values():
+            members = [*queue.running.values(), *queue.waiting.values()]
             arrivals = [sequence.arrival for sequence in members]
             waits = [sequence.waited for sequence in members]
             if not members or arrivals != sorted(arrivals) or waits != sorted(waits, reverse=True):
-                raise RuntimeError(f"a line is out of order: arrivals {arrivals}, waits {waits}")
-        if {name for line in self._lines.values() for name in line.running} != set(self.running):
-            raise RuntimeError("the lines and the running sequences differ")
-        if {line.tenant for line in self._lines.values()} != set(self._served):
-            raise RuntimeError("the lines and the tenants differ")
+                raise RuntimeError(f"a queue is out of order: arrivals {arrivals}, waits {waits}")
+        if {name for queue in self._queues.values() for name in queue.running} != set(self.running):
+            raise RuntimeError("the queues and the running sequences differ")
+        if {queue.tenant for queue in self._queues.values()} != set(self._served):
+            raise RuntimeError("the queues and the tenants differ")
         for sequence in self.running.values():
             if len(sequence.pages) * self.prefix.page_size < sequence.computed:
                 raise RuntimeError(f"{sequence.id} computed {sequence.computed} tokens in {len(sequence.pages)} pages")
         if any(sequence.pages or sequence.computed for sequence in self.waiting):
             raise RuntimeError("a waiting sequence holds pages")
 
-    def _line(self, sequence: Sequence) -> Line:
-        return self._lines[sequence.request.tenant, sequence.request.priority]
+    def _queue_of(self, sequence: Sequence) -> TenantQueue:
+        return self._queues[sequence.request.tenant, sequence.request.priority]
 
-    def _place(self, sequence: Sequence, turn: int) -> Place:
+    def _precedence(self, sequence: Sequence, turn: int) -> Precedence:
         urgency = sequence.request.priority - sequence.waited // self.patience
-        return Place(max(urgency, self._floor), turn)
+        return Precedence(max(urgency, self._floor), turn)
 
-    def _order(self, sequence: Sequence, turn: int) -> tuple[Place, float, int]:
+    def _order(self, sequence: Sequence, turn: int) -> tuple[Precedence, float, int]:
         """In which order sequences get the step's tokens."""
-        return self._place(sequence, turn), self._served[sequence.request.tenant], sequence.arrival
+        return self._precedence(sequence, turn), self._served[sequence.request.tenant], sequence.arrival
 
     def _turns(self) -> Iterator[tuple[int, Sequence]]:
         """The running sequences, each with its turn."""
-        for line in self._lines.values():
-            yield from enumerate(line.running.values())
+        for queue in self._queues.values():
+            yield from enumerate(queue.running.values())
 
-    def _last(self) -> tuple[Place, Sequence]:
-        """The running sequence with the latest place, the youngest of equals; it is the next to give up its pages."""
-        ends = [(len(line.running) - 1, line.last) for line in self._lines.values() if line.running]
-        turn, sequence = max(ends, key=lambda end: (self._place(end[1], end[0]), end[1].arrival))
-        return self._place(sequence, turn), sequence
+    def _last(self) -> tuple[Precedence, Sequence]:
+        """The running sequence that is last in precedence, the youngest of equals: the next to give up its pages."""
+        ends = [(len(queue.running) - 1, queue.last) for queue in self._queues.values() if queue.running]
+        turn, sequence = max(ends, key=lambda end: (self._precedence(end[1], end[0]), end[1].arrival))
+        return self._precedence(sequence, turn), sequence
 
     def _fill(self, left: _Left) -> list[Slice]:
         """Slices for longer runs of tokens, of sequences that run and of those that can be admitted now, in order."""
         runs = sorted((self._order(item, turn), item) for turn, item in self._turns() if item.pending > 1)
         behind, slices, full = deque(runs), list[Slice](), False
         while left.tokens > 0:
-            heads = [] if full else [line for line in self._lines.values() if line.waiting]
-            best = min(heads, key=lambda line: self._order(line.head, len(line.running)), default=None)
+            heads = [] if full else [queue for queue in self._queues.values() if queue.waiting]
+            best = min(heads, key=lambda queue: self._order(queue.head, len(queue.running)), default=None)
             if best is not None and not (behind and behind[0][0] < self._order(best.head, len(best.running))):
                 sequence = best.head
                 full = not self._admit(best)
@@ -316,15 +316,15 @@ class Scheduler:
         if sequence.chain is not None:
             self.prefix.register(sequence.tokens[:known], sequence.pages, sequence.chain)
             self.prefix.plan(sequence.chain, sequence.computed, known, len(sequence.request.prompt))
-        last = sequence.known + sequence.promised - 1
+        last = sequence.known + sequence.placeholders - 1
         first = max(sequence.computed, min(sequence.scored, last))
         return Slice(sequence, sequence.computed, count, rows=max(0, end - first))
 
     def _missing(self, sequence: Sequence, held: int) -> int:
-        return max(0, -(-(sequence.known + sequence.promised) // self.prefix.page_size) - held)
+        return max(0, -(-(sequence.known + sequence.placeholders) // self.prefix.page_size) - held)
 
     def _grow(self, sequence: Sequence) -> None:
-        """Get the page for one more token, preempting from the last place on, maybe ``sequence`` itself."""
+        """Get the page for one more token, preempting from the last in precedence on, maybe ``sequence`` itself."""
         missing = self._missing(sequence, len(sequence.pages))
         while self.prefix.available < missing:
             _, victim = self._last()
@@ -334,19 +334,19 @@ class Scheduler:
         sequence.pages.extend(self.prefix.take(missing))
 
     def _preempt(self, victim: Sequence) -> None:
-        """Back to the front of those that wait in its line; it was the last of those that run."""
-        line = self._line(victim)
-        del self.running[victim.id], line.running[victim.id]
+        """Back to the front of those that wait in its queue; it was the last of those that run."""
+        queue = self._queue_of(victim)
+        del self.running[victim.id], queue.running[victim.id]
         self._give_back(victim)
         victim.preemptions += 1
         self.preemptions += 1
-        line.waiting[victim.id] = victim
-        line.waiting.move_to_end(victim.id, last=False)
+        queue.waiting[victim.id] = victim
+        queue.waiting.move_to_end(victim.id, last=False)
 
-    def _admit(self, line: Line) -> bool:
-        """Move the head of a line to the running ones, with pages for all it knows; False if there is no room."""
-        sequence, place = line.head, self._place(line.head, len(line.running))
-        if len(self.running) >= self.max_running and self._last()[0] <= place:
+    def _admit(self, queue: TenantQueue) -> bool:
+        """Move the head of a queue to the running ones, with pages for all it knows; False if there is no room."""
+        sequence, precedence = queue.head, self._precedence(queue.head, len(queue.running))
+        if len(self.running) >= self.max_running and self._last()[0] <= precedence:
             return False
         # The last known token is always computed: its output is needed.
         root = root_key(sequence.adapter_id, sequence.request.tenant)
@@ -354,7 +354,7 @@ class Scheduler:
         found = self.prefix.match(sequence.tokens[: min(sequence.known - 1, sequence.scored)], root)
         pages, chain = found.pages, found.chain
         missing = self._missing(sequence, len(pages))
-        if not self._make_room(missing, place) or not self.prefix.begin(chain):
+        if not self._make_room(missing, precedence) or not self.prefix.begin(chain):
             self.prefix.release(pages, chain)
             return False
         pages.extend(self.prefix.take(missing))
@@ -364,18 +364,18 @@ class Scheduler:
             sequence.cached, sequence.cache_miss = sequence.computed, found.stopped
             sequence.admitted_s = time.perf_counter()
             self.prefix.count(sequence.known, sequence.cached)
-        del line.waiting[sequence.id]
-        self.running[sequence.id] = line.running[sequence.id] = sequence
+        del queue.waiting[sequence.id]
+        self.running[sequence.id] = queue.running[sequence.id] = sequence
         return True
 
-    def _make_room(self, pages: int, place: Place) -> bool:
-        """Room for a sequence at ``place`` by preempting what stands behind it; False if that would not be enough.
+    def _make_room(self, pages: int, precedence: Precedence) -> bool:
+        """Room for a sequence of ``precedence`` by preempting what comes after it; False if that would not be enough.
 
         One page per running sequence is left over, so that what was just admitted is not preempted at once.
         """
         if self._has_room(pages, len(self.running), 0):
             return True
-        behind = [sequence for turn, sequence in self._turns() if self._place(sequence, turn) > place]
+        behind = [sequence for turn, sequence in self._turns() if self._precedence(sequence, turn) > precedence]
         if not self._has_room(pages, len(self.running) - len(behind), sum(len(item.pages) for item in behind)):
             return False
         while behind and not self._has_room(pages, len(self.running), 0):

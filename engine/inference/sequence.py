@@ -16,8 +16,8 @@ class Sequence:
     """The state that changes while a request runs. Only the scheduler and the engine write it.
 
     There is no prefill and no decoding here: a sequence has ``known`` tokens of which ``computed`` have keys and
-    values, and each step brings the second number closer to the first. When they meet, a token is drawn and becomes
-    known.
+    values, and each step brings the second number closer to the first. When they are equal, a token is drawn and
+    becomes known.
 
     Attributes:
         request: what was asked.
@@ -33,11 +33,11 @@ class Sequence:
         arrived_s, admitted_s: when it came, and when it first got pages, on the clock of ``time.perf_counter``.
         preemptions: how often its pages were taken away.
         drafted: guesses at the next tokens that the next step computes too, see ``speculation``.
-        promised: tokens behind the known ones that steps on the device draw and that were not read back yet.
+        placeholders: tokens behind the known ones that launched steps draw and that were not read back yet.
         scored: how many of the first tokens need no logits, but for the last known one. All of them, unless
             log-probabilities of the prompt were asked for: then it follows ``computed`` through the prompt and never
             goes back.
-        waited: steps that it stood at the head of its line while nothing of the line ran.
+        waited: steps that it stood at the head of its queue while nothing of the queue ran.
     """
 
     __slots__ = (
@@ -54,8 +54,8 @@ class Sequence:
         "known",
         "limit",
         "pages",
+        "placeholders",
         "preemptions",
-        "promised",
         "request",
         "scored",
         "tokens",
@@ -79,7 +79,7 @@ class Sequence:
         self.cache_miss: MissReason | None = None
         self.arrived_s = self.admitted_s = time.perf_counter()
         self.preemptions = 0
-        self.drafted = self.promised = 0
+        self.drafted = self.placeholders = 0
         self.scored = limit if request.sampling.prompt_logprobs is None else 0
         self.waited = 0
 
@@ -90,13 +90,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Known and promised tokens that are not computed yet."""
-        return self.known + self.promised - self.computed
+        """Known and placeholder tokens that are not computed yet."""
+        return self.known + self.placeholders - self.computed
 
     @property
     def complete(self) -> bool:
-        """Whether the promised tokens are its last, whatever they are."""
-        return self.promised > 0 and self.known + self.promised >= self.limit
+        """Whether the placeholder tokens are its last, whatever they are."""
+        return self.placeholders > 0 and self.known + self.placeholders >= self.limit
 
     @property
     def generated(self) -> int:
@@ -118,7 +118,7 @@ class Sequence:
         self.computed = min(self.computed, self.known - 1)
 
     def append(self, token: int) -> None:
-        """Make a drawn token known, the first of the promised if there are some."""
+        """Make a drawn token known, in place of the first placeholder if there is one."""
         self.tokens[self.known] = token
         self.known += 1
-        self.promised = max(0, self.promised - 1)
+        self.placeholders = max(0, self.placeholders - 1)

@@ -92,19 +92,19 @@ class Shaping:
         """Whether a row can be shaped while the token before it is known to the device alone; a grammar reads it."""
         return self.matcher is None
 
-    def rows(self, drafts: Sequence[int], promised: int = 0) -> list[RowShape]:
+    def rows(self, drafts: Sequence[int], placeholders: int = 0) -> list[RowShape]:
         """Of the next token and of the ones behind the drafts.
 
         Args:
             drafts: guesses behind the known tokens.
-            promised: tokens there that the device alone knows; without drafts.
+            placeholders: tokens there that the device alone knows; without drafts.
 
         Raises:
             FwError: from the matcher.
         """
         masks = masks_along(self.matcher, drafts, self._ends) if self.matcher else [None] * (len(drafts) + 1)
         entries = self._entries(drafts)
-        early = max(0, self._least - self._generated - promised)
+        early = max(0, self._least - self._generated - placeholders)
         return [
             RowShape(own, self._banned if place < early else (), mask)
             for place, (own, mask) in enumerate(zip(entries, masks, strict=True))

@@ -121,21 +121,21 @@ class PromptLookup:
 
     def __init__(self, width: int = 3) -> None:
         self._width = width
-        self._known: dict[str, _Places] = {}
+        self._known: dict[str, _NgramIndex] = {}
 
     def propose(self, wanted: Sequence[tuple[Tokens, int]]) -> list[list[int]]:
-        """As ``Proposer.propose``."""
+        """Guess what followed where the last tokens stood before."""
         return [
-            self._known.setdefault(sequence.id, _Places(self._width)).following(sequence, most)
+            self._known.setdefault(sequence.id, _NgramIndex(self._width)).following(sequence, most)
             for sequence, most in wanted
         ]
 
     def forget(self, sequence_id: str) -> None:
-        """As ``Proposer.forget``."""
+        """Drop the sequence's n-gram index."""
         self._known.pop(sequence_id, None)
 
 
-class _Places:
+class _NgramIndex:
     """Where runs of ``width`` tokens of one sequence stood last, the run at its end left out."""
 
     def __init__(self, width: int) -> None:

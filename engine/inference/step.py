@@ -33,14 +33,14 @@ class PagedAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
     ) -> Tensor:
-        """As ``engine.models.Attention``."""
+        """Write the layer's new keys and values into the pages; attend to all of them."""
         pages = self._pages[layer]
         turned = turn_and_write(query, key, value, turns, pages, self._plan)
         return paged_attention(turned, pages, self._plan, spec)
 
 
 class PagedRecurrence(PagedAttention):
-    """As ``PagedAttention``, with the recurrent states of the other layers.
+    """Paged attention beside the recurrent states of the other layers.
 
     Args:
         pages: of the layers that attend.
@@ -57,7 +57,7 @@ class PagedRecurrence(PagedAttention):
     def recur(
         self, layer: int, mixed: Tensor, decay: Tensor, write: Tensor, *, weights: DeltaWeights, shape: DeltaShape
     ) -> Tensor:
-        """As ``engine.models.Recurrent``."""
+        """Run the delta net on from the sequences' states, which it changes in place."""
         return gated_delta_net(mixed, decay, write, weights, self._states.layer(layer), self._state_plan)
 
 

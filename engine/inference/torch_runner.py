@@ -42,12 +42,12 @@ class TorchRunner:
         self._builder = StepBuilder(size, self.device, recurrence)
 
     def prepare(self, adapter: Adapter) -> Adapter:
-        """As ``Runner.prepare``."""
+        """The adapter itself: torch reads its tensors as they are."""
         return adapter
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> Logits:
-        """As ``Runner.compute``."""
+        """Compute the plan operator by operator."""
         inputs = self._inputs(plan, adapters)
         if self.states is not None:
             self.states.copy(plan.restores)
@@ -57,7 +57,7 @@ class TorchRunner:
         return Logits(self.model.logits(wanted), inputs.rows)
 
     def replace(self, model: CausalLM) -> None:
-        """As ``Runner.replace``."""
+        """Compute with this model from now on."""
         self.model = model
 
     def _inputs(self, plan: StepPlan, adapters: Mapping[int, Adapter]) -> StepInputs:
@@ -69,6 +69,6 @@ class TorchRunner:
         return PagedRecurrence(self.pages, batch, self.states, states)
 
     def clean(self, pages: Sequence[int]) -> None:
-        """As ``Runner.clean``."""
+        """Replace what is not finite in these pages by 0."""
         index = torch.tensor(pages, dtype=torch.int64, device=self.device)
         self.pages[:, :, :, index] = torch.nan_to_num(self.pages[:, :, :, index], nan=0.0, posinf=0.0, neginf=0.0)

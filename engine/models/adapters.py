@@ -54,7 +54,7 @@ class Adapter:
         return [tensor for pair in self.weights.values() for tensor in pair]
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Adapter:
-        """The same adapter in another format or place, detached from any gradient."""
+        """The same adapter in another format or on another device, detached from any gradient."""
         weights = {
             key: (down.detach().to(device, dtype), up.detach().to(device, dtype))
             for key, (down, up) in self.weights.items()
@@ -98,7 +98,7 @@ class SingleAdapter:
         self.adapter = adapter
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """As ``Adapters.apply``."""
+        """Add the adapter's update to every row: inputs [T, in], outputs [T, out] -> [T, out]."""
         pair = self.adapter.weights.get((layer, target))
         return outputs if pair is None else update(pair, self.adapter.scale, inputs, outputs)
 
@@ -124,14 +124,14 @@ class MixedAdapters:
 
         Args:
             adapters: that a row may use.
-            index: [T] i32, each row's place among them, -1 for the base.
+            index: [T] i32, each row's slot among them, -1 for the base.
         """
         mixed = cls([], index.device)
         mixed._rows, mixed._tables = RowOwners.at(index), _tables(adapters, index.device)
         return mixed
 
     def apply(self, layer: int, target: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """As ``Adapters.apply``; ``outputs`` may be changed in place. Rows of the base stay as they are."""
+        """Add each row's own adapter to it; ``outputs`` may be changed in place. Rows of the base stay as they are."""
         assert len(inputs) == self._rows.tokens, "the batch has other rows than the segments"
         table = self._tables.get((layer, target))
         return outputs if table is None else lora(inputs, outputs, table, self._rows)

@@ -65,14 +65,14 @@ class PackedCausalAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, turns: Turns, spec: AttentionSpec
     ) -> Tensor:
-        """As ``Attention``."""
+        """Turn queries and keys, and attend within each sequence."""
         query, key = (apply_rope(heads, *turns) for heads in (query, key))
         return causal_attention(query, key, value, self.segment_lengths, spec=spec)
 
     def recur(
         self, layer: int, mixed: Tensor, decay: Tensor, write: Tensor, *, weights: DeltaWeights, shape: DeltaShape
     ) -> Tensor:
-        """As ``Recurrent``; every sequence begins with an empty state."""
+        """Run the delta net; every sequence begins with an empty state."""
         count, device = len(self.segment_lengths), mixed.device
         plan = plan_states(self.segment_lengths, range(count), [True] * count, (), shape, device)
         return gated_delta_net(mixed, decay, write, weights, new_states(1, count, shape, device).layer(0), plan)

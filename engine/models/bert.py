@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
         Args:
             token_ids: [T] i64, the tokens of all texts, one after another; equal lengths beside each other are fastest.
-            positions: [T] i64, each token's place in its text.
+            positions: [T] i64, each token's position in its text.
             segment_lengths: tokens of each text; they sum to T.
 
         Returns:

@@ -167,8 +167,8 @@ class CausalLM(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, hidden_size] -> [N, vocab] float32."""
         if "head" in self.packed:
-            return self.packed["head"](hidden, wide=True)
-        return linear(hidden, self.head, wide=True)
+            return self.packed["head"](hidden, float32_out=True)
+        return linear(hidden, self.head, float32_out=True)
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden: [..., width] normed -> the same shape and dtype; in float32 where the weight is."""

@@ -21,11 +21,11 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     """
     pairs: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
     for adapter, weight in parts:
-        for place, (down, up) in adapter.weights.items():
-            pairs.setdefault(place, []).append((down, up * (adapter.scale * weight)))
+        for key, (down, up) in adapter.weights.items():
+            pairs.setdefault(key, []).append((down, up * (adapter.scale * weight)))
     weights = {
-        place: (torch.cat([down for down, _ in found]), torch.cat([up for _, up in found], 1))
-        for place, found in pairs.items()
+        key: (torch.cat([down for down, _ in found]), torch.cat([up for _, up in found], 1))
+        for key, found in pairs.items()
     }
     rank = max(down.shape[0] for down, _ in weights.values())
     targets = tuple(dict.fromkeys(target for adapter, _ in parts for target in adapter.targets))

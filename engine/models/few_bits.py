@@ -65,7 +65,7 @@ class FewBitsLinear:
         """numbers: [N] i64 -> those rows, [N, in] float32."""
         return self._matrix.rows(numbers).dense()
 
-    def __call__(self, x: Tensor, *, wide: bool = False) -> Tensor:
-        """x: [T, in] -> [T, out] in x's dtype, or in float32 if ``wide``."""
+    def __call__(self, x: Tensor, *, float32_out: bool = False) -> Tensor:
+        """x: [T, in] -> [T, out] in x's dtype, or in float32 if ``float32_out``."""
         bias = None if self._bias is None else self._bias.to(x.dtype)
-        return quantized_linear(x, self._matrix, bias, wide=wide)
+        return quantized_linear(x, self._matrix, bias, float32_out=float32_out)

@@ -31,7 +31,7 @@ class Gemma3(CausalLM):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of a layer with four norms, whose weights are stored less 1."""
         hidden = config.hidden_size
         norms = {
             **norm("input_norm", hidden, "input_layernorm"),
@@ -45,19 +45,19 @@ class Gemma3(CausalLM):
 
     @classmethod
     def final_slot(cls, config: ModelConfig) -> Slot:
-        """As ``CausalLM.final_slot``."""
+        """The norm behind the last layer, its weights stored less 1."""
         return _one_more(super().final_slot(config))
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """As ``CausalLM.embed``, scaled by the root of the width, itself rounded to the model's dtype."""
+        """token_ids: [T] -> [T, hidden_size], scaled by the root of the width, itself rounded to the model's dtype."""
         return super().embed(token_ids) * self._root
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Attention with normed heads, its result normed too."""
         return self.norm(attend(self, layer, inputs, batch, self.norm_heads), layer.attended_norm)
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``."""
+        """A feed-forward part gated by GELU, its result normed."""
         return self.norm(feed_forward(layer, inputs, batch, _gelu_gated), layer.fed_norm)
 
 

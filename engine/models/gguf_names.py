@@ -89,11 +89,11 @@ def stored_as(config: ModelConfig, name: str) -> Stored:
     if rest in STACKED:
         return Stored(tuple(block + part for part in STACKED[rest]), turned=TURNS.get(rest))
     part, kind = rest.rsplit(".", 1)
-    place = (f"{block}{OTHER_PARTS.get(config.family, {}).get(part) or PARTS[part]}.{kind}",)
+    names = (f"{block}{OTHER_PARTS.get(config.family, {}).get(part) or PARTS[part]}.{kind}",)
     if config.family == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
         heads = config.heads if part == "self_attn.q_proj" else config.kv_heads
-        return Stored(place, heads=heads, turned=lambda tensor: unpermuted(tensor, heads))
-    return Stored(place, turned=lowered if part.endswith("norm") else None)
+        return Stored(names, heads=heads, turned=lambda tensor: unpermuted(tensor, heads))
+    return Stored(names, turned=lowered if part.endswith("norm") else None)
 
 
 def unpermuted(tensor: Tensor, heads: int) -> Tensor:

@@ -21,7 +21,7 @@ class GptOss(CausalLM):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``; a file has the experts' inputs before their outputs, gates and ups alternating."""
+        """Attention with sinks; experts, of which a file has inputs before their outputs, gates and ups alternating."""
         experts, hidden = config.experts, config.hidden_size
         assert experts is not None
         count, ffn = experts.count, experts.ffn_size
@@ -38,11 +38,11 @@ class GptOss(CausalLM):
         }
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Plain attention; its sinks are in ``spec``."""
         return attend(self, layer, inputs, batch)
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``."""
+        """A mixture of the experts with the largest scores."""
         experts = self.config.experts
         assert experts is not None
         scores, chosen = layer.project("router", inputs).topk(experts.chosen)

@@ -58,14 +58,14 @@ class Holding:
         bits = 8 if name in ENDS else self.bits or 8
         if self.library is None:
             return FewBitsLinear.stored(stored, bias) if stored else FewBitsLinear.rounded(weight, bits, bias)
-        columns, wide = weight.shape[1], not self.fast or name in ("qkv", *ENDS)
+        columns, int15 = weight.shape[1], not self.fast or name in ("qkv", *ENDS)
         parts = stored or [Rows(np.ascontiguousarray(weight.numpy()), FLOAT)]
         added = None if bias is None else bias.float().numpy()
-        forward = Matrix.pack(self.library, parts, columns, bits=bits, bias=added, wide=wide, arena=self.arena)
+        forward = Matrix.pack(self.library, parts, columns, bits=bits, bias=added, int15=int15, arena=self.arena)
         if not self.trained:
             return PackedLinear(self.library, forward)
         turned = Rows(np.ascontiguousarray(weight.T.numpy()), FLOAT)
-        backward = Matrix.pack(self.library, [turned], weight.shape[0], wide=True, arena=self.arena)
+        backward = Matrix.pack(self.library, [turned], weight.shape[0], int15=True, arena=self.arena)
         return PackedLinear(self.library, forward, backward)
 
     def experts(self, name: str, weight: Tensor, bias: Tensor | None) -> list[Product]:

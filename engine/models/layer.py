@@ -41,8 +41,8 @@ class Product(Protocol):
         """Memory of the weights."""
         ...
 
-    def __call__(self, x: Tensor, *, wide: bool = False) -> Tensor:
-        """x: [T, in] -> [T, out] in x's dtype, or in float32 if ``wide``."""
+    def __call__(self, x: Tensor, *, float32_out: bool = False) -> Tensor:
+        """x: [T, in] -> [T, out] in x's dtype, or in float32 if ``float32_out``."""
         ...
 
     def rows(self, numbers: Tensor) -> Tensor:

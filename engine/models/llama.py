@@ -15,7 +15,7 @@ class Llama(CausalLM):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of a layer with two norms, attention and a feed-forward part."""
         return {
             **norm("input_norm", config.hidden_size, "input_layernorm"),
             **attention_slots(config),
@@ -24,9 +24,9 @@ class Llama(CausalLM):
         }
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Plain attention."""
         return attend(self, layer, inputs, batch)
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``."""
+        """One gated feed-forward part."""
         return feed_forward(layer, inputs, batch)

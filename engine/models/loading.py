@@ -31,7 +31,7 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device | str = "
 
 
 def load_body(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> CausalLM:
-    """As ``load_model``, for its hidden states alone: an output head of its own is not looked for."""
+    """Load a model for its hidden states alone: an output head of its own is not looked for."""
     opened = open_model(Path(path))
     config = replace(opened.config, tie_embeddings=True)
     return load_opened(replace(opened, config=config), dtype=dtype, device=device)
@@ -40,7 +40,7 @@ def load_body(path: Path, *, dtype: torch.dtype, device: torch.device | str = "c
 def load_opened(
     opened: OpenModel, *, dtype: torch.dtype, device: torch.device | str = "cpu", holding: Holding | None = None
 ) -> CausalLM:
-    """As ``load_model``, of a model that was opened before; ``holding`` keeps its matrices in few bits."""
+    """Load a model that was opened before; ``holding`` keeps its matrices in few bits."""
     device = torch.device(device)
     model = model_class(opened.config)(opened.config, dtype, device if holding is None else "cpu")
     weights = open_weights(opened)
@@ -55,7 +55,7 @@ def load_opened(
         model.device = device
         model.packed = {name: held.to(device) for name, held in model.packed.items()}
         for layer in model.decoders:
-            layer.packed = {place: held.to(device) for place, held in layer.packed.items()}
+            layer.packed = {name: held.to(device) for name, held in layer.packed.items()}
     return model.eval()
 
 

@@ -25,7 +25,7 @@ from kernels.decoder import DecoderWeights, LayerWeights, Shape, unsupported
 from kernels.native import Library, library, outruns_bf16, status
 
 Floats = NDArray[np.float32]
-WIDE = {
+INT15 = {
     "fast": frozenset({"qkv", "embedding", "head"}),
     "exact": frozenset({"qkv", "output", "gate_up", "down", "embedding", "head"}),
 }
@@ -62,7 +62,7 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
     Raises:
         FwError: as ``Engine.load``.
     """
-    if numerics not in (*WIDE, "auto"):
+    if numerics not in (*INT15, "auto"):
         raise FwError(
             "invalid_argument", f"Unknown numerics '{numerics}'.", hint="use auto, fast or exact", param="numerics"
         )
@@ -76,7 +76,7 @@ def load_for_inference(path: Path, *, dtype: str, device: torch.device, numerics
         held = _format(opened) if dtype in ("auto", "stored") else dtype
         if reason is None and kernels is not None:
             chosen = "exact" if numerics == "auto" else numerics
-            weights = load_packed(opened, kernels, BITS.get(dtype), WIDE[chosen])
+            weights = load_packed(opened, kernels, BITS.get(dtype), INT15[chosen])
             return PackedModel(opened.config, held, chosen, weights, kernels)
         holding = Holding(BITS.get(dtype), kernels, fast=numerics == "fast")
         if opened.config.hidden_size % COLUMNS:
@@ -182,14 +182,14 @@ def why_not_packed(opened: OpenModel, bits: int | None) -> str | None:
     return f"its tensor {other[0]} is not stored in 4 to 8 bits" if other else None
 
 
-def load_packed(opened: OpenModel, library: Library, bits: int | None, wide: frozenset[str]) -> DecoderWeights:
+def load_packed(opened: OpenModel, library: Library, bits: int | None, int15: frozenset[str]) -> DecoderWeights:
     """The model, packed; arguments as for ``why_not_packed``, which must have found nothing.
 
     Args:
         opened: the model.
         library: compiled kernels.
         bits: as for ``why_not_packed``.
-        wide: names of the matrices that are multiplied with activations of 15 bits.
+        int15: names of the matrices that are multiplied with activations of 15 bits.
 
     Raises:
         FwError: ``model_unsupported`` if a tensor is missing or misshapen.
@@ -199,7 +199,7 @@ def load_packed(opened: OpenModel, library: Library, bits: int | None, wide: fro
     divisors = weights.divisors()
     if divisors is not None:
         frequencies = frequencies / divisors
-    packer = _Packer(weights, config, library, bits or 8, wide)
+    packer = _Packer(weights, config, library, bits or 8, int15)
     embedding = packer.matrix("embedding", ("model.embed_tokens.weight",), config.vocab_size, config.hidden_size)
     tied = config.tie_embeddings
     head = embedding if tied else packer.matrix("head", ("lm_head.weight",), config.vocab_size, config.hidden_size)
@@ -217,10 +217,10 @@ class _Packer:
     """Packs tensors by name, each checked against the configuration."""
 
     def __init__(
-        self, weights: Weights, config: ModelConfig, library: Library, bits: int, wide: frozenset[str]
+        self, weights: Weights, config: ModelConfig, library: Library, bits: int, int15: frozenset[str]
     ) -> None:
         self._weights, self._config, self._library = weights, config, library
-        self._bits, self._wide = bits, wide
+        self._bits, self._int15 = bits, int15
         self.arena = Arena()
 
     def layer(self, index: int) -> LayerWeights:
@@ -255,5 +255,5 @@ class _Packer:
             raise damaged(f"{', '.join(names)} have {found} rows together, {rows} are needed")
         bias = np.concatenate([self._weights.get(name).float().numpy() for name in biases]) if biases else None
         return Matrix.pack(
-            self._library, parts, columns, bits=self._bits, bias=bias, wide=buffer in self._wide, arena=self.arena
+            self._library, parts, columns, bits=self._bits, bias=bias, int15=buffer in self._int15, arena=self.arena
         )

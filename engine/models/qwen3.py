@@ -16,9 +16,9 @@ class Qwen3(Llama):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of Llama's layer, and norms of each query and key head."""
         return {**super().slots(config, index), **head_norm_slots(config)}
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Attention with normed query and key heads."""
         return attend(self, layer, inputs, batch, self.norm_heads)

@@ -17,7 +17,7 @@ class Qwen3Moe(Qwen3):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of Qwen3's attention beside a router and experts."""
         hidden = config.hidden_size
         return {
             **norm("input_norm", hidden, "input_layernorm"),
@@ -28,7 +28,7 @@ class Qwen3Moe(Qwen3):
         }
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``."""
+        """A mixture of the likeliest experts."""
         return likeliest(layer, inputs, self.config)
 
 

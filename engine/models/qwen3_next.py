@@ -18,8 +18,6 @@ from kernels.gated_delta_net import DeltaWeights
 from kernels.pointwise import sigmoid, silu
 from kernels.rms_norm import rms_norm
 
-WIDE = torch.float32
-
 
 class Qwen3Next(CausalLM):
     """Mixers of two kinds, and a feed-forward part that may be a mixture.
@@ -29,7 +27,7 @@ class Qwen3Next(CausalLM):
 
     @classmethod
     def slots(cls, config: ModelConfig, index: int) -> Slots:
-        """As ``CausalLM.slots``."""
+        """The buffers of a layer that attends or recurs, by the layer's kind."""
         mixer = _recurrent_slots(config) if config.kind(index) == "recurrent" else _attention_slots(config)
         return {
             **centred_norm("input_norm", config.hidden_size, "input_layernorm"),
@@ -40,11 +38,11 @@ class Qwen3Next(CausalLM):
 
     @classmethod
     def final_slot(cls, config: ModelConfig) -> Slot:
-        """As ``CausalLM.final_slot``."""
+        """The norm behind the last layer, its weights stored less 1."""
         return centred_norm("final_norm", config.hidden_size, "model.norm")["final_norm"]
 
     def mix(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.mix``."""
+        """Gated attention or the gated delta net, by the layer's kind."""
         mixer = self._recur if layer.kind == "recurrent" else self._attend
         return mixer(layer, inputs, batch)
 
@@ -63,14 +61,14 @@ class Qwen3Next(CausalLM):
         )
         query, gate = doubled.chunk(2, -1)
         query, key = self.norm(query, layer.query_norm), self.norm(key, layer.key_norm)
-        place, turns = config.place(layer.index), batch.turns["full"]
-        read = batch.attention(place, query, key, value, turns=turns, spec=self.spec(layer))
+        index, turns = config.cache_index(layer.index), batch.turns["full"]
+        read = batch.attention(index, query, key, value, turns=turns, spec=self.spec(layer))
         mixed = (read * sigmoid(gate)).reshape(len(inputs), config.query_size)
         mixed = batch.wanted(layer, mixed)
         return batch.adapt(layer, "o_proj", mixed, layer.project("output", mixed))
 
     def feed(self, layer: Layer, inputs: Tensor, batch: Pass) -> Tensor:
-        """As ``CausalLM.feed``; of a mixture, with an expert that every token goes through as far as its gate says."""
+        """A feed-forward part; of a mixture, with an expert that every token goes through as far as its gate says."""
         common = feed_forward(layer, inputs, batch)
         if not self.config.experts:
             return common
@@ -90,16 +88,16 @@ class Qwen3Next(CausalLM):
         write, decay = layer.project("recurrent_gates", inputs).chunk(2, 1)
         weights = DeltaWeights(layer.filters, layer.rate, layer.rate_bias)
         read = batch.attention.recur(
-            config.place(layer.index), mixed, decay, write, weights=weights, shape=delta_shape(sizes)
+            config.cache_index(layer.index), mixed, decay, write, weights=weights, shape=delta_shape(sizes)
         )
-        normed = rms_norm(read.to(WIDE), layer.read_norm, config.norm_eps)
-        gated = normed * silu(gate.to(WIDE)).view(normed.shape)
+        normed = rms_norm(read.float(), layer.read_norm, config.norm_eps)
+        gated = normed * silu(gate.float()).view(normed.shape)
         return layer.project("recurrent_output", batch.wanted(layer, gated.flatten(1).to(inputs.dtype)))
 
 
 def centred_norm(name: str, width: int, source: str) -> dict[str, Slot]:
     """Slot of a norm whose file holds what is to be added to 1."""
-    return {name: Slot((width,), (f"{source}.weight",), lambda weight: weight.to(WIDE) + 1, WIDE)}
+    return {name: Slot((width,), (f"{source}.weight",), lambda weight: weight.float() + 1, torch.float32)}
 
 
 def _attention_slots(config: ModelConfig) -> dict[str, Slot]:
@@ -149,11 +147,16 @@ def _recurrent_slots(config: ModelConfig) -> dict[str, Slot]:
     return {
         **both,
         "filters": Slot(
-            (sizes.taps, sizes.channels), (f"{prefix}conv1d.weight",), lambda taps: taps.reshape(len(taps), -1).T, WIDE
+            (sizes.taps, sizes.channels),
+            (f"{prefix}conv1d.weight",),
+            lambda taps: taps.reshape(len(taps), -1).T,
+            torch.float32,
         ),
-        "rate": Slot((sizes.value_heads,), (f"{prefix}A_log",), lambda logarithm: logarithm.to(WIDE).exp(), WIDE),
-        "rate_bias": Slot((sizes.value_heads,), (f"{prefix}dt_bias",), None, WIDE),
-        "read_norm": Slot((sizes.value_dim,), (f"{prefix}norm.weight",), None, WIDE),
+        "rate": Slot(
+            (sizes.value_heads,), (f"{prefix}A_log",), lambda logarithm: logarithm.float().exp(), torch.float32
+        ),
+        "rate_bias": Slot((sizes.value_heads,), (f"{prefix}dt_bias",), None, torch.float32),
+        "read_norm": Slot((sizes.value_dim,), (f"{prefix}norm.weight",), None, torch.float32),
         **projection("recurrent_output", hidden, sizes.value_size, (f"{prefix}out_proj",), bias=False),
     }
 

@@ -77,7 +77,7 @@ class SafetensorsWeights:
         return name in self._file_of
 
     def get(self, name: str) -> Tensor:
-        """As ``Weights.get``; a decoder saved without its head has no ``model.`` before its names."""
+        """The tensor, dequantised; a decoder saved without its head has no ``model.`` before its names."""
         if self._text:
             name = name.replace("model.", self._text, 1)
         elif not self.has(name) and not self.has(f"{name}_blocks"):
@@ -96,15 +96,15 @@ class SafetensorsWeights:
         return tensor
 
     def rows(self, name: str, columns: int) -> Rows:
-        """As ``Weights.rows``."""
+        """The matrix as rows of floats for packing."""
         return _float_rows(self.get(name), name, columns)
 
     def kind(self, name: str) -> None:
-        """As ``Weights.kind``."""
+        """None: no safetensors tensor has a GGUF type."""
         return None
 
     def divisors(self) -> None:
-        """As ``Weights.divisors``: no safetensors hold them."""
+        """None: no safetensors hold them."""
         return None
 
     def _stored(self, name: str) -> Tensor:
@@ -130,36 +130,36 @@ class GgufWeights:
         self._config = config
 
     def get(self, name: str) -> Tensor:
-        """As ``Weights.get``."""
-        place = self._place(name)
-        tensors = [self.stored(part, place.expert) for part in place.names]
-        return tensors[0] if place.turned is None else place.turned(*tensors)
+        """The tensor of that Hugging Face name, dequantised, query and key rows in Hugging Face's order."""
+        stored = self._stored_as(name)
+        tensors = [self.stored(part, stored.expert) for part in stored.names]
+        return tensors[0] if stored.turned is None else stored.turned(*tensors)
 
     def rows(self, name: str, columns: int) -> Rows:
-        """As ``Weights.rows``."""
-        place = self._place(name)
-        entry = self._file.tensors.get(place.names[0])
-        if entry is None or entry.type not in GGUF_FORMATS or not place.verbatim:
+        """The matrix for packing, in its GGUF type where that can be packed, or else in floats."""
+        stored = self._stored_as(name)
+        entry = self._file.tensors.get(stored.names[0])
+        if entry is None or entry.type not in GGUF_FORMATS or not stored.verbatim:
             return _float_rows(self.get(name), name, columns)
         _check_width(entry.shape, name, columns)
         raw = self._bytes[entry.offset : entry.offset + entry.nbytes].reshape(entry.shape[0], -1)
-        order = unpermuted(torch.arange(entry.shape[0]), place.heads).numpy() if place.heads else None
+        order = unpermuted(torch.arange(entry.shape[0]), stored.heads).numpy() if stored.heads else None
         return Rows(raw, entry.type, order)
 
     def kind(self, name: str) -> int | None:
-        """As ``Weights.kind``."""
-        place = self._place(name)
-        entry = self._file.tensors.get(place.names[0])
-        return entry.type if entry and place.verbatim else None
+        """The tensor's GGUF type; None where it is not stored row by row as it is."""
+        stored = self._stored_as(name)
+        entry = self._file.tensors.get(stored.names[0])
+        return entry.type if entry and stored.verbatim else None
 
-    def _place(self, name: str) -> Stored:
+    def _stored_as(self, name: str) -> Stored:
         try:
             return stored_as(self._config, name)
         except KeyError:
             raise damaged(f"GGUF files of its kind have no tensor {name}") from None
 
     def divisors(self) -> Tensor | None:
-        """As ``Weights.divisors``."""
+        """The file's ``rope_freqs``, if it has them."""
         return self.stored("rope_freqs.weight") if "rope_freqs.weight" in self._file.tensors else None
 
     def stored(self, name: str, expert: int | None = None) -> Tensor:

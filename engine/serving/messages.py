@@ -145,17 +145,17 @@ class PromptBody(SamplingBody):
 
     def talk(self, renderer: Renderer) -> Talk:
         """The conversation with its tools."""
-        messages, beginning = self.conversation()
+        messages, answer_prefix = self.conversation()
         tools = [tool.openai(place) for place, tool in enumerate(self.tools or ())]
         parallel = (self.tool_choice or {}).get("disable_parallel_tool_use") is not True
         use = ToolUse(tools, function_choice(self.tool_choice, WORDS), parallel)
         wanted = self.output_config.format if self.output_config is not None else None
         form = one_grammar(schema_grammar(wanted.schema_) if wanted is not None else None, self.structured_outputs)
         think = self.thinking is None or self.thinking.type != "disabled"
-        return Talk(renderer, messages, use, form, think, beginning)
+        return Talk(renderer, messages, use, form, think, answer_prefix)
 
     def conversation(self) -> tuple[list[Message], str]:
-        """The messages before the answer, and the beginning of the answer that the request gives (may be empty)."""
+        """The messages before the answer, and the prefix of the answer that the request gives (may be empty)."""
         messages = list(_merged(self._turns()))
         prefill = ""
         if messages[-1]["role"] == "assistant":

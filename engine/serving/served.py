@@ -99,7 +99,7 @@ class Served:
     ) -> Ask:
         """What a request wants; ``options`` are the rest of ``Ask``.
 
-        A cache salt makes a tenant of its own: beginnings are not shared with whoever does not know it.
+        A cache salt makes a tenant of its own: prefixes are not shared with whoever does not know it.
         """
         combined = tuple((body.adapters or {}).items())
         return Ask(

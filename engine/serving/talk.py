@@ -43,7 +43,7 @@ class Talk:
         use: its tools.
         form: what the answer must look like if it is no call.
         think: false keeps a model that reasons before it answers from doing so.
-        beginning: of the answer, which the model goes on with.
+        answer_prefix: how the answer starts; the model goes on with it.
 
     Raises:
         FwError: ``invalid_argument`` for tools that cannot be used, ``unimplemented`` for a Lark form beside tools.
@@ -54,12 +54,12 @@ class Talk:
     use: ToolUse
     form: GrammarSpec | None = None
     think: bool = True
-    beginning: str = ""
+    answer_prefix: str = ""
 
     def prompt(self) -> list[int]:
         """The token ids that the model goes on with."""
         ids = self.renderer.render(self.messages, tools=self.use.offered or None)
-        return [*ids, *self.renderer.tokenizer.encode(self._silence + self.beginning)]
+        return [*ids, *self.renderer.tokenizer.encode(self._silence + self.answer_prefix)]
 
     def grammar(self) -> GrammarSpec | None:
         """What the whole answer must be; None is anything."""
@@ -72,7 +72,7 @@ class Talk:
             parallel=use.parallel,
             strict=not use.parallel,
             form=self.form,
-            beginning=self._silence + self.beginning,
+            answer_prefix=self._silence + self.answer_prefix,
         )
 
     def answer(self) -> Answer:

@@ -34,7 +34,7 @@ class OutputParser:
         template: of the model.
         tools: what the model may call; without tools nothing is a call.
         reasoning: report reasoning apart; if not, it is left out.
-        prefill: the beginning of the answer that the prompt already holds, such as ``<think>``.
+        prefill: the part of the answer that the prompt already holds, such as ``<think>``.
 
     Attributes:
         notes: what could not be understood, one sentence each.

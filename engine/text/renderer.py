@@ -227,7 +227,7 @@ class Renderer:
         parallel: bool = True,
         strict: bool = False,
         form: GrammarSpec | None = None,
-        beginning: str = "",
+        answer_prefix: str = "",
     ) -> GrammarSpec | None:
         """What the answer must be; None if anything goes.
 
@@ -237,7 +237,7 @@ class Renderer:
             parallel: whether there may be several calls.
             strict: with ``auto``, calls must fit their schemas; one strict tool among the tools is enough.
             form: what an answer that is no call must be.
-            beginning: of the answer, if the prompt goes on after what the template wrote of it.
+            answer_prefix: how the answer starts, if the prompt goes on after what the template wrote of it.
 
         Raises:
             FwError: ``invalid_argument`` if the function is not among the tools or a schema cannot be expressed,
@@ -251,7 +251,7 @@ class Renderer:
             return None
         if not self._reads_its_form:
             raise _unread()
-        situation = Situation(self._special, self._thinks_after(beginning), self._reasons)
+        situation = Situation(self._special, self._thinks_after(answer_prefix), self._reasons)
         if name == "auto" and form is not None:
             return calls_or_form(self.family, offered, situation, form, parallel=parallel)
         if name == "auto":
@@ -303,10 +303,10 @@ class Renderer:
         """Whether the chat template knows reasoning."""
         return self.family.reasoning[1].strip().partition("<|start|>")[0] in (self.tokenizer.chat_template or "")
 
-    def _thinks_after(self, beginning: str) -> bool:
+    def _thinks_after(self, answer_prefix: str) -> bool:
         """Whether a prompt that ends so ends inside reasoning."""
         opening, closing = (mark.strip() for mark in self.family.reasoning)
-        return opening in (self.prefill + beginning).rpartition(closing)[2]
+        return opening in (self.prefill + answer_prefix).rpartition(closing)[2]
 
     def _turns(self, full: str, messages: Sequence[Message], tools: Any) -> list[_Turn] | None:
         """Where the assistant's turns are in ``full``; None if the template is not stable under continuation."""

@@ -21,7 +21,7 @@ class PackedRows:
 
     Attributes:
         token_ids: [T] i64.
-        positions: [T] i64, each token's place in its row.
+        positions: [T] i64, each token's position in its row.
         prefix: how many tokens at the start belong to every row.
         lengths: tokens of each row behind the prefix; with the prefix they sum to T.
         predictors: [N] i64, where in the batch the prediction of each trained token is made.
@@ -44,7 +44,7 @@ class PackedRows:
 
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedRows:
-    """Lay the rows out one behind another, with their common beginning once."""
+    """Lay the rows out one behind another, with their common prefix once."""
     prefix = shared_prefix(examples)
     tokens, positions = list(examples[0].tokens[:prefix]), list(range(prefix))
     predictors, targets = list[int](), list[int]()

@@ -22,7 +22,7 @@ def adamw(
     weight_decay: float = 0.0,
     scale: Tensor | None = None,
 ) -> None:
-    """As the operator."""
+    """One AdamW step in place, tensor by tensor."""
     root = (1 - betas[1] ** step) ** 0.5
     for parameter, gradient, mean, square in zip(parameters, gradients, first, second, strict=True):
         slope = gradient.float() if scale is None else gradient.float() * scale

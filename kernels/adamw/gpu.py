@@ -31,7 +31,7 @@ def adamw(
     weight_decay: float = 0.0,
     scale: Tensor | None = None,
 ) -> None:
-    """As the operator, in one launch.
+    """One AdamW step in place, all tensors in one launch.
 
     The table of addresses is kept for as long as the tensors stay where they are, so a step that is captured in a graph
     must have run once before.

@@ -21,7 +21,7 @@ def adamw_reference(
     weight_decay: float = 0.0,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """As the operator -> every parameter, every first and every second moment after the step, in float64."""
+    """torch's AdamW in float64 -> every parameter, every first and every second moment after the step, in float64."""
     changed = [torch.nn.Parameter(tensor.double()) for tensor in parameters]
     if not changed:
         return ()

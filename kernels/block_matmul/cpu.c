@@ -127,9 +127,9 @@ typedef struct {
 static void compute(member *own, void *argument) {
     const product *p = argument;
     FOR_SHARE(own, t, 0, p->tokens, 16) quantize_row(p->x + t * p->matrix->columns, p->matrix, t, p->space);
-    meet(own);
+    barrier(own);
     multiply(own, p->matrix, p->space, 0, p->tokens, p->out, 0);
-    meet(own);
+    barrier(own);
 }
 
 // out: [tokens, rows] f32 = x @ m.T; x: [tokens, columns] f32; space: room for the quantised x.

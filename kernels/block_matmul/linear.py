@@ -39,9 +39,9 @@ class PackedLinear:
         assert device.type == "cpu", "packed weights cannot be moved"
         return self
 
-    def __call__(self, x: Tensor, *, wide: bool = False) -> Tensor:
-        """x: [T, in] on the CPU -> [T, out] in x's dtype, or in float32 if ``wide``."""
-        result: Tensor = _Product.apply(x.float() if wide else x, self)  # type: ignore[no-untyped-call]
+    def __call__(self, x: Tensor, *, float32_out: bool = False) -> Tensor:
+        """x: [T, in] on the CPU -> [T, out] in x's dtype, or in float32 if ``float32_out``."""
+        result: Tensor = _Product.apply(x.float() if float32_out else x, self)  # type: ignore[no-untyped-call]
         return result
 
     def forward(self, x: Tensor) -> Tensor:

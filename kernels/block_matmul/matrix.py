@@ -130,20 +130,20 @@ class Matrix:
     Attributes:
         rows, columns: its shape.
         format: how it is stored.
-        wide: whether activations have 15 bits instead of 8.
+        int15: whether activations have 15 bits instead of 8.
         nbytes: memory it takes.
         c: what C functions get.
     """
 
-    def __init__(self, shape: tuple[int, int], form: Format, panels: Bytes, bias: Floats | None, wide: bool) -> None:
+    def __init__(self, shape: tuple[int, int], form: Format, panels: Bytes, bias: Floats | None, int15: bool) -> None:
         self.rows, self.columns = shape
-        self.format, self.wide = form, wide
+        self.format, self.int15 = form, int15
         self.nbytes = panels.nbytes
         self._panels = panels
         self._bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
         self.c = CMatrix(
             *shape,
-            *(form.bits, form.group, form.offset, form.has_minima, wide),
+            *(form.bits, form.group, form.offset, form.has_minima, int15),
             panels.ctypes.data,
             None if self._bias is None else self._bias.ctypes.data,
         )
@@ -157,7 +157,7 @@ class Matrix:
         *,
         bits: int = 8,
         bias: Floats | None = None,
-        wide: bool = False,
+        int15: bool = False,
         arena: Arena | None = None,
     ) -> Matrix:
         """Pack the parts, one below the other.
@@ -168,7 +168,7 @@ class Matrix:
             columns: of every row.
             bits: to which rows of floats are quantised, 4 or 8.
             bias: [rows].
-            wide: multiply it with activations of 15 bits instead of 8: nearly exact, for less than twice the work.
+            int15: multiply it with activations of 15 bits instead of 8: nearly exact, for less than twice the work.
             arena: where the weights shall lie.
 
         Raises:
@@ -186,7 +186,7 @@ class Matrix:
         addresses = np.concatenate([part.addresses() for part in parts])
         kinds = np.concatenate([np.full(len(part.addresses()), part.kind, np.int32) for part in parts])
         panels = (arena or Arena()).zeros(-(-len(addresses) // PANEL) * (columns // BLOCK) * form.block_bytes())
-        matrix = cls((len(addresses), columns), form, panels, bias, wide)
+        matrix = cls((len(addresses), columns), form, panels, bias, int15)
         failed = library.function("pack")(
             ctypes.byref(matrix.c), ctypes.c_void_p(addresses.ctypes.data), ctypes.c_void_p(kinds.ctypes.data)
         )
@@ -238,7 +238,7 @@ def multiply_into(
     team: Team,
     variant: str | None = None,
 ) -> None:
-    """As ``multiply``, into ``out`` [tokens, rows], with room and threads that are there already."""
+    """Multiply into ``out`` [tokens, rows], with room and threads that are there already."""
     library.function("block_matmul", variant)(
         ctypes.byref(matrix.c),
         ctypes.c_void_p(x.ctypes.data),

@@ -138,9 +138,9 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         heads = _Heads(query, key, value, ctx.blocks, ctx.spec)
-        wide = torch.float64 if query.dtype is torch.float64 else torch.float32
+        sum_dtype = torch.float64 if query.dtype is torch.float64 else torch.float32
         d_query = torch.empty_like(query)
-        d_key, d_value = (torch.zeros(key.transpose(0, 1).shape, dtype=wide, device=key.device) for _ in range(2))
+        d_key, d_value = (torch.zeros(key.transpose(0, 1).shape, dtype=sum_dtype, device=key.device) for _ in range(2))
         for index, block in enumerate(ctx.blocks):
             weights = kept[index] if kept else heads.weights(block)
             d_out = heads.gather(gradients[0], block)

@@ -1,6 +1,6 @@
-"""Rows that share their beginning, laid out whole for kernels that know only rows: and back, gradients too.
+"""Rows that share their prefix, laid out whole for kernels that know only rows: and back, gradients too.
 
-Only attention sees the copies. A copy of the beginning has the values of the first one, and its results are not used.
+Only attention sees the copies. A copy of the prefix has the values of the first one, and its results are not used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kernels.arguments import ArgumentError, within
 
 @dataclass(frozen=True)
 class WholeRows:
-    """The layout with every row whole, R tokens in all, of a batch of T that has the beginning once.
+    """The layout with every row whole, R tokens in all, of a batch of T that has the prefix once.
 
     Attributes:
         lengths: tokens of each row.
-        prefix: tokens of the beginning.
+        prefix: tokens of the shared prefix.
         source: [R] i64, which token of the batch stands there.
-        place: [T] i64, where each token of the batch stands; those of the beginning in the first row.
-        copies: [rows * prefix] i64, where the beginning's tokens stand in all rows.
+        place: [T] i64, where each token of the batch stands; those of the prefix in the first row.
+        copies: [rows * prefix] i64, where the prefix's tokens stand in all rows.
     """
 
     lengths: tuple[int, ...]
@@ -38,7 +38,7 @@ class WholeRows:
         return tensor.index_select(0, self.source)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """[R, …] -> [T, …]: of the beginning the first row's."""
+        """[R, …] -> [T, …]: of the prefix the first row's."""
         return tensor.index_select(0, self.place)
 
     def spread_gradient(self, gradient: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class WholeRows:
         return gradient.new_zeros(len(self.source), *gradient.shape[1:]).index_copy_(0, self.place, gradient)
 
     def gather_gradient(self, gradient: Tensor) -> Tensor:
-        """[R, …] -> [T, …], the way back of ``spread``: all rows' of the beginning, added in float32 in their order."""
+        """[R, …] -> [T, …], the way back of ``spread``: all rows' of the prefix, added in float32 in their order."""
         found = self.gather(gradient)
         each = gradient.index_select(0, self.copies).view(-1, self.prefix, *gradient.shape[1:])
         found[: self.prefix] = each.sum(0, dtype=torch.float32)
@@ -54,7 +54,7 @@ class WholeRows:
 
 
 def whole_rows(segment_lengths: Sequence[int], prefix: int, tokens: int, device: torch.device) -> WholeRows | None:
-    """The layout of ``tokens`` with the beginning once and the segments behind it; None if nothing is shared.
+    """The layout of ``tokens`` with the prefix once and the segments behind it; None if nothing is shared.
 
     Raises:
         ArgumentError: if they do not sum to ``tokens``.
@@ -71,12 +71,12 @@ def whole_rows(segment_lengths: Sequence[int], prefix: int, tokens: int, device:
 @lru_cache(maxsize=4)
 def _layout(segments: tuple[int, ...], prefix: int, device: torch.device) -> WholeRows:
     """Every layer of a batch asks for the same."""
-    beginning, source, place, copies = list(range(prefix)), list[int](), list(range(prefix)), list[int]()
+    shared, source, place, copies = list(range(prefix)), list[int](), list(range(prefix)), list[int]()
     behind = prefix
     for length in segments:
         copies += range(len(source), len(source) + prefix)
         place += range(len(source) + prefix, len(source) + prefix + length)
-        source += [*beginning, *range(behind, behind + length)]
+        source += [*shared, *range(behind, behind + length)]
         behind += length
     moved = (torch.tensor(rows, dtype=torch.int64).to(device) for rows in (source, place, copies))
     return WholeRows(tuple(prefix + length for length in segments), prefix, *moved)

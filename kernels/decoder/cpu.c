@@ -104,7 +104,7 @@ static void embed(walk *w) {
             turn[i] = cosf(angle), turn[half + i] = sinf(angle);
         }
     }
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 // to = row / rms(row) * weight
@@ -123,7 +123,7 @@ static void normalize(walk *w, const float *weight, const matrix *for_matrix) {
         normalize_row(w->space->hidden + t * hidden, weight, hidden, w->model->eps, to);
         quantize_row(to, for_matrix, t, &w->space->quantized);
     }
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 // The adapter's update of a projection for those of a segment's rows that the walk is at: [*from, *to); NULL for none.
@@ -151,7 +151,7 @@ static void shrink(walk *w, int64_t l, int target, int place, const float *x, in
                 store(low + r, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * u->scale);
             }
         }
-        meet(&w->member);
+        barrier(&w->member);
     }
 }
 
@@ -177,7 +177,7 @@ static void expand(walk *w, int64_t l, int target, int place, float *out, int64_
                 }
             }
         }
-        meet(&w->member);
+        barrier(&w->member);
     }
 }
 
@@ -205,12 +205,12 @@ static void rotate_and_store(walk *w, int64_t l, const page_pool *pool) {
         }
         store_token(pool, w->batch->slots[t], row + query, row + query + kv);
     }
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 static void quantize(walk *w, const float *rows, const matrix *m) {
     FOR_SHARE(&w->member, t, w->from, w->to, SIXTEEN) quantize_row(rows + t * m->columns, m, t, &w->space->quantized);
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 static page_pool pool_of(const walk *w, int64_t l) {
@@ -227,7 +227,7 @@ static void project(walk *w, int64_t l, const page_pool *pool) {
     float *wide = w->space->wide;
     normalize(w, m->layer[l].input_norm, &m->layer[l].qkv);
     multiply(&w->member, &m->layer[l].qkv, &w->space->quantized, w->from, w->to, wide, 0);
-    meet(&w->member);
+    barrier(&w->member);
     for (int target = Q_PROJ; target <= V_PROJ; target++) shrink(w, l, target, target, w->space->inputs, m->hidden);
     expand(w, l, Q_PROJ, 0, wide, all, 0, query);
     expand(w, l, K_PROJ, 1, wide, all, query, kv);
@@ -242,7 +242,7 @@ static void project_back(walk *w, int64_t l) {
     shrink(w, l, O_PROJ, 0, w->space->mixed, query);
     quantize(w, w->space->mixed, &m->layer[l].output);
     multiply(&w->member, &m->layer[l].output, &w->space->quantized, w->from, w->to, w->space->hidden, 1);
-    meet(&w->member);
+    barrier(&w->member);
     expand(w, l, O_PROJ, 0, w->space->hidden, m->hidden, 0, m->hidden);
 }
 
@@ -260,7 +260,7 @@ static void activate(walk *w, const float *wide, float *active, const matrix *do
         }
         quantize_row(active + t * ffn, down, t, &w->space->quantized);
     }
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 // hidden += down(silu(gate(x)) * up(x))
@@ -270,14 +270,14 @@ static void feed_forward(walk *w, int64_t l) {
     float *wide = of_portion(w, w->space->wide, 2 * m->ffn), *active = of_portion(w, w->space->active, m->ffn);
     normalize(w, m->layer[l].post_norm, &m->layer[l].gate_up);
     multiply(&w->member, &m->layer[l].gate_up, &w->space->quantized, w->from, w->to, wide, 0);
-    meet(&w->member);
+    barrier(&w->member);
     shrink(w, l, GATE_PROJ, 0, w->space->inputs, m->hidden);
     shrink(w, l, UP_PROJ, 1, w->space->inputs, m->hidden);
     expand(w, l, GATE_PROJ, 0, wide, 2 * m->ffn, 0, m->ffn);
     expand(w, l, UP_PROJ, 1, wide, 2 * m->ffn, m->ffn, m->ffn);
     activate(w, wide, active, &m->layer[l].down);
     multiply(&w->member, &m->layer[l].down, &w->space->quantized, w->from, w->to, hidden, 1);
-    meet(&w->member);
+    barrier(&w->member);
     shrink(w, l, DOWN_PROJ, 0, active, m->ffn);
     expand(w, l, DOWN_PROJ, 0, hidden, m->hidden, 0, m->hidden);
 }
@@ -289,7 +289,7 @@ static void decode_layer(walk *w, int64_t l) {
     w->to = 0;
     while (next_portion(w)) project(w, l, &pool);
     attend(&w->member, &pool, w->batch->span, w->batch->spans, w->space->wide, all, w->space->mixed, query, w->scores);
-    meet(&w->member);
+    barrier(&w->member);
     w->to = 0;
     while (next_portion(w)) {
         project_back(w, l);
@@ -304,9 +304,9 @@ static void give_logits(walk *w) {
         normalize_row(w->space->hidden + w->batch->logit_rows[i] * m->hidden, m->final_norm, m->hidden, m->eps, to);
         quantize_row(to, &m->head, i, &w->space->quantized);
     }
-    meet(&w->member);
+    barrier(&w->member);
     multiply(&w->member, &m->head, &w->space->quantized, 0, w->batch->wanted, w->space->logits, 0);
-    meet(&w->member);
+    barrier(&w->member);
 }
 
 // What every thread of a step gets.

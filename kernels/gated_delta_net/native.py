@@ -14,7 +14,7 @@ from kernels.native import library
 def gated_delta_net(
     mixed: Tensor, decay: Tensor, write: Tensor, weights: DeltaWeights, states: LayerStates, plan: StatePlan
 ) -> Tensor | None:
-    """As ``kernels.gated_delta_net.gated_delta_net``, all float32; None where the kernel does not serve.
+    """The delta net in C, all float32; None where the kernel does not serve.
 
     It serves on the CPU, without gradients.
     """

@@ -28,11 +28,11 @@ def grouped_moe(
     down_bias: Tensor | None = None,
     unit: GatedUnit = SWIGLU,
 ) -> Tensor:
-    """As the operator of this name; differentiable."""
+    """The weighted sum of each token's experts, expert by expert; differentiable."""
 
     def one(expert: int, rows: Tensor) -> Tensor:
-        wide = linear(rows, gate_up[expert], None if gate_up_bias is None else gate_up_bias[expert])
-        gate, up = wide.chunk(2, 1)
+        both = linear(rows, gate_up[expert], None if gate_up_bias is None else gate_up_bias[expert])
+        gate, up = both.chunk(2, 1)
         return linear(unit(gate, up), down[expert], None if down_bias is None else down_bias[expert])
 
     return by_expert(x, chosen, weights.to(x.dtype), down.shape[0], one)

@@ -27,10 +27,10 @@ def grouped_moe_reference(
     """x: [rows, hidden] -> [rows, hidden] float64."""
     exact, out = x.double(), torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     for expert in range(len(down)):
-        wide = exact @ gate_up[expert].double().T
+        both = exact @ gate_up[expert].double().T
         if gate_up_bias is not None:
-            wide = wide + gate_up_bias[expert].double()
-        gate, up = wide.chunk(2, 1)
+            both = both + gate_up_bias[expert].double()
+        gate, up = both.chunk(2, 1)
         if unit.limit is not None:
             gate, up = gate.clamp(max=unit.limit), up.clamp(-unit.limit, unit.limit)
         found = (gate * torch.sigmoid(gate * unit.sharpness) * (up + unit.offset)) @ down[expert].double().T

@@ -67,8 +67,8 @@ def _grouped_mm(
     order = flat.argsort(stable=True)
     counts = torch.zeros(experts, dtype=torch.int32, device=x.device)
     ends = counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=torch.int32)).cumsum(0, dtype=torch.int32)
-    wide = functional.grouped_mm(x[order // each], gate_up.transpose(1, 2), offs=ends)
-    gate, up = wide.chunk(2, 1)
+    both = functional.grouped_mm(x[order // each], gate_up.transpose(1, 2), offs=ends)
+    gate, up = both.chunk(2, 1)
     found = functional.grouped_mm(functional.silu(gate) * up, down.transpose(1, 2), offs=ends)
     pairs = torch.empty_like(found)
     pairs[order] = found

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
-    """x: [..., in], weight: [out, in], bias: [out] of one dtype -> [..., out] in it, or in float32 if ``wide``."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, float32_out: bool = False) -> Tensor:
+    """x: [..., in], weight: [out, in], bias: [out] of one dtype -> [..., out] in it, or float32 if ``float32_out``."""
     out = functional.linear(x, weight, bias)
-    return out.to(torch.float32) if wide else out
+    return out.to(torch.float32) if float32_out else out

@@ -41,7 +41,7 @@ _ROOM = _Room()
 
 
 def exact_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wide: bool = False, variant: str | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, float32_out: bool = False, variant: str | None = None
 ) -> Tensor:
     """``x @ weight.T + bias`` where a row's result has the same bits in any batch.
 
@@ -49,7 +49,7 @@ def exact_linear(
         x: [..., in], bfloat16 or float32, on the CPU.
         weight: [out, in] of the same dtype.
         bias: [out] of the same dtype.
-        wide: give float32 instead of rounding to x's dtype.
+        float32_out: give float32 instead of rounding to x's dtype.
         variant: instruction set; the best unless given.
 
     Raises:
@@ -67,7 +67,7 @@ def exact_linear(
         flat = flat.contiguous()
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    out = torch.empty((*x.shape[:-1], rows), dtype=torch.float32 if wide else x.dtype)
+    out = torch.empty((*x.shape[:-1], rows), dtype=torch.float32 if float32_out else x.dtype)
     tokens = len(flat)
     product = CProduct(
         flat.data_ptr(),
@@ -79,7 +79,7 @@ def exact_linear(
         rows,
         columns,
         flat.stride(0),
-        wide,
+        float32_out,
     )
     if tokens:
         needed().function(name, variant)(ctypes.byref(product))

@@ -12,7 +12,7 @@ from kernels.tuned import tuned
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, float32_out: bool = False) -> Tensor:
     """``x @ weight.T + bias`` with sums in float32.
 
     Every tile has at least 64 rows, so that one kind of matrix instruction computes a row in every batch; those of
@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wide: bool 
         x: [..., in] bf16, f16 or f32.
         weight: [out, in] of the same dtype.
         bias: [out] of the same dtype, or None.
-        wide: give float32 instead of rounding to x's dtype.
+        float32_out: give float32 instead of rounding to x's dtype.
 
     Returns:
         [..., out].
@@ -37,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wide: bool 
     if bias is not None:
         require("bias", bias, dtypes=(x.dtype,), shape=(outputs,), beside=x, contiguous=True)
     rows = len(flat)
-    out = torch.empty((rows, outputs), dtype=torch.float32 if wide else x.dtype, device=x.device)
+    out = torch.empty((rows, outputs), dtype=torch.float32 if float32_out else x.dtype, device=x.device)
     if rows and outputs:
         config = tuned("linear", "linear", bytes=x.element_size(), rows=rows, outputs=outputs)
         grid = -(-rows // config["BLOCK_M"]) * -(-outputs // config["BLOCK_N"])

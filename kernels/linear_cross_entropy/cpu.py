@@ -11,7 +11,7 @@ CHUNK_LOGITS = 2**24
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``kernels.linear_cross_entropy.gpu.linear_cross_entropy``, on any device."""
+    """Losses [n] and normalisers [n], float32, of chunks of logits; on any device."""
     losses, normalisers, _ = _in_chunks(hidden, weight, targets, None, gradient=False)
     return losses, normalisers
 
@@ -19,7 +19,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tup
 def linear_cross_entropy_gradient(
     hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.linear_cross_entropy.gpu.linear_cross_entropy_gradient``, on any device."""
+    """Losses, normalisers and the hidden rows' gradient, of chunks of logits; on any device."""
     return _in_chunks(hidden, weight, targets, factors, gradient=True)
 
 

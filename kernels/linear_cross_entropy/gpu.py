@@ -63,7 +63,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tup
 def linear_cross_entropy_gradient(
     hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``linear_cross_entropy``, with the gradient of the hidden rows.
+    """Negative log-probability of each target, and the gradient of the hidden rows.
 
     Args:
         hidden: [n, width] bf16, f16 or f32.

@@ -21,7 +21,7 @@ def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tens
 def linear_cross_entropy_gradient_reference(
     hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As above, with ``factors * d loss / d hidden`` [n, width] by autograd."""
+    """Losses and log-sum-exp [n] float64, and ``factors * d loss / d hidden`` [n, width] by autograd."""
     rows = hidden.detach().double().requires_grad_()
     with torch.enable_grad():
         losses, normalisers = linear_cross_entropy_reference(rows, weight, targets)

@@ -22,7 +22,7 @@ def update(pair: Pair, scale: float, inputs: Tensor, outputs: Tensor) -> Tensor:
 
 
 def lora_groups_(inputs: Tensor, outputs: Tensor, table: LoraTable, owners: RowOwners) -> None:
-    """As ``kernels.lora.gpu.lora_``, with rows that were grouped before."""
+    """Add each row's update to ``outputs`` in place, one group of rows with one adapter after another."""
     for pairs, first, width in zip(table.pairs, accumulate(table.widths, initial=0), table.widths, strict=False):
         part = outputs[:, first : first + width]
         for number, rows in owners.groups:
@@ -37,5 +37,5 @@ def lora_groups_(inputs: Tensor, outputs: Tensor, table: LoraTable, owners: RowO
 
 
 def lora_(inputs: Tensor, outputs: Tensor, table: LoraTable, owners: Tensor) -> None:
-    """As ``kernels.lora.gpu.lora_``; waits for the device."""
+    """Add each row's update to ``outputs`` in place; waits for the device to learn the rows' owners."""
     lora_groups_(inputs, outputs, table, RowOwners([(1, number) for number in owners.tolist()], inputs.device))

@@ -81,7 +81,7 @@ static inline void finish(const member *m, int64_t tasks, int64_t count) {
 }
 
 // Wait until the phase is over, then go on to the next.
-static inline void meet(member *m) {
+static inline void barrier(member *m) {
     for (int64_t spins = 0; atomic_load_explicit(&m->team->next, memory_order_acquire) >> TASK_BITS == m->stamp; spins++) {
         if (spins < SPINS) PAUSE();
         else sched_yield();
@@ -89,7 +89,7 @@ static inline void meet(member *m) {
     m->stamp++;
 }
 
-// FOR_SHARE(m, i, first, end, chunk) { … }: i runs over this thread's share of first … end-1. Once a phase, then meet().
+// FOR_SHARE(m, i, first, end, chunk) { … }: i runs over this thread's share of first … end-1. Once a phase, then barrier().
 #define FOR_SHARE(m, i, first, end, chunk)                                                               \
     for (int64_t i##_from, i##_to, i##_all = (end) - (first); take(m, i##_all, chunk, &i##_from, &i##_to); \
          finish(m, i##_to - i##_from, i##_all))                                                          \

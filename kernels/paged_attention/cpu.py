@@ -97,12 +97,12 @@ def _prefill(query: Tensor, pages: Tensor, chunk: PrefillChunk, spec: AttentionS
     first, page_size = spec.first_seen(chunk.context - chunk.length) // pages.shape[3], pages.shape[3]
     held = pages.index_select(2, chunk.pages[first:]).view(2, pages.shape[1], -1, pages.shape[4])
     held = held[:, :, : chunk.context - first * page_size].to(dtype)
-    wide = query.transpose(0, 1).to(dtype)
+    upcast = query.transpose(0, 1).to(dtype)
     if spec.window is None and spec.sinks is None:
-        return _fused(wide, held, None, spec.scale).to(query.dtype)
+        return _fused(upcast, held, None, spec.scale).to(query.dtype)
     parts = []
     for start in range(0, chunk.length, BLOCK_QUERIES):
-        part = wide[:, start : start + BLOCK_QUERIES]
+        part = upcast[:, start : start + BLOCK_QUERIES]
         earliest = chunk.context - chunk.length + start
         keys = slice(spec.first_seen(earliest) - first * page_size, earliest + part.shape[1] - first * page_size)
         parts.append(_block(part, held[:, :, keys], spec))

@@ -103,7 +103,7 @@ def _gathered(query: Tensor, pages: Tensor, table: Tensor, contexts: Tensor, **_
 
 
 def _whole(query: Tensor, pages: Tensor, table: Tensor, starts: Tensor, **_: object) -> Tensor:
-    """torch's fused attention of sequences of one length without a cached beginning, over copies of their pages."""
+    """torch's fused attention of sequences of one length without a cached prefix, over copies of their pages."""
     count = table.shape[0]
     held = pages[:, :, table.long()].flatten(3, 4).transpose(1, 2)
     asked = query.view(count, -1, *query.shape[1:]).transpose(1, 2)

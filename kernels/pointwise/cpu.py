@@ -1,4 +1,4 @@
-"""As torch has them, or under exact numerics on a CPU the C kernel."""
+"""Torch's operators, or under exact numerics on a CPU the C kernel."""
 
 from __future__ import annotations
 

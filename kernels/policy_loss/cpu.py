@@ -21,7 +21,7 @@ def policy_loss(
     clip_high: float,
     kl: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.policy_loss.gpu.policy_loss``; the head's product is computed twice."""
+    """Losses, log-probabilities and the hidden rows' gradient; the head's product is computed twice."""
     losses, _ = linear_cross_entropy(hidden, weight, targets)
     with torch.enable_grad():
         logprobs = (-losses).requires_grad_()

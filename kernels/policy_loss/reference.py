@@ -43,12 +43,12 @@ def policy_loss_reference(
     clip_high: float,
     kl: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.policy_loss.gpu.policy_loss``, in float64."""
+    """Losses, log-probabilities and the hidden rows' gradient by autograd, in float64."""
     rows = hidden.detach().double().requires_grad_()
-    wide = None if reference is None else reference.double()
+    exact = None if reference is None else reference.double()
     with torch.enable_grad():
         losses, _ = linear_cross_entropy_reference(rows, weight, targets)
-        terms = policy_terms(-losses, old.double(), advantages.double(), wide, clip_low, clip_high, kl)
+        terms = policy_terms(-losses, old.double(), advantages.double(), exact, clip_low, clip_high, kl)
         terms = torch.where(targets < 0, 0.0, terms * weights.double())
         (gradient,) = torch.autograd.grad(terms.sum(), rows)
     return terms.detach(), -losses.detach(), gradient

@@ -10,9 +10,9 @@ from kernels.quantized_linear.held import LARGEST_E4M3, HeldMatrix
 from kernels.registry import chosen
 
 
-def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
-    """x: [rows, columns], bias: [outputs] of its dtype -> [rows, outputs] in it, or in float32 if ``wide``."""
-    return linear(x, floats(weight, x.dtype), bias, wide=wide)
+def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, float32_out: bool = False) -> Tensor:
+    """x: [rows, columns], bias: [outputs] of its dtype -> [rows, outputs] in it, or in float32 if ``float32_out``."""
+    return linear(x, floats(weight, x.dtype), bias, float32_out=float32_out)
 
 
 def floats(weight: HeldMatrix, dtype: torch.dtype) -> Tensor:

@@ -15,14 +15,14 @@ OPERATOR = "quantized_linear"
 MAX_COLUMNS = 32_768
 
 
-def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
+def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, float32_out: bool = False) -> Tensor:
     """``x @ weight.T + bias``; weights become floats exactly, and are scaled behind the product, in float32.
 
     Args:
         x: [rows, columns] bf16, f16 or f32.
         weight: of int8, int4 or e2m1.
         bias: [outputs] of x's dtype, or None.
-        wide: give float32 instead of rounding to x's dtype.
+        float32_out: give float32 instead of rounding to x's dtype.
 
     Returns:
         [rows, outputs].
@@ -32,7 +32,7 @@ def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, 
     """
     require("x", x, dtypes=FLOATS, shape=(None, weight.columns))
     _require_words(weight, x)
-    out = _Result(x, None, weight, bias, torch.float32 if wide else x.dtype)
+    out = _Result(x, None, weight, bias, torch.float32 if float32_out else x.dtype)
     rows, outputs = out.sums.shape
     if not rows or not outputs:
         return out.sums

@@ -13,14 +13,14 @@ from kernels.quantized_linear.held import HeldMatrix
 from kernels.registry import chosen
 
 
-def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
+def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, *, float32_out: bool = False) -> Tensor:
     """``x @ weight.T + bias``; with a matrix in fp8 the rows are rounded to fp8 too, each with a scale of its own.
 
     Args:
         x: [..., columns]; the matrix is frozen, the rows may want a gradient, except under exact numerics.
         weight: the matrix.
         bias: [outputs] of x's dtype, or None.
-        wide: give float32 instead of rounding to x's dtype.
+        float32_out: give float32 instead of rounding to x's dtype.
 
     Returns:
         [..., outputs].
@@ -29,18 +29,18 @@ def quantized_linear(x: Tensor, weight: HeldMatrix, bias: Tensor | None = None, 
     if exact():
         refuse_gradients(x)
     elif torch.is_grad_enabled() and x.requires_grad:
-        product: Tensor = _Product.apply(flat, weight, bias, wide)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(flat, weight, bias, float32_out)  # type: ignore[no-untyped-call]
         return product.view(*x.shape[:-1], weight.outputs)
-    return _product(flat, weight, bias, wide).view(*x.shape[:-1], weight.outputs)
+    return _product(flat, weight, bias, float32_out).view(*x.shape[:-1], weight.outputs)
 
 
-def _product(flat: Tensor, weight: HeldMatrix, bias: Tensor | None, wide: bool) -> Tensor:
+def _product(flat: Tensor, weight: HeldMatrix, bias: Tensor | None, float32_out: bool) -> Tensor:
     if weight.kind == "e4m3":
         values, scales = chosen("quantize_rows", flat, columns=weight.columns)(flat)
-        dtype = torch.float32 if wide else flat.dtype
+        dtype = torch.float32 if float32_out else flat.dtype
         scaled: Tensor = chosen("scaled_linear", values)(values, scales, weight, bias, dtype=dtype)
         return scaled
-    product: Tensor = chosen("quantized_linear", flat, rows=len(flat))(flat, weight, bias, wide=wide)
+    product: Tensor = chosen("quantized_linear", flat, rows=len(flat))(flat, weight, bias, float32_out=float32_out)
     return product
 
 
@@ -48,9 +48,9 @@ class _Product(torch.autograd.Function):
     """Keeps the matrix alone."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, weight: HeldMatrix, bias: Tensor | None, wide: bool) -> Tensor:
+    def forward(ctx: Any, flat: Tensor, weight: HeldMatrix, bias: Tensor | None, float32_out: bool) -> Tensor:
         ctx.weight, ctx.dtype = weight, flat.dtype
-        return _product(flat, weight, bias, wide)
+        return _product(flat, weight, bias, float32_out)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

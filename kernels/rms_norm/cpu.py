@@ -22,10 +22,10 @@ def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -
 
 def rms_norm_backward(gradient: Tensor, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """gradient, hidden: [..., width] -> the gradient of ``hidden``, in half the operators that autograd would need."""
-    width, wide = hidden.shape[-1], torch.promote_types(hidden.dtype, torch.float32)
-    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
+    width, sum_dtype = hidden.shape[-1], torch.promote_types(hidden.dtype, torch.float32)
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=sum_dtype)
     inverse = torch.rsqrt(length.square_().div_(width).add_(eps))
     scaled = gradient * weight
-    along = (scaled * hidden).sum(-1, keepdim=True, dtype=wide)
+    along = (scaled * hidden).sum(-1, keepdim=True, dtype=sum_dtype)
     pull = (along * inverse**3).div_(-width).to(hidden.dtype)
     return torch.addcmul(scaled.mul_(inverse.to(hidden.dtype)), hidden, pull)

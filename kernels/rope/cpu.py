@@ -31,7 +31,7 @@ def rope_paged_write(
     pages: Tensor,
     scales: Tensor | None = None,
 ) -> Tensor:
-    """As the operator; what goes nowhere is left out first."""
+    """Turn queries and keys, write keys and values into the pages; rows without a slot are left out first."""
     kept = slots >= 0
     write_turned(key[kept], value[kept], cosine[kept], signed_sine[kept], slots[kept], pages, scales)
     return apply_rope(query, cosine, signed_sine)

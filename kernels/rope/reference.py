@@ -38,7 +38,7 @@ def rope_paged_write_reference(
     pages: Tensor,
     scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As the operator -> the turned query, and the pages as they are afterwards, token by token, in float64."""
+    """The turned query, and the pages as they are afterwards, token by token, in float64."""
     held, page_size = pages.double(), pages.shape[3]
     most = torch.finfo(pages.dtype).max
     turned = apply_rope_reference(key, cosine, signed_sine)

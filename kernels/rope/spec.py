@@ -55,13 +55,13 @@ def _write(
     def make(maker: Maker) -> Arguments:
         parts = maker.normal(tokens, own + 2 * shared, width, dtype=dtype, scale=3.0).split((own, shared, shared), 1)
         held = maker.normal(2, shared, pages, PAGE, width, dtype=cache)
-        wide = None if scales is None else maker.normal(2, scales, dtype=F32).abs() + 0.05
+        page_scales = None if scales is None else maker.normal(2, scales, dtype=F32).abs() + 0.05
         return {
             **dict(zip(("query", "key", "value"), parts, strict=True)),
             **_tables(maker, tokens, width, dtype),
             "slots": maker.permutation(pages * PAGE, dtype=torch.int64)[:tokens],
             "pages": held,
-            "scales": wide,
+            "scales": page_scales,
         }
 
     moved = tokens * width * ((2 * own + 2 * shared + 2) * dtype.itemsize + 2 * shared * cache.itemsize)

@@ -17,7 +17,7 @@ def sample(
     seeds: Tensor,
     positions: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.sampling.gpu.sample``."""
+    """Draw each row's token by sorting; tokens and both log-probabilities as in ``Sampled``."""
     rows = logits.float()
     good = torch.isfinite(rows.amax(-1)) & ~rows.isnan().any(-1)
     tokens, logprobs, shaped = sample_reference(

@@ -43,7 +43,7 @@ def sample_reference(
     positions: Tensor,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``kernels.sampling.op.sample``, for rows of finite or -inf logits; shares are computed in ``dtype``."""
+    """The fields of ``Sampled``, for rows of finite or -inf logits; shares are computed in ``dtype``."""
     tokens, shaped = draw_sorted(logits, temperatures, top_ks, top_ps, min_ps, uniform(seeds, positions), dtype)
     logprobs = torch.log_softmax(logits.to(dtype), -1).gather(1, tokens.unsqueeze(1)).squeeze(1)
     return tokens, logprobs, shaped

@@ -8,25 +8,25 @@ from torch import Tensor
 
 def softmax(x: Tensor) -> Tensor:
     """x: [..., width] -> [..., width]; differentiable."""
-    return torch.softmax(_wide(x), -1)
+    return torch.softmax(_upcast(x), -1)
 
 
 def log_softmax(x: Tensor) -> Tensor:
     """x: [..., width] -> [..., width]; differentiable."""
-    return torch.log_softmax(_wide(x), -1)
+    return torch.log_softmax(_upcast(x), -1)
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
     """x: [..., width] -> [...]; differentiable."""
-    return torch.logsumexp(_wide(x), -1)
+    return torch.logsumexp(_upcast(x), -1)
 
 
 def logprob_gather(logits: Tensor, targets: Tensor, entropy: bool = False) -> tuple[Tensor, ...]:
     """logits: [N, width], targets: [N] -> log-probabilities, normalisers and, if wanted, entropies, [N] each."""
-    wide = _wide(logits)
-    normaliser = torch.logsumexp(wide, -1)
-    found = picked(wide, targets, normaliser), normaliser
-    return (*found, torch.special.entr(torch.softmax(wide, -1)).sum(1)) if entropy else found
+    upcast = _upcast(logits)
+    normaliser = torch.logsumexp(upcast, -1)
+    found = picked(upcast, targets, normaliser), normaliser
+    return (*found, torch.special.entr(torch.softmax(upcast, -1)).sum(1)) if entropy else found
 
 
 def picked(logits: Tensor, targets: Tensor, normaliser: Tensor) -> Tensor:
@@ -35,5 +35,5 @@ def picked(logits: Tensor, targets: Tensor, normaliser: Tensor) -> Tensor:
     return (own - normaliser).masked_fill(targets < 0, 0.0)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

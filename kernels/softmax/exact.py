@@ -34,9 +34,9 @@ def exact_log_sum_exp(x: Tensor) -> Tensor:
 
 def exact_logprob_gather(logits: Tensor, targets: Tensor, entropy: bool = False) -> tuple[Tensor, ...]:
     """logits: [N, width] on the CPU, targets: [N] i64 -> log-probabilities and normalisers, [N] f32 each."""
-    wide = logits.float()
-    normaliser = exact_log_sum_exp(wide)
-    return picked(wide, targets, normaliser), normaliser
+    upcast = logits.float()
+    normaliser = exact_log_sum_exp(upcast)
+    return picked(upcast, targets, normaliser), normaliser
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class DeviceMaker(Maker):
         self._there = torch.Generator(self.device).manual_seed(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.bfloat16, scale: float = 1.0) -> Tensor:
-        """As ``Maker.normal``."""
+        """Normal numbers drawn on the device."""
         # In pieces of rows, so that a float32 copy of a large tensor is never whole in memory.
         values = torch.empty(shape, dtype=dtype, device=self.device)
         for piece in values.split(max(1, (1 << 28) // max(1, values[:1].numel()))) if values.dim() else (values,):
@@ -52,7 +52,7 @@ class DeviceMaker(Maker):
         return values
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-        """As ``Maker.integers``."""
+        """Integers drawn on the device, from ``low`` up to ``high`` - 1."""
         return torch.randint(low, high, shape, generator=self._there, device=self.device).to(dtype)
 
 

@@ -59,19 +59,19 @@ def assert_close(name: str, ours: Tensor, truth: Tensor, plain: Tensor | None, a
     if not ours.is_floating_point():
         assert torch.equal(ours, truth.to(ours.dtype)), f"{name}: differs"
         return
-    wide, truth = ours.double(), truth.double()
-    assert torch.equal(torch.isfinite(wide), torch.isfinite(truth)), f"{name}: not finite where it should be"
+    found, truth = ours.double(), truth.double()
+    assert torch.equal(torch.isfinite(found), torch.isfinite(truth)), f"{name}: not finite where it should be"
     kept = torch.isfinite(truth)
-    wide, truth = wide[kept], truth[kept]
-    if not wide.numel():
+    found, truth = found[kept], truth[kept]
+    if not found.numel():
         return
-    distance, size = (wide - truth).norm(), truth.norm()
+    distance, size = (found - truth).norm(), truth.norm()
     assert distance <= allowed * size + 1e-12, f"{name}: {distance / size:.2e} from float64, allowed {allowed:.0e}"
     if plain is not None:
         theirs = (plain.double()[kept] - truth).abs().max()
         unit = torch.finfo(ours.dtype).eps * truth.abs().max()
         most = TIMES_PLAIN * theirs + ULPS * unit
-        worst = (wide - truth).abs().max()
+        worst = (found - truth).abs().max()
         assert worst <= most, f"{name}: an element is off by {worst:.2e}, torch's by {theirs:.2e}"
 
 

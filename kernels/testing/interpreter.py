@@ -73,7 +73,7 @@ def _is_bfloat16(handle: Any) -> bool:
     return isinstance(handle, interpreter.TensorHandle) and handle.dtype.scalar == tl.bfloat16
 
 
-def _widened(data: Array) -> Array:
+def _upcast(data: Array) -> Array:
     return (np.asarray(data).astype(np.uint32) << 16).view(np.float32).reshape(np.shape(data))
 
 
@@ -82,7 +82,7 @@ def _narrowed(data: Array) -> Array:
 
 
 def _as_float32(handle: Any) -> Any:
-    return interpreter.TensorHandle(_widened(handle.data), tl.float32) if _is_bfloat16(handle) else handle
+    return interpreter.TensorHandle(_upcast(handle.data), tl.float32) if _is_bfloat16(handle) else handle
 
 
 def _as_bfloat16(handle: Any) -> Any:
@@ -110,8 +110,8 @@ def _repair_casts(builder: Any) -> None:
         if have == tl.bfloat16 and want not in (tl.float32, tl.bfloat16):
             return stock(self, _as_float32(source), target)
         if want == tl.bfloat16 and have not in (tl.float32, tl.bfloat16):
-            wide = stock(self, source, tl.float32)
-            return interpreter.TensorHandle(_narrowed(wide.data), tl.bfloat16)
+            upcast = stock(self, source, tl.float32)
+            return interpreter.TensorHandle(_narrowed(upcast.data), tl.bfloat16)
         return stock(self, source, target)
 
     builder.cast_impl = cast_impl
@@ -126,11 +126,11 @@ def _repair_arithmetic(builder: Any) -> None:
     builder.unary_op = _through_float32(builder.unary_op)
     builder.create_fma = _through_float32(builder.create_fma)
     stock = builder.ternary_op
-    wide = _through_float32(stock)
+    upcast = _through_float32(stock)
 
     def ternary_op(self: Any, first: Any, second: Any, third: Any, op: Any) -> Any:
         # A selection moves bits and computes nothing; its condition is no number.
-        return (stock if op is np.where else wide)(self, first, second, third, op)
+        return (stock if op is np.where else upcast)(self, first, second, third, op)
 
     builder.ternary_op = ternary_op
 
@@ -155,7 +155,7 @@ def _repair_reductions() -> None:
         def apply_impl(self: Any, operands: Any, stock: Callable[..., Any] = kind.apply_impl) -> Any:
             if not any(operand.dtype.scalar == tl.bfloat16 for operand in operands):
                 return stock(self, operands)
-            result = stock(self, tuple(_wide_operand(self, operand) for operand in operands))
+            result = stock(self, tuple(_upcast_operand(self, operand) for operand in operands))
             if isinstance(result, (tuple, list)):
                 return type(result)(_narrow_result(self, item) for item in result)
             return _narrow_result(self, result)
@@ -163,10 +163,10 @@ def _repair_reductions() -> None:
         kind.apply_impl = apply_impl
 
 
-def _wide_operand(operation: Any, operand: Any) -> Any:
+def _upcast_operand(operation: Any, operand: Any) -> Any:
     if operand.dtype.scalar != tl.bfloat16:
         return operand
-    return operation.to_tensor(_widened(operand.handle.data), tl.float32)
+    return operation.to_tensor(_upcast(operand.handle.data), tl.float32)
 
 
 def _narrow_result(operation: Any, result: Any) -> Any:

@@ -42,10 +42,10 @@ class Timer(Protocol):
 
 
 class GraphTimer:
-    """On the current CUDA device; as ``Timer``."""
+    """Times replays of a CUDA graph on the current device."""
 
     def measure(self, calls: Sequence[Call], seconds: float) -> Timing:
-        """As ``Timer.measure``.
+        """Median time of one call, replayed from a graph, or launched where no graph can hold it.
 
         Raises:
             whatever a call raises.
@@ -65,7 +65,7 @@ class GraphTimer:
         return Timing(statistics.median(taken) * 1e3 / len(calls), repeats, how)
 
     def usable(self) -> bool:
-        """As ``Timer.usable``."""
+        """Whether the device can still be synchronised."""
         try:
             torch.cuda.synchronize()
         except RuntimeError:

@@ -43,10 +43,10 @@ def measure(threads: int = 2) -> tuple[list[str], list[list[str]]]:
     rows = [_copy_row()]
     for name, (outputs, inputs) in SHAPES.items():
         bits = 8 if name == "logits" else 4
-        for wide in (False, True):
+        for int15 in (False, True):
             for tokens in TOKENS[: 2 if name == "logits" else 3]:
-                label = f"{name}, {bits}-bit weights, {'15' if wide else '8'}-bit activations"
-                rows.append(_product_row(library, team, label, (outputs, inputs, tokens), bits, wide))
+                label = f"{name}, {bits}-bit weights, {'15' if int15 else '8'}-bit activations"
+                rows.append(_product_row(library, team, label, (outputs, inputs, tokens), bits, int15))
     return HEADER, rows + _step_rows(library, threads)
 
 
@@ -78,7 +78,7 @@ def _random_model(library: Library) -> DecoderWeights:
 
     def matrix(rows: int, columns: int, bits: int) -> Matrix:
         values = generator.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5)
-        return Matrix.pack(library, [Rows(values, FLOAT)], columns, bits=bits, wide=True, arena=arena)
+        return Matrix.pack(library, [Rows(values, FLOAT)], columns, bits=bits, int15=True, arena=arena)
 
     ones = np.ones(MODEL.hidden, np.float32)
     layers = tuple(
@@ -98,14 +98,14 @@ def _random_model(library: Library) -> DecoderWeights:
 
 
 def _product_row(
-    library: Library, team: Team, label: str, shape: tuple[int, int, int], bits: int, wide: bool
+    library: Library, team: Team, label: str, shape: tuple[int, int, int], bits: int, int15: bool
 ) -> list[str]:
     outputs, inputs, tokens = shape
     weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32)
     arena = Arena()
     count = max(1, min(40, SPREAD_BYTES * 8 // (outputs * inputs * bits)))
     matrices = [
-        Matrix.pack(library, [Rows(weights, FLOAT)], inputs, bits=bits, wide=wide, arena=arena) for _ in range(count)
+        Matrix.pack(library, [Rows(weights, FLOAT)], inputs, bits=bits, int15=int15, arena=arena) for _ in range(count)
     ]
     x = np.random.default_rng(1).standard_normal((tokens, inputs)).astype(np.float32)
     out, space = np.empty((tokens, outputs), np.float32), Quantized(tokens, inputs)

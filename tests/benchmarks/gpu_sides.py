@@ -196,7 +196,7 @@ class TheirSide:
             torch.set_default_dtype(before)
 
     def decode(self, streams: int) -> Decoded:
-        """As ``OurSide.decode``."""
+        """Seconds of one decoding step: the answer's time less that of its first token."""
         prompt = self._prompt(streams, self._size.context)
         taken = []
         for _ in range(self._size.rounds):
@@ -205,7 +205,7 @@ class TheirSide:
         return Decoded(_median(taken))
 
     def prefill(self) -> float:
-        """As ``OurSide.prefill``."""
+        """Prompt tokens per second up to the first token."""
         prompt = self._prompt(1, self._size.prompt)
         taken = [self._generate(prompt, 1) for _ in range(self._size.rounds)]
         return self._size.prompt / _median(taken)

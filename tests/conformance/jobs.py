@@ -58,7 +58,7 @@ Work = Callable[[MemoryJob], Awaitable[CallToolResult]]
 
 
 class MemoryJobs:
-    """As ``fw_mcp.tasks.TaskSource``."""
+    """A ``fw_mcp.tasks.TaskSource`` in memory."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, MemoryJob] = {}

@@ -303,9 +303,9 @@ class Deployments:
     async def _tick(self) -> None:
         for identifier in await self._store.run(self._store.deployments.ids):
             with self.loop.part(f"deployment {identifier}"), suppress(Superseded):
-                await self._look_at(identifier)
+                await self._supervise(identifier)
 
-    async def _look_at(self, identifier: str) -> None:
+    async def _supervise(self, identifier: str) -> None:
         """Take a deployment up that nothing works on: after a restart, a death of its worker, or a pause."""
         deployment = await self._store.run(self._store.deployments.find, identifier)
         task = self._tasks.get(identifier)

@@ -89,7 +89,7 @@ class Collection(Generic[T]):
         return self._update(identifier, change, lambda _connection, _current: None)
 
     def update_unused(self, identifier: str, change: Callable[[T], T]) -> T:
-        """As ``update``; ``failed_precondition`` names the unended job that uses the resource, as in ``delete``."""
+        """Update a resource; ``failed_precondition`` names the unended job that uses the resource, as in ``delete``."""
         return self._update(identifier, change, lambda connection, it: refuse_used(connection, self.noun, it.name))
 
     def _update(self, identifier: str, change: Callable[[T], T], check: Callable[[Connection, T], None]) -> T:

@@ -73,7 +73,7 @@ class Pipelines:
 
     async def _tick(self) -> None:
         for job in await self._services.store.run(self._claim):
-            self._look_at(job.id)
+            self._start_advancing(job.id)
 
     def _claim(self) -> list[Job]:
         """Every pipeline that is to be carried forward; those that waited are ours now."""
@@ -82,7 +82,7 @@ class Pipelines:
             jobs.claim(job.id, self._services.jobs.owner, LEASE_S)
         return jobs.in_states(JobState.RUNNING, JobState.CANCELLING, kinds=KINDS)
 
-    def _look_at(self, identifier: str) -> None:
+    def _start_advancing(self, identifier: str) -> None:
         task = self._running.get(identifier)
         if task is None or task.done():
             self._running[identifier] = asyncio.create_task(self._advance(identifier), name=f"fw-{identifier}")

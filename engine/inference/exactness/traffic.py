@@ -1,4 +1,4 @@
-"""Random traffic: requests that come and go, share beginnings, bring adapters, run out of pages and are cancelled."""
+"""Random traffic: requests that come and go, share prefixes, bring adapters, run out of pages and are cancelled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.inference.request import Output, Request, SamplingParams
 ALPHABET = 16
 """Different tokens in prompts; few, so that what was seen before is seen again."""
 SHARED = 3
-"""Beginnings that prompts are drawn from."""
+"""Prefixes that prompts are drawn from."""
 LONGEST = 170
 """Tokens of a request at most, prompt and answer together."""
 ARRIVING, CANCELLED, ADAPTED, CONTINUED, CUT = 0.35, 0.05, 0.4, 0.3, 0.2
 """Shares: of steps with an arrival and with a cancel; of requests with an adapter, that go on where an answer ended,
-and that begin somewhere in a shared beginning."""
+and that begin somewhere in a shared prefix."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Phase:
         pages: in the cache; few make sequences give up theirs.
         batch: tokens per step; few cut prompts into chunks.
         running: requests at the same time.
-        cached: whether beginnings are found again.
+        cached: whether prefixes are found again.
         guessed: whether tokens are guessed from what followed the same ones before.
     """
 
@@ -112,7 +112,7 @@ class Traffic:
         self._random = random.Random(seed)
         self._alphabet = [self._random.randrange(vocabulary) for _ in range(ALPHABET)]
         self._adapters = adapters
-        self._beginnings = [self._tokens(self._random.randint(8, 70)) for _ in range(SHARED)]
+        self._prefixes = [self._tokens(self._random.randint(8, 70)) for _ in range(SHARED)]
         self._numbers = count()
         self.happened = Happened()
 
@@ -144,7 +144,7 @@ class Traffic:
             before = dice.choice(answers)
             known, adapter = [*before.request.prompt, *before.tokens], before.request.adapter
         else:
-            known = dice.choice(self._beginnings)
+            known = dice.choice(self._prefixes)
             known = known[dice.randrange(len(known)) if dice.random() < CUT else 0 :]
             adapter = dice.choice(self._adapters) if dice.random() < ADAPTED else None
         prompt = [*known[: longest - 22], *self._tokens(dice.randint(0, 20))]

@@ -1,4 +1,4 @@
-"""Prefixes with recurrent states: a hit resumes in the state of exactly its beginning, and no slot is lost."""
+"""Prefixes with recurrent states: a hit resumes in the state of exactly its prefix, and no slot is lost."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ from engine.inference.tests.test_scheduler import SchedulerMachine, Simulation
 
 
 class RecurrentSimulation(Simulation):
-    """As ``Simulation``, with states that remember the beginning they were computed from."""
+    """A ``Simulation`` with states that remember the prefix they were computed from."""
 
     def __init__(self, pages=8, page_size=2, max_running=4, budget=5, prefix_cache=True, slots=8, interval=2):
         super().__init__(pages, page_size, max_running, budget, prefix_cache)
@@ -38,12 +38,12 @@ class RecurrentSimulation(Simulation):
         sequence = item.sequence
         chain, end = sequence.chain, item.start + item.count
         if item.start:
-            assert self.states[chain.slot] == self._beginning(sequence, item.start - 1)
+            assert self.states[chain.slot] == self._prefix(sequence, item.start - 1)
         for save in chain.saves:
             assert item.start < save.position <= end
             assert save.position % self.page_size == 0
-            self.states[save.slot] = self._beginning(sequence, save.position - 1)
-        self.states[chain.slot] = self._beginning(sequence, end - 1)
+            self.states[save.slot] = self._prefix(sequence, save.position - 1)
+        self.states[chain.slot] = self._prefix(sequence, end - 1)
 
     def drain(self):
         super().drain()
@@ -99,7 +99,7 @@ def test_the_next_turn_resumes_in_the_answer_before_it():
     sim.drain()
 
 
-def test_a_common_beginning_is_a_checkpoint_from_the_second_request_on():
+def test_a_common_prefix_is_a_checkpoint_from_the_second_request_on():
     sim = simulation()
     cached = []
     for i in range(4):
@@ -125,13 +125,13 @@ def test_a_miss_for_want_of_a_state_says_so():
     sim.drain_requests()
     content = np.array([*range(30), 1, 1, 1], np.int32)
     found = sim.prefix.match(content, root_key(0))
-    assert (len(found.pages), found.chain.branch, found.stopped) == (0, 7, "no_state")
+    assert (len(found.pages), found.chain.indexed_pages, found.stopped) == (0, 7, "no_state")
     other = sim.prefix.match(content, root_key(1))
-    assert (other.chain.branch, other.stopped) == (0, "first_seen")
+    assert (other.chain.indexed_pages, other.stopped) == (0, "first_seen")
     sim.drain()
 
 
-def test_a_beginning_computed_twice_at_once_is_kept_once():
+def test_a_prefix_computed_twice_at_once_is_kept_once():
     sim = simulation(budget=128)
     both = [sim.add(range(33), 6) for _ in range(2)]
     sim.step()
@@ -191,17 +191,15 @@ def test_nothing_leaks_after_ten_thousand_random_events(recurrent):
     sizes = {"pages": 32, "page_size": 4, "max_running": 8, "budget": 24}
     sim = RecurrentSimulation(**sizes, slots=20, interval=2) if recurrent else Simulation(**sizes)
     choose = random.Random(7)
-    beginnings = [[choose.randrange(3) for _ in range(choose.randrange(4, 60))] for _ in range(12)]
+    prefixes = [[choose.randrange(3) for _ in range(choose.randrange(4, 60))] for _ in range(12)]
     seen = Counter()
     for _ in range(10_000):
         event = choose.choices(["arrive", "cancel", "step"], [3, 1, 6])[0]
         seen[event] += 1
         if event == "arrive" and len(sim.live) < 24:
-            beginning = choose.choice(beginnings)
+            prefix = choose.choice(prefixes)
             tail = [choose.randrange(3) for _ in range(choose.randrange(1, 20))]
-            sim.add(
-                [*beginning[: choose.randrange(len(beginning))], *tail], choose.randrange(1, 24), choose.randrange(2)
-            )
+            sim.add([*prefix[: choose.randrange(len(prefix))], *tail], choose.randrange(1, 24), choose.randrange(2))
         elif event == "cancel" and sim.live:
             sim.scheduler.remove(sim.live.pop(choose.choice(list(sim.live))))
         elif sim.live:

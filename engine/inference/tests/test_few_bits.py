@@ -47,9 +47,9 @@ def test_the_product_is_that_of_the_held_numbers(kind):
     product = made(kind).to(DEVICE)
     x = torch.randn(5, IN, dtype=torch.bfloat16, device=DEVICE).requires_grad_()
     held = product.rows(torch.arange(OUT, device=DEVICE))
-    bias = product(torch.zeros_like(x[:1], dtype=torch.float32), wide=True).detach()
+    bias = product(torch.zeros_like(x[:1], dtype=torch.float32), float32_out=True).detach()
     with preferring("triton"):
-        ours = product(x, wide=True)
+        ours = product(x, float32_out=True)
         (gradient,) = torch.autograd.grad(ours.sum(), x)
         assert product(x.detach()).dtype is torch.bfloat16
     assert ours.dtype is torch.float32

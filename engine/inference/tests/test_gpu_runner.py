@@ -164,11 +164,11 @@ def test_a_step_is_launched_before_the_one_before_is_read(model, renderer):
     engine = make(model, renderer, "ahead")
     engine.add(Request("it", (1, 2, 3), GREEDY))
     assert engine.step() == []
-    assert engine._live["it"].sequence.promised == 1
+    assert engine._live["it"].sequence.placeholders == 1
     (first,) = engine.step()
     assert len(first.token_ids) == 1
     assert engine.steps == 2
-    assert engine._live["it"].sequence.promised == 1
+    assert engine._live["it"].sequence.placeholders == 1
 
 
 def test_an_end_found_one_step_late_costs_one_token_and_its_pages_come_back(model, renderer):
@@ -234,7 +234,7 @@ def test_penalties_biases_and_a_least_length_are_launched_ahead(model, renderer,
         engine.add(request)
     engine.step()
     while engine.has_work:
-        assert engine._flying is not None
+        assert engine._pending_step is not None
         engine.step()
 
 
@@ -349,7 +349,7 @@ def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
     first.pages.extend([2])
     second.pages.extend([5, 3])
     second.append(11)
-    second.promised = 1
+    second.placeholders = 1
     second.adapter_id = 5
     second.chain = Chain(b"", slot=3)
     buffers.fill([Slice(first, 2, 1, 1), Slice(second, 4, 1, 1)], {second: 6}, {5: 2})
@@ -370,7 +370,7 @@ def test_unused_rows_point_to_the_spare_page_and_a_promised_token_to_its_row():
 
 def test_a_chunk_that_ends_before_a_promised_token_draws_nothing():
     sequence = Sequence(Request("it", tuple(range(8)), GREEDY), arrival=0, limit=28)
-    sequence.promised = 1
+    sequence.placeholders = 1
     scheduler = Scheduler(PrefixIndex(PagePool(20), 4), max_running=2, max_batched_tokens=8)
     scheduler.add(sequence)
     plan = scheduler.schedule()

@@ -58,7 +58,7 @@ def register(index, content, root=BASE):
     return found.pages, found.chain
 
 
-def test_a_known_beginning_is_found_by_content_and_adapter():
+def test_a_known_prefix_is_found_by_content_and_adapter():
     index = PrefixIndex(PagePool(16), 4)
     first = register(index, tokens(*range(12)))
     index.release(*first)
@@ -117,7 +117,7 @@ CONTENTS = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 
 @settings(max_examples=150)
 @given(st.lists(st.one_of(st.tuples(st.just("start"), CONTENTS, st.integers(0, 1)), st.integers(0, 9)), max_size=40))
-def test_random_sequences_share_only_equal_beginnings(operations):
+def test_random_sequences_share_only_equal_prefixes(operations):
     index = PrefixIndex(PagePool(12), 2)
     stored: dict[int, tuple] = {}
     live = []

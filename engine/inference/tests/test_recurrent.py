@@ -147,11 +147,11 @@ def test_random_traffic_gives_the_answers_of_unshared_runs(kind):
     running = engine(kind, kv_bytes=24 * page_bytes, state_bytes=7 * state_bytes(kind), max_batched_tokens=16)
     plain = engine(kind, prefix_cache=False, max_running=1)
     choose, answers, asked = random.Random(3), {}, {}
-    beginnings = [draw(length, 50 + length) for length in (9, 22, 40)]
+    prefixes = [draw(length, 50 + length) for length in (9, 22, 40)]
     for number in range(150):
         event = choose.random()
         if event < 0.4:
-            prompt = (*choose.choice(beginnings)[: choose.randrange(40)], *draw(choose.randrange(1, 9), number % 5))
+            prompt = (*choose.choice(prefixes)[: choose.randrange(40)], *draw(choose.randrange(1, 9), number % 5))
             asked[f"r{number}"] = Request(f"r{number}", prompt, SHORT)
             answers[f"r{number}"] = ()
             running.add(asked[f"r{number}"])

@@ -20,7 +20,7 @@ def next_token(adapter, known):
 
 
 class Simulation:
-    """A scheduler with a cache that remembers for which beginning each slot was computed."""
+    """A scheduler with a cache that remembers for which prefix each slot was computed."""
 
     def __init__(self, pages=8, page_size=2, max_running=4, budget=5, prefix_cache=True, patience=500):
         self.page_size = page_size
@@ -95,20 +95,20 @@ class Simulation:
     def _before(self, plan):
         assert not plan.restores
 
-    def places(self):
+    def precedences(self):
         """Urgency and turn of each running sequence."""
-        return {sequence.id: self.scheduler._place(sequence, turn) for turn, sequence in self.scheduler._turns()}
+        return {sequence.id: self.scheduler._precedence(sequence, turn) for turn, sequence in self.scheduler._turns()}
 
     def _room_is_taken_from_the_last(self, before):
         """What was preempted in a step is not more urgent than anything that runs after it."""
         now = self.scheduler.running
-        urgency = {name: place.urgency for name, place in self.places().items()}
+        urgency = {name: one.urgency for name, one in self.precedences().items()}
         for name in before - set(now):
             sequence = self.live[name]
-            lost = self.scheduler._place(sequence, 0).urgency
+            lost = self.scheduler._precedence(sequence, 0).urgency
             assert all(lost >= kept for kept in urgency.values())
 
-    def _beginning(self, sequence, position):
+    def _prefix(self, sequence, position):
         return (sequence.request.tenant, sequence.adapter_id, *sequence.tokens[: position + 1].tolist())
 
     def _slot(self, sequence, position):
@@ -116,11 +116,11 @@ class Simulation:
 
     def _write(self, item):
         for position in range(item.start, item.start + item.count):
-            self.slots[self._slot(item.sequence, position)] = self._beginning(item.sequence, position)
+            self.slots[self._slot(item.sequence, position)] = self._prefix(item.sequence, position)
 
     def _read(self, item):
         for position in range(item.start + item.count):
-            assert self.slots[self._slot(item.sequence, position)] == self._beginning(item.sequence, position)
+            assert self.slots[self._slot(item.sequence, position)] == self._prefix(item.sequence, position)
 
     def check(self):
         self.scheduler.check_integrity()

@@ -167,13 +167,13 @@ def test_reasoning_that_the_prompt_began_or_ended(tiny_llama_dir):
     opens = TEMPLATES["hermes"].replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     renderer, compiler = made(tiny_llama_dir, opens)
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-    for beginning, text, good in (
+    for prefix, text, good in (
         ("", f"hm\n</think>\n\n{call}", True),
         ("", call, False),
         ("\n</think>\n\n", call, True),
         ("\n</think>\n\n", f"hm\n</think>\n\n{call}", False),
     ):
-        matcher = compiler.compile(renderer.tool_grammar(TOOLS, "required", beginning=beginning)).matcher()
+        matcher = compiler.compile(renderer.tool_grammar(TOOLS, "required", answer_prefix=prefix)).matcher()
         assert fits(matcher, [*renderer.tokenizer.encode(text), 2]) is good
 
 

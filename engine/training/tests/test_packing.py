@@ -1,4 +1,4 @@
-"""Steps, passes and shared beginnings, as properties."""
+"""Steps, passes and shared prefixes, as properties."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_steps_follow_peft_with_adamw_clipping_and_a_linear_rate(tiny_llama_dir,
             torch.testing.assert_close(mine, parameter.detach(), rtol=0.02, atol=5e-4)
 
 
-def test_passes_lanes_and_shared_beginnings_change_nothing(model, monkeypatch):
+def test_passes_lanes_and_shared_prefixes_change_nothing(model, monkeypatch):
     rows = random_rows(8, common=12)
     whole = make_trainer(model, rows, random_b=True)
     loss, gradient = whole.loss_and_gradient(range(8))

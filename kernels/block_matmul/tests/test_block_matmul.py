@@ -54,15 +54,15 @@ def test_rows_of_several_types_and_in_any_order_lie_in_one_matrix():
     np.testing.assert_allclose(got, truth, atol=2**-9 * np.abs(truth).max())
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("int15", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", GGUF_FORMATS)
-def test_every_type_multiplies_like_the_reference(kind, variant, wide):
+def test_every_type_multiplies_like_the_reference(kind, variant, int15):
     data, _ = stored(kind, 50, 256)
-    matrix = Matrix.pack(LIBRARY, [Rows(data, kind)], 256, wide=wide)
+    matrix = Matrix.pack(LIBRARY, [Rows(data, kind)], 256, int15=int15)
     weights = np.stack([matrix.row(LIBRARY, index) for index in range(50)])
     x = np.random.default_rng(1).standard_normal((21, 256)).astype(np.float32)
-    truth = block_matmul_reference(x, weights, wide)
+    truth = block_matmul_reference(x, weights, int15)
     got = multiply(LIBRARY, matrix, x, variant=variant)
     np.testing.assert_allclose(got, truth, atol=3e-6 * np.abs(truth).max() * 16)
 
@@ -75,16 +75,16 @@ def test_every_type_multiplies_like_the_reference(kind, variant, wide):
     bits=st.sampled_from([4, 8]),
     variant=st.sampled_from(VARIANTS),
     threads=st.integers(1, 3),
-    wide=st.booleans(),
+    int15=st.booleans(),
 )
-def test_odd_shapes_and_every_row_is_the_same_in_any_company(rows, blocks, tokens, bits, variant, threads, wide):
+def test_odd_shapes_and_every_row_is_the_same_in_any_company(rows, blocks, tokens, bits, variant, threads, int15):
     generator = np.random.default_rng(rows * tokens)
     weights = generator.standard_normal((rows, 32 * blocks)).astype(np.float32)
     bias = generator.standard_normal(rows).astype(np.float32)
-    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 32 * blocks, bits=bits, bias=bias, wide=wide)
+    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 32 * blocks, bits=bits, bias=bias, int15=int15)
     x = generator.standard_normal((tokens, 32 * blocks)).astype(np.float32)
     held = np.stack([matrix.row(LIBRARY, index) for index in range(rows)])
-    truth = block_matmul_reference(x, held, wide) + bias
+    truth = block_matmul_reference(x, held, int15) + bias
     got = multiply(LIBRARY, matrix, x, variant=variant, threads=threads)
     np.testing.assert_allclose(got, truth, atol=1e-4 * max(1.0, np.abs(truth).max()))
     chosen = generator.permutation(tokens)[: generator.integers(1, tokens + 1)]
@@ -99,17 +99,17 @@ def test_quantising_floats_moves_no_weight_by_more_than_half_a_level(bits, bound
     assert np.abs(got - weights).max() <= bound + 1e-3
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("int15", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_largest_sums_there_can_be_overflow_nowhere(variant, bits, wide):
+def test_the_largest_sums_there_can_be_overflow_nowhere(variant, bits, int15):
     weights = np.ones((16, 64), np.float32)
     weights[:, ::32] = 0.0  # so that the others are the highest level
-    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 64, bits=bits, wide=wide)
+    matrix = Matrix.pack(LIBRARY, [Rows(weights, FLOAT)], 64, bits=bits, int15=int15)
     held = np.stack([matrix.row(LIBRARY, index) for index in range(16)])
     x = np.stack([np.ones(64), -np.ones(64), np.tile([1.0, -1.0], 32)]).astype(np.float32)
     got = multiply(LIBRARY, matrix, x, variant=variant)
-    np.testing.assert_allclose(got, block_matmul_reference(x, held, wide), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(got, block_matmul_reference(x, held, int15), rtol=1e-6, atol=1e-4)
 
 
 def test_zeros_stay_zeros():

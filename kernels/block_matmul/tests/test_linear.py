@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C compiler here")
 def made(outputs=70, inputs=96):
     weight = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32)
     bias = np.random.default_rng(1).standard_normal(outputs).astype(np.float32)
-    forward = Matrix.pack(LIBRARY, [Rows(weight, FLOAT)], inputs, bias=bias, wide=True)
+    forward = Matrix.pack(LIBRARY, [Rows(weight, FLOAT)], inputs, bias=bias, int15=True)
     held = np.stack([forward.row(LIBRARY, index) for index in range(outputs)])
     # The gradient's product runs over the outputs, which must be whole blocks too.
     padded = np.zeros((inputs, -(-outputs // 32) * 32), np.float32)
@@ -28,7 +28,7 @@ def made(outputs=70, inputs=96):
 @pytest.mark.parametrize("tokens", [1, 17, 200])
 def test_values_and_gradients_are_the_dequantised_projection_s(dtype, tokens):
     forward, transposed, weight, bias = made(outputs=64)
-    packed = PackedLinear(LIBRARY, forward, Matrix.pack(LIBRARY, [Rows(transposed, FLOAT)], 64, wide=True))
+    packed = PackedLinear(LIBRARY, forward, Matrix.pack(LIBRARY, [Rows(transposed, FLOAT)], 64, int15=True))
     x = torch.randn(tokens, 96).to(dtype).requires_grad_()
     y = packed(x)
     pull = torch.randn(tokens, 64).to(dtype)
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_the_dequantised_projection_s(dtype, tokens):
 
 def test_threads_do_not_disturb_one_another():
     forward, transposed, _, _ = made(outputs=64)
-    packed = PackedLinear(LIBRARY, forward, Matrix.pack(LIBRARY, [Rows(transposed, FLOAT)], 64, wide=True))
+    packed = PackedLinear(LIBRARY, forward, Matrix.pack(LIBRARY, [Rows(transposed, FLOAT)], 64, int15=True))
     inputs = [torch.randn(3 + 11 * number, 96) for number in range(12)]
     wanted = [packed.forward(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:

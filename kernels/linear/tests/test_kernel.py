@@ -22,21 +22,21 @@ def test_equals_float64(spec, case, device):
 def test_a_row_has_the_same_bits_in_every_bucket_of_rows(dtype, device):
     maker = Maker(device)
     x, weight = maker.normal(600, 200, dtype=dtype), maker.normal(96, 200, dtype=dtype)
-    whole = launch.linear(x, weight, wide=True)
+    whole = launch.linear(x, weight, float32_out=True)
     buckets = {tuned("linear", "linear", bytes=2, rows=rows, outputs=96)["BLOCK_M"] for rows in (1, 300, 600)}
     assert len(buckets) == 2, "the rows below fall into different tiles"
     for rows in (slice(0, 1), slice(7, 47), slice(100, 300), slice(599, 600)):
-        assert torch.equal(launch.linear(x[rows], weight, wide=True), whole[rows])
+        assert torch.equal(launch.linear(x[rows], weight, float32_out=True), whole[rows])
 
 
 def test_every_configuration_gives_the_same_bits(device):
     maker = Maker(device)
     x, weight = maker.normal(70, 320), maker.normal(80, 320)
-    expected = launch.linear(x, weight, wide=True)
+    expected = launch.linear(x, weight, float32_out=True)
     assert len({config["BLOCK_K"] for config in space("linear", "linear")}) == 1
     for config in space("linear", "linear"):
         with forced("linear", config):
-            assert torch.equal(launch.linear(x, weight, wide=True), expected), config
+            assert torch.equal(launch.linear(x, weight, float32_out=True), expected), config
 
 
 def test_rows_of_a_wider_tensor_are_taken_as_they_lie(device):
@@ -50,10 +50,10 @@ def test_under_exact_numerics_the_operator_goes_through_it(device):
     maker = Maker(device)
     x, weight, bias = maker.normal(2, 5, 64), maker.normal(33, 64), maker.normal(33)
     with preferring("triton"), numerics("exact"):
-        ours = linear(x, weight, bias, wide=True)
+        ours = linear(x, weight, bias, float32_out=True)
         with pytest.raises(RuntimeError, match="no gradient"):
             linear(x.clone().requires_grad_(), weight)
-    assert torch.equal(ours, launch.linear(x, weight, bias, wide=True))
+    assert torch.equal(ours, launch.linear(x, weight, bias, float32_out=True))
     with preferring("triton"):
         assert linear(x.float().requires_grad_(), weight.float()).requires_grad
 

@@ -41,7 +41,7 @@ def test_it_is_the_product(shape, dtype, variant):
         got = exact_linear(x, weight, added, variant=variant)
         assert got.dtype is dtype
         assert (got.double() - truth).norm() <= BOUNDS[dtype] * truth.norm()
-        wide = exact_linear(x, weight, added, wide=True, variant=variant)
+        wide = exact_linear(x, weight, added, float32_out=True, variant=variant)
         assert wide.dtype is torch.float32
         assert (wide.double() - truth).norm() <= 1e-6 * truth.norm()
         assert torch.equal(wide.to(dtype), got)
@@ -75,7 +75,7 @@ def test_the_operator_is_torch_s_unless_exact_numerics_are_asked_for():
             assert torch.equal(linear(x, weight, bias), functional.linear(x, weight, bias))
     stacked = x.view(5, 1, 577).expand(5, 2, 577)
     with numerics("exact"):
-        assert linear(stacked, weight, wide=True).shape == (5, 2, 33)
+        assert linear(stacked, weight, float32_out=True).shape == (5, 2, 33)
         assert linear(x[:0], weight).shape == (0, 33)
 
 

@@ -110,7 +110,7 @@ typedef struct {
 static void ask(member *own, void *argument) {
     const question *q = argument;
     attend(own, q->pool, q->spans, 2, q->queries, q->stride, q->out, q->stride, q->scratch + own->index * q->room);
-    meet(own);
+    barrier(own);
 }
 
 // Two sequences, one decoding and one with several new tokens, on shuffled pages.

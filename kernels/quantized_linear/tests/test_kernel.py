@@ -29,9 +29,9 @@ def test_a_row_has_the_same_bits_in_every_bucket_of_rows(kind, device):
     facts = {"bytes": 2, "outputs": 64, "minima": int(weight.minima is not None)}
     configs = [tuned("quantized_linear", "few_bits_linear", rows=rows, **facts) for rows in (1, 40, 70)]
     assert {config["APART"] for config in configs} == {0, 1} and len({config["PART"] for config in configs}) == 1
-    whole = gpu.quantized_linear(x, weight, bias, wide=True)
+    whole = gpu.quantized_linear(x, weight, bias, float32_out=True)
     for rows in (slice(0, 1), slice(7, 20), slice(25, 65)):
-        assert torch.equal(gpu.quantized_linear(x[rows], weight, bias, wide=True), whole[rows])
+        assert torch.equal(gpu.quantized_linear(x[rows], weight, bias, float32_out=True), whole[rows])
 
 
 def test_so_has_it_in_fp8(device):
@@ -39,9 +39,9 @@ def test_so_has_it_in_fp8(device):
     x, bias = maker.normal(70, 1056), maker.normal(64)
     weight = HOLD["fp8"](maker.normal(64, 1056, dtype=torch.float32))
     with preferring("triton"):
-        whole = quantized_linear(x, weight, bias, wide=True)
+        whole = quantized_linear(x, weight, bias, float32_out=True)
         for rows in (slice(0, 1), slice(7, 20), slice(25, 65)):
-            assert torch.equal(quantized_linear(x[rows], weight, bias, wide=True), whole[rows])
+            assert torch.equal(quantized_linear(x[rows], weight, bias, float32_out=True), whole[rows])
     truth = x.double() @ weight.dense(torch.float64).T + bias.double()
     assert (whole.double() - truth).norm() < 4e-2 * truth.norm(), "the rows are rounded to e4m3, 3 % each"
 
