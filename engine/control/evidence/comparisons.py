@@ -42,10 +42,9 @@ def create(context: Context, request: CreateComparison) -> Comparison:
     _check_same_rows(baseline, candidate)
     rows = [all_scores(context, side.id) for side in sides]
     evidence = [_evidence(side, scores) for side, scores in zip(sides, rows, strict=True)]
-    dataset = _dataset(candidate)
     evaluator = _ref(candidate.evaluator, candidate.evaluator_digest)
     refs = [ref for side in evidence for ref in (side.evaluation, side.model, _configured(side))]
-    refs += [ref for ref in (dataset, evaluator) if ref]
+    refs += [ref for ref in (_split_rows(candidate), evaluator) if ref]
     identifier = resource_id(request.comparison_id or _derived_id(candidate, refs), "comparisons")
     existing = context.store.comparisons.replayed(request, identifier, refs)
     if existing is not None:
@@ -61,7 +60,7 @@ def create(context: Context, request: CreateComparison) -> Comparison:
         candidate_model=candidate.model,
         baseline_evidence=evidence[0],
         candidate_evidence=evidence[1],
-        dataset=dataset,
+        dataset=_ref(candidate.input_dataset, candidate.dataset_digest),
         split=candidate.input_split,
         evaluator=evaluator,
         verified=all(side.configuration is not None for side in evidence),
@@ -141,7 +140,7 @@ def _derived_id(candidate: Evaluation, refs: Sequence[Ref]) -> str:
     return f"cmp-{(candidate.model or 'model').rsplit('/', 1)[-1][:48].rstrip('-._')}-{digest}"
 
 
-def _dataset(evaluation: Evaluation) -> Ref | None:
+def _split_rows(evaluation: Evaluation) -> Ref | None:
     """The dataset as the evaluation used it: its rows and their split."""
     used = (ref for ref in evaluation.uses if ref.name == evaluation.input_dataset)
     return next(used, _ref(evaluation.input_dataset, evaluation.dataset_digest))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from engine.control.store.tables import job, job_use, resource
 from fw_sdk.types import Dataset, DeploymentState, FwError, JobState, Ref
