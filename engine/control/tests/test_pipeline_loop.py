@@ -147,6 +147,22 @@ def test_cancel_ends_the_running_child_and_resume_goes_on(daemon: Daemon) -> Non
     assert "deployment" not in after["outcome"]
 
 
+def test_no_other_evaluation_of_its_baselines_name_is_taken_for_its_own(daemon: Daemon) -> None:
+    slow = {**TRAINING, "epochs": 40}
+    daemon.call("POST", "pipelines", request("taken", training=slow, fewShotCount=0, deploy=False))
+    daemon.until(lambda: states(daemon.call("GET", "pipelines/taken"))["finetune"] == "running", "training")
+    daemon.call("POST", "pipelines/taken:cancel", {})
+    daemon.wait_job("taken", "JOB_STATE_CANCELLED")
+    daemon.call("DELETE", "jobs/taken-base")
+    fields = {"model": "tiny", "inputDataset": "rows", "evaluator": "prefix", "inferenceParameters": {"maxTokens": 1}}
+    daemon.call("POST", "evaluationJobs", {"evaluationJobId": "taken-base", "evaluationJob": fields})
+    daemon.wait_job("taken-base")
+    daemon.call("POST", "pipelines/taken:resume", {})
+    failed = daemon.wait_job("taken", "JOB_STATE_FAILED")
+    assert failed["failure"]["code"] == "already_exists" and "'taken-base'" in failed["failure"]["message"]
+    assert states(daemon.call("GET", "pipelines/taken"))["compare"] == "failed"
+
+
 def test_a_childs_failure_is_the_pipelines_with_its_step_hint_and_log(daemon: Daemon) -> None:
     daemon.call("POST", "pipelines", request("broken", evaluator="raises"))
     failure = daemon.wait_job("broken", "JOB_STATE_FAILED")["failure"]

@@ -14,7 +14,7 @@ from engine.control.jobs.creation import create as create_job
 from engine.control.kinds.evaluate import EVALUATE
 from engine.control.kinds.finetune import FINETUNE
 from engine.control.kinds.finetune import creation as finetunes
-from engine.control.kinds.pipeline.plan import LABELS, Plan
+from engine.control.kinds.pipeline.plan import LABELS, TUNED, Plan
 from engine.control.machine import device
 from engine.control.serving.context import ServingContext
 from engine.control.workflows.check import check
@@ -172,18 +172,26 @@ class Steps:
         return _ended(step, done, text)
 
     async def _compare(self, plan: Plan, _pipeline: Pipeline, step: Step) -> Step:
-        made = [
-            await asyncio.to_thread(comparisons.create, self._services, plan.comparison(label))
-            for label in plan.baselines
-        ]
+        made = await asyncio.to_thread(self._compared, plan)
         text = "; ".join(f"against {label}: {_delta(item)}" for label, item in zip(plan.baselines, made, strict=True))
         return _to(step, StepState.DONE, text)
+
+    def _compared(self, plan: Plan) -> list[Comparison]:
+        """The comparison with each baseline: of the evaluations that this plan asks for, not of others of their names.
+
+        Clients may delete evaluations and comparisons, and use their names again, before a pipeline is resumed.
+        """
+        for label in (*plan.baselines, TUNED):
+            if not _first_version(self._store.jobs.find(plan.evaluation_id(label))):
+                create_job(self._services, EVALUATE, plan.evaluation(label))
+        return [comparisons.create(self._services, plan.comparison(label)) for label in plan.baselines]
 
     async def _deploy(self, plan: Plan, pipeline: Pipeline, step: Step) -> Step:
         if not plan.request.deploy:
             return _to(step, StepState.SKIPPED, "not wanted")
         if step.state is StepState.RUNNING:
             return await self._store.run(self._deploying, plan, step)
+        await asyncio.to_thread(self._compared, plan)
         found = await self._store.run(outcome, self._store, plan, pipeline.steps)
         comparison = best_comparison(found.baselines)
         assert comparison is not None, "the compare step is done"
@@ -224,6 +232,12 @@ class Steps:
         if job.state is JobState.CANCELLED:
             raise FwError("cancelled", f"Job '{job.id}' was cancelled.", not_done=f"step '{step.name}' has no result")
         return job
+
+
+def _first_version(job: Job | None) -> bool:
+    """Whether the first version scored it, which kept no digest of what its requests were about."""
+    configuration = job.configuration if isinstance(job, Evaluation) else None
+    return configuration is not None and configuration.serving_digest is None
 
 
 def _delta(comparison: Comparison) -> str:
