@@ -23,8 +23,8 @@ from engine.evals.replies import Scored, ScoreRange
 from engine.evals.score_log import ScoredRow, ScoreLog
 from engine.evals.statistics import mean_score, summarise
 from engine.jobs.program import JobContext, main
-from engine.jobs.rows import Row, read_rows
-from engine.jobs.specs import EvaluateResult, EvaluateSpec, FewShotRows, RowsRef
+from engine.jobs.rows import Row, referenced_rows
+from engine.jobs.specs import EvaluateResult, EvaluateSpec, FewShotRows
 from fw_sdk.types import ConstantAnswer, FwError, RowScore, ServedConfiguration
 
 POLL_S = 0.1
@@ -43,7 +43,7 @@ class ModelChanged(Exception):
 def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
     """Evaluate; raises ``evaluator_failed`` if no row could be scored, or the reason why the model does not answer."""
     spec = context.spec
-    rows = _rows(spec.rows)[: spec.limit]
+    rows = referenced_rows(spec.rows)[: spec.limit]
     if not rows:
         raise FwError(
             "invalid_argument",
@@ -52,7 +52,7 @@ def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
             hint="choose another split or dataset",
         )
     few_shot = spec.few_shot
-    examples = FewShotExamples(_rows(few_shot.rows), few_shot.count, few_shot.seed) if few_shot else None
+    examples = FewShotExamples(referenced_rows(few_shot.rows), few_shot.count, few_shot.seed) if few_shot else None
     with EvaluatorProcess(Path(spec.evaluator_path), spec.entry_function, spec.row_timeout_s) as evaluator:
         _rehearse(evaluator, rows)
         log = ScoreLog(context.dir, spec)
@@ -63,15 +63,6 @@ def run(context: JobContext[EvaluateSpec]) -> EvaluateResult:
             raise _model_changed(spec.model, change) from None
         constant = constant_baseline(evaluator, rows)
     return _result(spec, log, evaluator.score_range, constant, examples)
-
-
-def _rows(reference: RowsRef) -> list[Row]:
-    return read_rows(
-        Path(reference.path),
-        reference.split,
-        heldout_fraction=reference.heldout_fraction,
-        split_seed=reference.split_seed,
-    )
 
 
 def _rehearse(evaluator: EvaluatorProcess, rows: Sequence[Row]) -> None:

@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fw_sdk.types import Split
+from fw_sdk.types import FwError, Split
+
+if TYPE_CHECKING:
+    from engine.jobs.specs import RowsRef
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,19 @@ def read_rows(path: Path, split: Split = Split.ALL, *, heldout_fraction: float =
         return rows
     wanted = in_split(split, heldout_fraction, split_seed)
     return [row for row in rows if wanted(prompt_key(row))]
+
+
+def referenced_rows(reference: RowsRef) -> list[Row]:
+    """The rows that a reference names; ``failed_precondition`` if the file is not what its digest says any more."""
+    path = Path(reference.path)
+    with path.open("rb") as file:
+        found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if found != reference.digest:
+        raise FwError(
+            "failed_precondition",
+            f"The rows of '{reference.name}' changed on the disk: {path} is {found[:19]}, not {reference.digest[:19]}.",
+            not_done="nothing was computed from other rows",
+            hint="upload the rows again under another id, and start anew with that",
+        )
+    fraction, seed = reference.heldout_fraction, reference.split_seed
+    return read_rows(path, reference.split, heldout_fraction=fraction, split_seed=seed)

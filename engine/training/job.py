@@ -11,7 +11,7 @@ import torch
 
 from engine.catalog import ModelConfig, digest_tree, read_config
 from engine.jobs.program import JobContext, main
-from engine.jobs.rows import read_rows
+from engine.jobs.rows import referenced_rows
 from engine.jobs.specs import RowsRef, TrainResult, TrainSpec
 from engine.models import Adapter, load_for_training, new_adapter, pick_device, pick_dtype, save_adapter
 from engine.text.renderer import Renderer
@@ -50,13 +50,7 @@ def run(context: JobContext[TrainSpec]) -> TrainResult:
 def _examples(
     context: JobContext[TrainSpec], reference: RowsRef, renderer: Renderer, config: ModelConfig
 ) -> list[Example]:
-    rows = read_rows(
-        Path(reference.path),
-        reference.split,
-        heldout_fraction=reference.heldout_fraction,
-        split_seed=reference.split_seed,
-    )
-    rendered = render_examples(rows, renderer)
+    rendered = render_examples(referenced_rows(reference), renderer)
     limit = min(config.max_context, context.spec.config.max_context_length or config.max_context)
     useful = usable_examples(rendered, limit)
     if len(useful) < len(rendered):

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from engine.catalog.digests import digest_file
 from engine.evals import asking, job
 from engine.evals.tests.model_server import ModelServer
 from engine.jobs.files import append_line, read_json, write_json
@@ -53,7 +55,7 @@ def make(tmp_path, server):
         data, source = tmp_path / "rows.jsonl", tmp_path / "evaluator.py"
         data.write_text("".join(json.dumps(item) + "\n" for item in rows))
         source.write_text(evaluator)
-        reference = {"path": str(data), "digest": "sha256:rows", "name": "numbers"}
+        reference = {"path": str(data), "digest": digest_file(data), "name": "numbers"}
         spec = {
             "model": "m",
             "base_url": server.url,
@@ -460,3 +462,12 @@ def test_a_torn_line_in_the_middle_is_asked_again(make, server):
     server.requests.clear()
     assert job.run(make()).summary.n == 10
     assert len(server.requests) == 6
+
+
+def test_rows_that_changed_on_the_disk_are_not_scored(make):
+    context = make()
+    path = Path(context.spec.rows.path)
+    path.write_text(path.read_text().replace("0", "1", 1))
+    with pytest.raises(FwError, match="changed on the disk") as caught:
+        job.run(context)
+    assert caught.value.code == "failed_precondition"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.catalog import digest_tree, read_adapter_info
+from engine.catalog import digest_file, digest_tree, read_adapter_info
 from engine.jobs.files import read_lines, write_json
 from engine.jobs.program import EXIT_CANCELLED, EXIT_DONE, EXIT_FAILED
 
@@ -39,7 +39,7 @@ def start(tiny_llama_dir, tmp_path):
         if not job.exists():
             job.mkdir()
             data.write_text("".join(json.dumps(row) + "\n" for row in rows or ROWS))
-            reference = {"path": str(data), "digest": "sha256:rows", "name": "rows"}
+            reference = {"path": str(data), "digest": digest_file(data), "name": "rows"}
             settings = {"epochs": 3, "batch_size": 150, "lora_rank": 4, "checkpoint_interval_steps": 3, **config}
             write_json(
                 job / "spec.json",

@@ -15,7 +15,7 @@ from engine.control.jobs.context import QueueContext
 from engine.control.jobs.kind import Draft
 from engine.control.kinds.models_made import forget_unmade, model_made, parse_result
 from engine.control.store import Store
-from engine.jobs.rows import read_rows
+from engine.jobs.rows import referenced_rows
 from engine.jobs.specs import RowsRef, TrainResult, TrainSpec
 from engine.training.estimates import estimate
 from engine.training.examples import render_examples, rows_too_long
@@ -190,7 +190,6 @@ def trained(store: Store, job: Job, result: dict[str, Any]) -> dict[str, Any]:
 def _lengths(rows_json: str, base_path: str) -> tuple[list[int], list[int], list[int]]:
     """Line, tokens and trained tokens of each row. Rows and weights are named by digest, so answers stay true."""
     rows = RowsRef.model_validate_json(rows_json)
-    found = read_rows(Path(rows.path), rows.split, heldout_fraction=rows.heldout_fraction, split_seed=rows.split_seed)
-    examples = render_examples(found, load_renderer(base_path))
+    examples = render_examples(referenced_rows(rows), load_renderer(base_path))
     lines, totals = [example.line for example in examples], [len(example.tokens) for example in examples]
     return lines, totals, [example.trained_tokens for example in examples]
