@@ -106,7 +106,6 @@ def build_server(
     connect: Connect,
     workspace: Workspace,
     *,
-    patient: bool,
     read_only: bool = False,
     extensions: Sequence[Extension] | None = None,
 ) -> AgentServer:
@@ -115,11 +114,10 @@ def build_server(
     Args:
         connect: opens a client of the daemon.
         workspace: the folder whose files may be named.
-        patient: the transport bears calls of minutes without progress (stdio).
         read_only: only with the tools that read; ``connect`` should bring a token that only reads as well.
         extensions: of the protocol; by default the daemon's jobs as tasks, and the skill.
     """
-    platform = Platform(connect, workspace, patient, read_only)
+    platform = Platform(connect, workspace, read_only)
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Any]) -> AsyncIterator[Platform]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from itertools import islice
 from typing import Any
 
 from mcp.types import (
@@ -17,12 +16,10 @@ from mcp.types import (
 from fw_mcp.library import pages
 from fw_mcp.platform import Platform
 from fw_mcp.server import AgentServer
-from fw_mcp.workspace import Workspace
 from fw_sdk.types import FwError
 
 MOST = 100
 """As many as the protocol allows."""
-DATA = ("jsonl", "ndjson")
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -41,7 +38,7 @@ def register(server: AgentServer, platform: Platform) -> None:
         elif isinstance(reference, PromptReference) and argument.name == "job_id":
             known = await _stored(platform, "jobs")
         elif isinstance(reference, PromptReference) and argument.name == "data":
-            known = _data_files(platform.workspace)
+            known = platform.workspace.data_files()
         else:
             return None
         fitting = [name for name in known if name.startswith(argument.value)]
@@ -56,12 +53,3 @@ async def _stored(platform: Platform, group: str) -> list[str]:
             return [item.id async for item in listed]
     except FwError:
         return []
-
-
-def _data_files(workspace: Workspace) -> list[str]:
-    """Files of rows directly in the workspace or one folder below."""
-    if workspace.root is None:
-        return []
-    root = workspace.root
-    found = (path for ending in DATA for pattern in ("*", "*/*") for path in root.glob(f"{pattern}.{ending}"))
-    return sorted(str(path.relative_to(root)) for path in islice(found, MOST))

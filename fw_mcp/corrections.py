@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from fw_sdk.results.spelling import literal
 from fw_sdk.types import FwError
 
 MAX_CALL_CHARS = 400
@@ -21,7 +21,8 @@ def corrected(tool: str, arguments: Mapping[str, Any], error: FwError) -> str:
         return ""
     quoted = (key for key, value in arguments.items() if isinstance(value, str) and f"'{_id(value)}'" in error.message)
     wrong = error.param if error.param in arguments else next(quoted, None)
-    return written(tool, arguments, {wrong: suggestion}) if wrong else ""
+    leads_on = wrong is not None and arguments[wrong] != suggestion
+    return written(tool, arguments, {wrong: suggestion}) if wrong and leads_on else ""
 
 
 def renamed(tool: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -39,11 +40,7 @@ def written(tool: str, arguments: Mapping[str, Any], changes: Mapping[str, Any])
 
 
 def _call(tool: str, arguments: Mapping[str, Any]) -> str:
-    return f"{tool}({', '.join(f'{key}={_literal(value)}' for key, value in arguments.items())})"
-
-
-def _literal(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{tool}({', '.join(f'{key}={literal(value)}' for key, value in arguments.items())})"
 
 
 def _id(name: str) -> str:

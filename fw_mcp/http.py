@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fw_mcp import site
 from fw_mcp.app import build_server
+from fw_mcp.guard import MAX_BODY_BYTES, Guard
 from fw_mcp.platform import Connect
 from fw_mcp.workspace import Workspace
 from fw_sdk.client import AsyncClient
@@ -69,11 +70,14 @@ def create_mcp_app(owner: Access, reader: Access, workspace: Workspace | None = 
         workspace: folder whose files may be named; ``FW_WORKSPACE`` by default, or none.
     """
     folder = workspace or Workspace.for_http()
-    whole = build_server(owner.connect, folder, patient=False)
-    reading = build_server(reader.connect, folder, patient=False, read_only=True)
-    app, other = (one.streamable_http_app(streamable_http_path=PATH, host="127.0.0.1") for one in (whole, reading))
+    whole = build_server(owner.connect, folder)
+    reading = build_server(reader.connect, folder, read_only=True)
+    app, other = (
+        one.streamable_http_app(streamable_http_path=PATH, host="127.0.0.1", max_request_body_size=MAX_BODY_BYTES)
+        for one in (whole, reading)
+    )
     for route, its_twin in zip(_routes(app), _routes(other), strict=True):
-        route.app = ByToken([(owner.token, route.app), (reader.token, its_twin.app)])
+        route.app = ByToken([(owner.token, Guard(route.app)), (reader.token, Guard(its_twin.app))])
     _run_within(app, other)
     return app
 
@@ -110,6 +114,6 @@ def mount(app: Any, base_url: Callable[[], str], home: Home) -> None:
 
         return Access(token, connect)
 
-    inner = create_mcp_app(access(home.token), access(home.reading_token))
+    inner = create_mcp_app(access(home.token), access(home.reading_token), Workspace.for_http(home=home.root))
     app.router.routes[:0] = [*_routes(inner), *site.routes()]
     _run_within(app, inner)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from mcp.types import CallToolResult, ImageContent, TextContent
 
+from fw_sdk.results.hints import AGENT, in_words_of
 from fw_sdk.types import FwError
 
 MAX_RESULT_CHARS = 20_000
@@ -125,11 +126,12 @@ def with_next(result: CallToolResult, next_call: str) -> CallToolResult:
 
 def refusal(error: FwError, tool: str, *, next_call: str = "") -> CallToolResult:
     """An error result: one paragraph and its facts in lines, and the same as fields."""
-    fields: dict[str, Any] = tidy({**error.to_dict(), "details": _fenced(error.details) or None})
+    hint = in_words_of(AGENT, error.hint)
+    fields: dict[str, Any] = tidy({**error.to_dict(), "hint": hint or None, "details": _fenced(error.details) or None})
     fields["tool"] = tool
     fields["next"] = next_call or _next_call(error)
-    said = FwError(error.code, error.message, not_done=error.not_done, hint=error.hint)
-    if error.code in WORDS_OF_OUR_OWN or clean(error.hint) == fields["next"]:
+    said = FwError(error.code, error.message, not_done=error.not_done, hint=hint)
+    if error.code in WORDS_OF_OUR_OWN or clean(hint) == fields["next"]:
         said.hint = ""
         fields.pop("hint", None)
     body = _fit(fields)
@@ -167,7 +169,7 @@ def _next_call(error: FwError) -> str:
         if isinstance(ended, str):
             again = "the call that started it goes on with it, given the same arguments"
             return f"job_get(job_id='{clean(ended)}', view='logs') shows why; {again}"
-    hint = clean(error.hint)
+    hint = clean(in_words_of(AGENT, error.hint))
     of_this_surface = not any(mark in hint for mark in ("fw ", "/v1/"))
     if hint and of_this_surface:
         return hint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mcp import MCPError
@@ -16,12 +16,14 @@ from mcp.types import Tool as WireTool
 from pydantic import ValidationError
 
 from fw_mcp.corrections import corrected, renamed
+from fw_mcp.parameters import TakenAsSent, slim
+from fw_mcp.platform import watched
 from fw_mcp.results import refusal, with_next
 from fw_mcp.tasks import INVALID_PARAMS
+from fw_mcp.wire import transport
 from fw_sdk.types import FwError, nearest
 
 log = logging.getLogger(__name__)
-BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength"})
 NOTHING_RUN = "Nothing was run."
 
 
@@ -32,43 +34,23 @@ def hints(title: str, *, reads: bool = False, destroys: bool = False, opens: boo
     )
 
 
-def slim(schema: Any, *, of_properties: bool = False) -> Any:
-    """``schema`` without pydantic's titles, the ``anyOf [X, null]`` of optional parameters, and bounds of numbers.
-
-    Nearly every bound says what is plain (a count is not negative, a share at most 1), and a call beyond one is refused
-    with it, so their tokens are better spent on words.
-    """
-    if isinstance(schema, list):
-        return [slim(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept = {
-        key: slim(value, of_properties=key == "properties")
-        for key, value in schema.items()
-        if of_properties or not _is_noise(key, value)
-    }
-    choices = kept.get("anyOf")
-    if of_properties or not choices or {"type": "null"} not in choices:
-        return kept
-    others = [choice for choice in choices if choice != {"type": "null"}]
-    if "default" in kept and kept["default"] is None:
-        kept.pop("default")
-    if len(others) == 1:
-        kept.pop("anyOf")
-        return {**others[0], **kept}
-    return {**kept, "anyOf": others}
-
-
-def _is_noise(key: str, value: Any) -> bool:
-    """Also a default that is nothing: absent, false and 0 are the same to whoever calls."""
-    says_nothing = (key == "additionalProperties" and value is True) or (key == "default" and value in (0, ""))
-    return key in BOUNDS or says_nothing or (key == "title" and isinstance(value, str))
-
-
 class AgentServer(MCPServer[Any]):
     """Every tool of it answers with ``CallToolResult``: made by ``results.reply``, or ``results.refusal`` on errors."""
 
     _absent: frozenset[str] = frozenset()
+
+    def add_tool(self, fn: Callable[..., Any], name: str | None = None, *about: Any, **more: Any) -> None:
+        """Register a tool whose texts are taken as they were sent."""
+        super().add_tool(fn, name, *about, **more)
+        tool = self._tool_manager.get_tool(name or fn.__name__)
+        assert tool is not None
+        tool.fn_metadata = TakenAsSent.of(tool.fn_metadata)
+
+    async def run_stdio_async(self) -> None:
+        """Serve on stdin and stdout until stdin closes."""
+        async with transport() as (incoming, outgoing):
+            options = self._lowlevel_server.create_initialization_options()
+            await self._lowlevel_server.run(incoming, outgoing, options)
 
     def only_reads(self, absent: Iterable[str]) -> None:
         """Say of every tool that it only reads; ``absent`` are the tools that a server which may write has besides."""
@@ -96,9 +78,12 @@ class AgentServer(MCPServer[Any]):
         if unknown is not None:
             return unknown
         try:
-            result = await super().call_tool(name, arguments, context)
+            work = super().call_tool(name, arguments, context)
+            result = await (watched(context, name, work) if context is not None else work)
         except ToolError as error:
             result = _explain(name, arguments, error, tool.parameters.get("properties", {}))
+        except FwError as error:
+            result = refusal(error, name, next_call=error.hint)
         return self._within_reach(result) if isinstance(result, CallToolResult) else result
 
     async def get_prompt(

@@ -32,6 +32,7 @@ ORDER = (
     "mcp",
     "sdk",
     "cli",
+    "http",
     "errors",
     "troubleshooting",
     "security",

@@ -59,9 +59,13 @@ def main(read_only: bool = False) -> None:
         read_only: only with the tools that read.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="fw mcp: %(levelname)s %(message)s")
-    server = build_server(connection(read_only), Workspace.for_stdio(), patient=True, read_only=read_only)
+    server = build_server(connection(read_only), Workspace.for_stdio(), read_only=read_only)
     server.run("stdio")
 
 
 if __name__ == "__main__":
-    main(READ_ONLY in sys.argv[1:])
+    try:
+        main(READ_ONLY in sys.argv[1:])
+    except FwError as refused:
+        print(f"fw mcp: {refused.text()}", file=sys.stderr)
+        sys.exit(refused.exit_code)

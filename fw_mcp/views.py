@@ -6,6 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fw_mcp.results import untrusted
+from fw_sdk.results import next_steps
+from fw_sdk.results.actions import sentence
+from fw_sdk.results.actions import short as short
+from fw_sdk.results.caveats import outcome_caveats, score_warning
+from fw_sdk.results.hints import AGENT, in_words_of
+from fw_sdk.results.next_steps import Setting
+from fw_sdk.results.report import min_score, report_on
+from fw_sdk.results.spelling import tool_call
 from fw_sdk.types import (
     BaselineResult,
     Comparison,
@@ -13,37 +21,22 @@ from fw_sdk.types import (
     Dataset,
     DatasetReport,
     Deployment,
-    DeploymentState,
     Evaluation,
     ExtraDifference,
     ExtraMean,
     Failure,
     FineTuningJob,
     Job,
-    JobKind,
     JobState,
+    OtherJob,
     OverlapPair,
     Pipeline,
     PipelineResult,
     RowProblem,
     ScoreSummary,
-    Verdict,
 )
 
 MAX_LOG_LINES = 12
-CUT_SHARE = 0.1
-EVALUATOR_CODES = frozenset({"evaluator_failed", "evaluator_invalid"})
-STARTED_BY = {
-    JobKind.PIPELINE: "customize",
-    JobKind.FINETUNE: "finetune",
-    JobKind.EVALUATE: "evaluate",
-    JobKind.PULL: "model_pull",
-}
-
-
-def short(name: str | None) -> str | None:
-    """The id in a full resource name."""
-    return name.rsplit("/", 1)[-1] if name else name
 
 
 def state(job: Job) -> str:
@@ -115,8 +108,12 @@ def score_view(summary: ScoreSummary | None, full: bool = True) -> dict[str, Any
         "truncated_rows": summary.truncated_rows or None,
         "distinct_answers": summary.distinct_answers if full else None,
         "constant_answer": _constant_view(summary.constant) if full else None,
-        "also": {name: _extra_view(found.mean, found) for name, found in summary.extra.items()} if full else None,
+        "also": _extras(summary) if full else None,
     }
+
+
+def _extras(summary: ScoreSummary) -> dict[str, Any] | None:
+    return {name: _extra_view(found.mean, found) for name, found in summary.extra.items()} or None
 
 
 def _constant_view(constant: ConstantAnswer | None) -> dict[str, Any] | None:
@@ -134,6 +131,7 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
     """The numbers of a paired comparison and its verdict; in full with the tokens and seconds of both sides."""
     if comparison is None:
         return None
+    also = {name: _extra_view(found.delta, found) for name, found in comparison.extra.items()}
     return {
         "id": comparison.id,
         "verdict": comparison.verdict.value,
@@ -148,10 +146,10 @@ def comparison_view(comparison: Comparison | None, full: bool = False) -> dict[s
         "baseline_failed_rows": comparison.baseline_failed_rows or None,
         "candidate_failed_rows": comparison.candidate_failed_rows or None,
         "p_value": comparison.p_value,
-        "rows_needed": comparison.rows_needed,
+        "rows_needed_in_all": comparison.rows_needed,
         "trained_on": comparison.trained_on or None,
         "cost": (comparison.cost or None) if full else None,
-        "also": {name: _extra_view(found.delta, found) for name, found in comparison.extra.items()} if full else None,
+        "also": also or None if full else None,
     }
 
 
@@ -164,7 +162,7 @@ def failure_view(failure: Failure | None) -> dict[str, Any] | None:
         "code": failure.code,
         "message": failure.message,
         "not_done": failure.not_done or None,
-        "hint": failure.hint or None,
+        "hint": in_words_of(AGENT, failure.hint) or None,
         "retryable": failure.retryable,
         "log_tail": untrusted("\n".join(tail[-MAX_LOG_LINES:])) if tail else None,
     }
@@ -193,7 +191,10 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
     """
     if isinstance(job, Pipeline):
         steps = _steps(job, full)
-        return {**job_view(job), "steps": steps, "outcome": outcome_view(job.outcome, full)}
+        asked = min_score(job)
+        goal = dict(zip(("asked", "reached", "met"), asked, strict=True)) if asked else None
+        done = {"summary": report_on(job).headline} if job.state is JobState.COMPLETED else {}
+        return {**job_view(job), **done, "steps": steps, "min_score": goal, "outcome": outcome_view(job.outcome, full)}
     if isinstance(job, Evaluation):
         view = {**job_view(job), "model": short(job.model), "score": score_view(job.summary)}
         more = {
@@ -202,10 +203,12 @@ def view_of(job: Job, full: bool = False) -> dict[str, Any]:
             "examples_in_prompt": _examples_view(job),
             "seconds": job.seconds,
         }
-        return {**view, "warning": score_warning(job.summary), **(more if full else {})}
+        return {**view, "warning": score_warning(job.summary), "notes": job.notes, **(more if full else {})}
     if isinstance(job, FineTuningJob):
         view = {**job_view(job), "base_model": short(job.base_model), "model": short(job.output_model)}
         return {**view, "data": short(job.dataset), "training": job.training} if full else view
+    if isinstance(job, OtherJob):
+        return {**job_view(job), **(job.model_extra or {})}
     return job_view(job)
 
 
@@ -225,49 +228,13 @@ def _steps(pipeline: Pipeline, full: bool) -> dict[str, Any] | None:
     return None if pipeline.state is JobState.COMPLETED and set(states.values()) == {"done"} else states
 
 
-def cut_warning(summary: ScoreSummary | None, *, beside: ScoreSummary | None = None) -> str | None:
-    """What makes a score mean less than it says: answers that were cut, rows that could not be scored.
-
-    Where the model scored ``beside`` it, which was trained on wanted answers, was never cut, those fit: then what was
-    cut here was no wanted answer, and a higher limit would change nothing.
-    """
-    if summary is None:
-        return None
-    parts = []
-    fits = beside is not None and not beside.truncated_rows
-    if summary.truncated_rows > CUT_SHARE * summary.n and not fits:
-        parts.append(
-            f"{summary.truncated_rows} of {summary.n} answers reached max_tokens; raise it if wanted ones are as long"
-        )
-    if summary.failed_rows:
-        parts.append(f"{summary.failed_rows} rows have no score and count as the lowest")
-    return "; ".join(parts) or None
-
-
-def same_warning(summary: ScoreSummary | None) -> str | None:
-    """What speaks against a score although every answer was scored: it takes no reading of the question to reach it."""
-    if summary is None:
-        return None
-    constant = summary.constant
-    if constant is not None and summary.ci.low <= constant.mean:
-        return (
-            f"always giving the answer that most rows want ({constant.share:.0%}) would score {constant.mean:.3g}; "
-            "this is not clearly above that"
-        )
-    if summary.distinct_answers == 1 and summary.n > 1:
-        return f"all {summary.n} answers are the same"
-    return None
-
-
-def score_warning(summary: ScoreSummary | None) -> str | None:
-    """All that makes a score mean less than it says."""
-    return "; ".join(filter(None, (cut_warning(summary), same_warning(summary)))) or None
-
-
 def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str, Any] | None:
     """What a pipeline came to: scores, comparison with the best baseline, model, deployment."""
     if outcome is None:
         return None
+    tuned = score_view(outcome.tuned, full)
+    if tuned is not None and outcome.tuned is not None:
+        tuned["also"] = _extras(outcome.tuned)
     brief = {
         "base_model": short(outcome.model),
         "model": short(outcome.adapter),
@@ -275,9 +242,9 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
         "deployed_because": outcome.deployed_because or None,
         "not_deployed_because": outcome.not_deployed_because or None,
         "comparison": comparison_view(outcome.comparison, full),
-        "tuned": score_view(outcome.tuned, full),
+        "tuned": tuned,
         "baselines": [_baseline_view(item, full) for item in outcome.baselines],
-        "warning": _warnings(outcome),
+        "warning": ". ".join(outcome_caveats(outcome)) or None,
     }
     more = {
         "evaluations": {label: short(name) for label, name in outcome.evaluations.items()},
@@ -285,13 +252,6 @@ def outcome_view(outcome: PipelineResult | None, full: bool = False) -> dict[str
         "seconds": outcome.timings or None,
     }
     return {**brief, **more} if full else brief
-
-
-def _warnings(outcome: PipelineResult) -> str | None:
-    """Each score's warning, under the label of what was scored; of baselines little is expected."""
-    said = {"tuned": score_warning(outcome.tuned)}
-    said |= {item.label: cut_warning(item.summary, beside=outcome.tuned) for item in outcome.baselines}
-    return ". ".join(f"{label}: {words}" for label, words in said.items() if words) or None
 
 
 def _baseline_view(item: BaselineResult, full: bool) -> dict[str, Any]:
@@ -317,123 +277,22 @@ def deployment_view(deployment: Deployment) -> dict[str, Any]:
         "forced": deployment.forced or None,
         "comparison": short(deployment.comparison),
         "url": deployment.url,
-        "sampling": deployment.sampling or None,
+        "sampling": deployment.sampling or "temperature 1: no evaluation of these weights says how it was sampled",
         "probe_latency_s": deployment.probe_latency_s,
         "status": status.message if status and status.message else None,
     }
 
 
 def after_job(job: Job) -> str:
-    """The call that follows a look at ``job``."""
-    if not job.state.ended:
-        return f"job_wait(job_id='{job.id}')"
-    if isinstance(job, Pipeline):
-        return _after_pipeline(job)
-    if job.state is not JobState.COMPLETED:
-        return _after_end_without_result(job)
-    if isinstance(job, Evaluation):
-        return (
-            f"compare(baseline=..., candidate='{job.id}'); or evaluate(..., few_shot=4): "
-            f"what do examples in the prompt reach? job_get(job_id='{job.id}', view='samples') shows the worst answers"
-        )
-    if isinstance(job, FineTuningJob):
-        return f"evaluate(model='{short(job.output_model)}', data=..., evaluator=...)"
-    return "call again what needs the model, with the same arguments"
+    """The calls that follow a look at ``job``."""
+    return sentence(next_steps.after_job(job), tool_call)
 
 
-def _after_end_without_result(job: Job) -> str:
-    """What makes a failed or cancelled job go on: its cause removed, and the call that started it."""
-    again = f"{STARTED_BY.get(job.kind, 'the call that started it')}(...) with the same arguments goes on"
-    failure = job.failure
-    if failure is not None and failure.code in EVALUATOR_CODES and isinstance(job, Evaluation):
-        data, scorer = short(job.input_dataset), short(job.evaluator)
-        return (
-            f"correct '{scorer}' until evaluator_check(evaluator=..., data='{data}') scores every row, "
-            f"then evaluate(model='{short(job.model)}', data='{data}', evaluator=...)"
-        )
-    return f"{failure.hint.rstrip('.')}; then {again}" if failure is not None and failure.hint else again
-
-
-def _after_pipeline(pipeline: Pipeline) -> str:
-    if pipeline.state is not JobState.COMPLETED or pipeline.outcome is None:
-        again = "customize(...) again: the same arguments resume it, changed ones start anew"
-        hint = pipeline.failure.hint if pipeline.failure else ""
-        return f"{hint.rstrip('.')}; then {again}" if hint else again
-    outcome = pipeline.outcome
-    if outcome.deployment:
-        return _ask_tuned(short(outcome.deployment))
-    if outcome.comparison is not None:
-        wanted = (pipeline.request.get("gate") or {}).get("minScore")
-        if wanted is not None and outcome.comparison.candidate_mean < wanted:
-            samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
-            return f"{samples}; then customize(...) with more or better rows, or a lower min_score than {wanted:g}"
-        following = after_comparison(outcome.comparison)
-        if wanted is not None and following.startswith("deploy("):
-            following = f"{following.removesuffix(')')}, min_score={wanted:g})"
-        if pipeline.request.get("deploy") is False and following.startswith("deploy("):
-            samples = f"job_get(job_id='{pipeline.id}', view='samples') shows the worst answers"
-            return f"{samples}; it is not served, as asked: {following} would"
-        return following
-    return f"generate(model='{short(outcome.adapter or outcome.model)}', prompts=['...'])"
-
-
-ENOUGH = 0.95
-"""Of answers that are right or wrong: a baseline that is right so often leaves training little to win."""
-
-
-def after_comparison(comparison: Comparison, served_as: str | None = None) -> str:
-    """What a verdict asks for; ``served_as`` is the deployment that serves the baseline's model."""
-    model = short(comparison.candidate_model) or "..."
-    if comparison.trained_on:
-        return (
-            f"evaluate both on rows that were held out: '{model}' was trained on {comparison.trained_on} of these "
-            f"{comparison.n}, which measures memory; no gate takes that"
-        )
-    if comparison.verdict is Verdict.INVALID:
-        return mend_failing(comparison)
-    if comparison.verdict is Verdict.BETTER:
-        start = f"deploy(model='{model}', comparison='{comparison.id}'"
-        if served_as is None:
-            return f"{start})"
-        return f"{start}, name='{served_as}', confirm='{served_as}') serves it in the place of the baseline"
-    if comparison.p_value is not None and comparison.baseline_mean >= ENOUGH:
-        return (
-            f"generate(model='{short(comparison.baseline_model)}', prompts=['...']): the baseline has "
-            f"{comparison.baseline_mean:.2f} of 1 with its prompt (few-shot: with the examples in it), so beyond it "
-            "no training is needed, and only harder rows could show a better one"
-        )
-    if comparison.verdict is Verdict.WORSE:
-        return "keep the baseline; change the data or the training, then customize(...)"
-    if comparison.rows_needed:
-        return (
-            f"evaluate on about {comparison.rows_needed} rows to decide ({comparison.n} now): "
-            "customize(heldout=<a larger file>), or customize(...) with more or better training rows"
-        )
-    return "customize(...) with more or better training rows; keep the baseline until a verdict is 'better'"
-
-
-def mend_failing(comparison: Comparison) -> str:
-    """What makes an invalid comparison valid: the side with more rows without a score first."""
-    failed = {
-        comparison.baseline: comparison.baseline_failed_rows,
-        comparison.candidate: comparison.candidate_failed_rows,
-    }
-    side = short(max(failed, key=lambda name: failed[name]))
-    return (
-        f"job_get(job_id='{side}', view='samples') shows why rows have no score; mend that (evaluator, row or "
-        "max_tokens), evaluate(...) both again, then compare(...)"
-    )
-
-
-def _ask_tuned(model: str | None) -> str:
-    """The call that asks a model that was trained; it answers as it learned to only when it is asked as it was then."""
-    return f"generate(model='{model}', prompts=['...']), and system='...' if the rows it learned from have one"
+def after_comparison(comparison: Comparison, setting: Setting | None = None) -> str:
+    """The calls that a verdict asks for."""
+    return sentence(next_steps.after_comparison(comparison, setting), tool_call)
 
 
 def after_deployment(deployment: Deployment) -> str:
-    """What follows a look at a deployment."""
-    if deployment.state is DeploymentState.READY:
-        return _ask_tuned(deployment.id)
-    if deployment.state is DeploymentState.CREATING:
-        return f"deploy(model='{short(deployment.base_model)}', name='{deployment.id}') shows when it is READY"
-    return "overview()"
+    """The calls that follow a look at a deployment."""
+    return sentence(next_steps.after_deployment(deployment), tool_call)

@@ -22,6 +22,7 @@ from fw_sdk.types import FwError, Health
 from fw_sdk.types.home import DEFAULT_PORT, Home
 
 START_TIMEOUT_S = 60.0
+MAX_PORT = 65_535
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -85,11 +86,17 @@ def ensure_daemon(home: Home, *, port: int | None = None) -> str:
 
 
 def default_port() -> int:
-    """``FW_PORT``, else 8642."""
-    value = os.environ.get("FW_PORT", "")
-    if value and not value.isdigit():
-        raise FwError("invalid_argument", f"FW_PORT must be a number, got '{value}'", not_done="nothing was started")
-    return int(value) if value else DEFAULT_PORT
+    """``FW_PORT``, else 8642; ``FwError`` if that is no port."""
+    value = os.environ.get("FW_PORT", "").strip() or str(DEFAULT_PORT)
+    if not (value.isascii() and value.isdigit()) or int(value) > MAX_PORT:
+        raise FwError(
+            "invalid_argument",
+            f"FW_PORT is '{value}', which is not a port",
+            not_done="nothing was started",
+            hint=f"set FW_PORT to a number from 0 to {MAX_PORT}; 0 takes a free port",
+            param="FW_PORT",
+        )
+    return int(value)
 
 
 def _healthy(home: Home) -> Daemon | None:

@@ -111,6 +111,8 @@ class Jobs(Group):
 
     get = sync(jobs.get)
     list = sync(jobs.list_all)
+    kinds = sync(jobs.kinds)
+    start = sync(jobs.start)
     cancel = sync(jobs.cancel)
     resume = sync(jobs.resume)
     delete = sync(jobs.delete)
@@ -227,6 +229,8 @@ class AsyncJobs(Group):
 
     get = asynchronous(jobs.get)
     list = asynchronous(jobs.list_all)
+    kinds = asynchronous(jobs.kinds)
+    start = asynchronous(jobs.start)
     cancel = asynchronous(jobs.cancel)
     resume = asynchronous(jobs.resume)
     delete = asynchronous(jobs.delete)

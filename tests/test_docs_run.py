@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = (
     "quickstart",
     "concepts",
+    "glossary",
     "datasets",
     "evaluators",
     "evaluation",

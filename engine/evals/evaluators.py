@@ -30,6 +30,7 @@ from engine.evals.sandbox import Launcher, Limits, SandboxedProcess, launch_limi
 from fw_sdk.types import FwError, nearest
 
 LOAD_TIMEOUT_S = 60.0
+STOP_POLL_S = 0.25
 MAX_SOURCE_BYTES = 1 << 20
 LOAD_CHANCES = 3
 EXIT_TIMEOUT_S = 1.0
@@ -117,7 +118,8 @@ class EvaluatorProcess:
     A process that dies or exceeds ``row_timeout_s`` costs its row and is replaced; a row whose process died (it may
     have been killed from outside) gets a second chance in a new one. Safe to use from several threads.
 
-    Raises ``evaluator_invalid`` from the first use if the file cannot be loaded.
+    Raises ``evaluator_invalid`` from the first use if the file cannot be loaded, and ``cancelled`` soon after ``stop``
+    was set.
 
     Attributes:
         score_range: the lowest and the highest score that its source declares; None if it declares none.
@@ -131,6 +133,7 @@ class EvaluatorProcess:
         *,
         limits: Limits | None = None,
         launch: Launcher = launch_limited,
+        stop: threading.Event | None = None,
     ) -> None:
         self._source = read_source(path)
         self.score_range = check_source(self._source, entry)
@@ -138,6 +141,7 @@ class EvaluatorProcess:
         self._row_timeout_s = row_timeout_s
         self._limits = limits or Limits(cpu_row_s=2 * math.ceil(row_timeout_s))
         self._launch = launch
+        self._stop = stop or threading.Event()
         self._process: SandboxedProcess | None = None
         self._buffer = b""
         self._next_id = 0
@@ -166,6 +170,7 @@ class EvaluatorProcess:
         request = {"messages": list(messages), "ground_truth": ground_truth, "row": dict(row or {})}
         with self._lock:
             for chance in (1, 2):
+                self._check_stopped()
                 try:
                     self._start()
                     return self._score(request)
@@ -246,12 +251,17 @@ class EvaluatorProcess:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    @staticmethod
-    def _wait(descriptor: int, event: int, deadline: float, timeout_s: float) -> None:
+    def _check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise FwError("cancelled", "The scoring was cancelled.", not_done="The rest was not scored.")
+
+    def _wait(self, descriptor: int, event: int, deadline: float, timeout_s: float) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise ProcessEnded(f"the evaluator took longer than {timeout_s:g} s", timed_out=True)
+        while not poll.poll(min(STOP_POLL_S, max(0.0, deadline - time.monotonic())) * 1000):
+            self._check_stopped()
+            if time.monotonic() >= deadline:
+                raise ProcessEnded(f"the evaluator took longer than {timeout_s:g} s", timed_out=True)
 
     def _ended(self) -> ProcessEnded:
         """The process closed its pipe: find out how it died."""

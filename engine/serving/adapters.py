@@ -36,6 +36,7 @@ async def load_adapter(served: Served, value: Any) -> dict[str, Any]:
             param="lora_name",
         )
     await served.loop.load_adapter(body.lora_name, body.lora_path)
+    await served.digests.loaded(body.lora_name, body.lora_path)
     return {"status": "ok", "lora_name": body.lora_name}
 
 
@@ -43,4 +44,5 @@ async def unload_adapter(served: Served, value: Any) -> dict[str, Any]:
     """Forget an adapter; requests that use it are finished with it."""
     body = parse_request(UnloadAdapterBody, value, not_done="nothing was unloaded")
     await served.loop.unload_adapter(body.lora_name)
+    served.digests.unloaded(body.lora_name)
     return {"status": "ok", "lora_name": body.lora_name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.serving.adapters import load_adapter, unload_adapter
 from engine.serving.completions import completion
+from engine.serving.digests import HEADER
 from engine.serving.generation import Ask, Choices, Writer
 from engine.serving.guard import Guard, error_response
 from engine.serving.messages_answer import count_tokens, message
@@ -97,8 +98,8 @@ def refuse(app: FastAPI, paths: Iterable[str], reason: str, hint: str) -> None:
 class EventStream(StreamingResponse):
     """Server-sent events, whose source is closed at once when the client goes, however that shows."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={**STREAM_HEADERS, **headers})
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,9 +116,10 @@ def _generating(served: Served, surface: Surface) -> Callable[[Request], Awaitab
         work = partial(surface, served, value, caller)
         body, ask, writer = await asyncio.to_thread(work) if large else work()
         choices = await Choices.submit(ask, served.loop, served.metrics, served.grammars)
+        headers = {HEADER: served.digests.of(body.model)}
         if body.stream:
-            return EventStream(choices.events(writer))
-        return JSONResponse(await unless_gone(request, choices.collect(writer)))
+            return EventStream(choices.events(writer), headers)
+        return JSONResponse(await unless_gone(request, choices.collect(writer)), headers=headers)
 
     return answer
 

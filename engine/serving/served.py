@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 
 from engine.inference.loop import EngineLoop
 from engine.inference.request import SamplingParams
+from engine.serving.digests import ServedDigests
 from engine.serving.generation import Ask
 from engine.serving.grammars import GrammarPool
 from engine.serving.metrics import Metrics
@@ -54,6 +55,7 @@ class Served:
         created: when the worker began to serve, in seconds since 1970.
         grammars: compiles what answers must look like.
         responses: finished responses that may be continued.
+        digests: what exactly answers.
     """
 
     name: str
@@ -62,14 +64,18 @@ class Served:
     metrics: Metrics
     created: int
     grammars: GrammarPool
+    digests: ServedDigests
     responses: ResponseStore = field(default_factory=ResponseStore)
 
     @classmethod
-    def of(cls, name: str, loop: EngineLoop, renderer: Renderer) -> Served:
-        """With fresh metrics."""
+    def of(cls, name: str, loop: EngineLoop, renderer: Renderer, base_digest: str) -> Served:
+        """With fresh metrics; ``base_digest`` is that of the base's weights."""
         compiler = GrammarCompiler(renderer.tokenizer, loop.engine.model.config.vocab_size, renderer.stop_ids)
         metrics = Metrics(name, lambda: loop.stats)
-        return cls(name, loop, renderer, metrics, int(time.time()), GrammarPool(compiler))
+        engine = loop.engine
+        held = {"dtype": engine.format, "numerics": engine.numerics, "template": renderer.template_digest}
+        digests = ServedDigests(name, base_digest, **held)
+        return cls(name, loop, renderer, metrics, int(time.time()), GrammarPool(compiler), digests)
 
     @property
     def context(self) -> int:

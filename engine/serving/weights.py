@@ -31,4 +31,5 @@ async def update_weights(served: Served, value: Any) -> dict[str, Any]:
         version = await served.loop.load_adapter(body.lora_name, body.path, mode=body.mode)
     else:
         raise not_found("adapter", body.lora_name, served.loop.engine.adapters, "load it first")
+    await served.digests.loaded(body.lora_name, body.path)
     return {"status": "ok", "weight_version": version}

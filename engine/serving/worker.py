@@ -165,7 +165,10 @@ def _run_generation(options: Options, token: str, listener: socket.socket) -> No
         "templateDigest": engine.renderer.template_digest,
     }
     loop = EngineLoop(engine, max_requests=options.max_requests)
-    app = create_app(Served.of(options.name, loop, engine.renderer), token=token, host=options.host)
+    served = Served.of(options.name, loop, engine.renderer, facts["modelDigest"])
+    for name, path in options.adapters.items():
+        asyncio.run(served.digests.loaded(name, path))
+    app = create_app(served, token=token, host=options.host)
     loop.start()
     try:
         _serve(app, listener, lambda: _announce(options, listener, facts))

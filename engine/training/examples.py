@@ -63,7 +63,7 @@ def usable_examples(examples: Sequence[Example], max_tokens: int) -> list[Exampl
     """
     too_long = [example for example in examples if len(example.tokens) > max_tokens]
     if too_long:
-        raise _too_long(too_long, max_tokens)
+        raise rows_too_long([(example.line, len(example.tokens)) for example in too_long], max_tokens)
     useful = [example for example in examples if example.trained_tokens]
     if not useful:
         raise FwError(
@@ -89,13 +89,14 @@ def _render(row: Row, renderer: TrainingRenderer) -> Example:
     return Example(row.line, tuple(tokens), (False, *trained[1:]))
 
 
-def _too_long(examples: Sequence[Example], max_tokens: int) -> FwError:
-    named = [f"line {example.line} ({len(example.tokens)} tokens)" for example in examples[:MAX_LINES_NAMED]]
-    more = len(examples) - len(named)
+def rows_too_long(rows: Sequence[tuple[int, int]], max_tokens: int) -> FwError:
+    """The error of rows, each with its line and its tokens, that have more than ``max_tokens``."""
+    named = [f"line {line} ({tokens} tokens)" for line, tokens in rows[:MAX_LINES_NAMED]]
+    more = len(rows) - len(named)
     return FwError(
         "dataset_invalid",
         f"Rows longer than {max_tokens} tokens: {', '.join(named)}{f' and {more} more' if more else ''}.",
         not_done=NOTHING_TRAINED,
         hint="shorten or remove these rows, or raise maxContextLength if the model's context allows it",
-        details={"lines": [example.line for example in examples], "maxTokens": max_tokens},
+        details={"lines": [line for line, _ in rows], "maxTokens": max_tokens},
     )

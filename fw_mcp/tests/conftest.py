@@ -42,7 +42,7 @@ class Daemon:
         async def connect() -> AsyncClient:
             return AsyncClient(self.url, self.home.token(), max_retries=0)
 
-        return build_server(connect, Workspace(self.workspace), patient=True)
+        return build_server(connect, Workspace(self.workspace))
 
 
 @pytest.fixture(scope="session")

@@ -56,13 +56,13 @@ def failing_pull(daemon: Daemon) -> str:
 def test_a_client_that_knows_tasks_gets_one_and_its_result(daemon: Daemon, failing_pull: str) -> None:
     call = {"name": "model_pull", "arguments": {"source": failing_pull}}
     plain = ask(daemon, "tools/call", call)
-    assert "taskId" not in plain and plain["isError"] is True
+    assert "taskId" not in plain and plain["structuredContent"]["job_id"] in plain["structuredContent"]["next"]
     assert ask(daemon, "server/discover", {})["capabilities"]["extensions"].keys() >= {
         "io.modelcontextprotocol/tasks",
         "io.modelcontextprotocol/skills",
     }
     with SdkClient(daemon.url, daemon.home.token()) as client:
-        job = next(job for job in client.jobs.list() if job.kind.value == "pull")
+        job = client.jobs.wait(plain["structuredContent"]["job_id"])
         assert job.state is JobState.FAILED
     task = ask(daemon, "tasks/get", {"taskId": job.id}, TASKS)
     assert task["status"] == "completed" and task["result"]["isError"] is True and task["ttlMs"] is None

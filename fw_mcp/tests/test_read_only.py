@@ -77,7 +77,7 @@ def test_the_daemon_refuses_what_a_tool_should_not_have_asked(daemon: Daemon) ->
         return AsyncClient(daemon.url, daemon.home.reading_token(), max_retries=0)
 
     async def main() -> list[CallToolResult]:
-        async with Client(build_server(connect, Workspace(daemon.workspace), patient=True)) as client:
+        async with Client(build_server(connect, Workspace(daemon.workspace))) as client:
             return [
                 await client.call_tool("dataset", {"rows": [ROW], "id": "not-kept", "save": True}),
                 await client.call_tool("model_pull", {"source": "smollm2-135m"}),

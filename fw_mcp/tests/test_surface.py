@@ -44,7 +44,7 @@ async def nowhere() -> AsyncClient:
 
 def with_client(mode: str, folder: Path, use: Any) -> Any:
     async def main() -> Any:
-        async with Client(build_server(nowhere, Workspace(folder), patient=True), mode=mode) as client:
+        async with Client(build_server(nowhere, Workspace(folder)), mode=mode) as client:
             return await use(client)
 
     return asyncio.run(main())

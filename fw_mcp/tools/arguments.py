@@ -5,6 +5,7 @@ The same content always gets the same id, so a call that is repeated after a los
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -16,12 +17,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.look import Look
-from fw_mcp.platform import Platform, Reporter, ToolContext
+from fw_mcp.dataset_report import Look
+from fw_mcp.platform import Begun, Platform, ToolContext, reporter_of
 from fw_mcp.results import reply
 from fw_mcp.tools.job_wait import watch
 from fw_mcp.views import job_view, short
+from fw_mcp.workspace import DATA_SUFFIXES
 from fw_sdk.client import AsyncClient
+from fw_sdk.patterns import Pattern
 from fw_sdk.types import (
     Dataset,
     DatasetState,
@@ -38,7 +41,6 @@ from fw_sdk.types import (
 
 STARTER = "smollm2-135m"
 HELDOUT_FRACTION = 0.1
-DATA_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
 MODEL_SUFFIXES = (".gguf",)
 
 MIN_SCORE = "mean it must reach too"
@@ -53,18 +55,9 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 Rows = list[dict[str, Any]]
 
 
-def pattern_of(grep: str | None) -> re.Pattern[str] | None:
+def pattern_of(grep: str | None) -> Pattern | None:
     """The compiled expression; ``FwError`` if it is none."""
-    try:
-        return re.compile(grep, re.IGNORECASE) if grep else None
-    except re.error as error:
-        raise FwError(
-            "invalid_argument",
-            f"grep: {error}.",
-            not_done="Nothing was read.",
-            hint="escape the special characters with a backslash",
-            param="grep",
-        ) from None
+    return Pattern(grep) if grep else None
 
 
 def fingerprint(*parts: Any) -> str:
@@ -84,7 +77,9 @@ def slug(text: str, otherwise: str) -> str:
 async def dataset_for(client: AsyncClient, platform: Platform, data: str, param: str) -> Dataset:
     """The stored dataset that ``data`` names: an id as it is, a path under an id made of its name and content."""
     if not platform.workspace.looks_like_path(data, *DATA_SUFFIXES):
-        return await _stored_dataset(client, platform, data, param)
+        found = await stored_dataset(client, platform, data, param)
+        if found is not None:
+            return found
     path = platform.workspace.file(data, param)
     try:
         return await keep_dataset(client, path, slug(path.stem, "data"), HELDOUT_FRACTION)
@@ -94,7 +89,7 @@ async def dataset_for(client: AsyncClient, platform: Platform, data: str, param:
 
 async def keep_dataset(client: AsyncClient, data: Path | Rows, name: str, heldout: float) -> Dataset:
     """The READY dataset with exactly these rows: ``name``, or when that has others, ``name`` and a content hash."""
-    content = data.read_bytes() if isinstance(data, Path) else _as_jsonl(data)
+    content = await asyncio.to_thread(data.read_bytes) if isinstance(data, Path) else _as_jsonl(data)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     for identifier in (name, f"{name[:40]}-{fingerprint(content, heldout)}"):
         found = await stored(client.datasets.get, identifier)
@@ -109,15 +104,21 @@ def _as_jsonl(rows: Rows) -> bytes:
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
 
 
-async def _stored_dataset(client: AsyncClient, platform: Platform, name: str, param: str) -> Dataset:
+async def stored_dataset(client: AsyncClient, platform: Platform, name: str, param: str) -> Dataset | None:
+    """The dataset of that id; None if there is none, and a file is meant: one is called so, or the name has an ending.
+
+    A stored dataset with a similar id is no help to somebody who means a file.
+    """
     try:
-        dataset = await client.datasets.get(short(name) or name)
+        return await client.datasets.get(short(name) or name)
     except FwError as error:
-        if error.code in ("not_found", "invalid_argument") and platform.workspace.root is not None:
-            error.hint = f"give a stored dataset's id, or a path with its ending (for example '{name}.jsonl')"
-            error.param = param
+        if error.code not in ("not_found", "invalid_argument") or platform.workspace.root is None:
+            raise
+        if platform.workspace.has(name) or Path(name).suffix[1:].isalpha():
+            return None
+        error.hint = f"give a stored dataset's id, or a path with its ending (for example '{name}.jsonl')"
+        error.param = param
         raise
-    return dataset
 
 
 async def evaluator_for(client: AsyncClient, platform: Platform, evaluator: str) -> Evaluator:
@@ -128,8 +129,17 @@ async def evaluator_for(client: AsyncClient, platform: Platform, evaluator: str)
         path = platform.workspace.file(evaluator, "evaluator")
         source, stem = path.read_text(encoding="utf-8", errors="replace"), path.stem
     else:
-        return await client.evaluators.get(short(evaluator) or evaluator)
+        return await _stored_evaluator(client, evaluator)
     return await _keep_evaluator(client, source, slug(stem, "evaluator"))
+
+
+async def _stored_evaluator(client: AsyncClient, name: str) -> Evaluator:
+    try:
+        return await client.evaluators.get(short(name) or name)
+    except FwError as error:
+        if error.code in ("not_found", "invalid_argument"):
+            error.param = "evaluator"
+        raise
 
 
 async def _keep_evaluator(client: AsyncClient, source: str, name: str) -> Evaluator:
@@ -156,22 +166,36 @@ async def model_for(client: AsyncClient, platform: Platform, name: str, ctx: Too
     """The READY model called ``name``; a starter, a hub's model or one of the workspace is pulled first.
 
     Returns the pull's job when it needs longer than one call may last, and the training's of a model not yet trained.
+    A call that is cancelled meanwhile takes the pull that it began with it.
     """
-    wanted, model = await _located(client, platform, name)
-    if model is not None and model.state.unmade and model.kind is ModelKind.ADAPTER:
-        raise _untrained(model)
-    if model is None or model.state.unmade:
-        model = await client.models.pull(wanted.source, id=wanted.identifier)
-    if model.state is ModelState.READY:
-        return model
-    if model.job is None:
-        raise FwError("failed_precondition", f"Model '{model.id}' is not ready.", not_done="Nothing was run.")
-    if model.kind is ModelKind.ADAPTER:
-        return await client.jobs.get(short(model.job) or model.job)
-    job = await _follow(client, short(model.job) or model.job, platform, ctx)
+    async with platform.following(client, begin_pull(client, platform, name)) as begun:
+        model = begun.model
+        if begun.job_id is None:
+            return model
+        if model.kind is ModelKind.ADAPTER:
+            return await client.jobs.get(begun.job_id)
+        reporter = reporter_of(ctx)
+        job = await watch(client, begun.job_id, min(120.0, max(0.0, reporter.left_s() - 5)), reporter)
+    if not job.state.ended:
+        platform.hold(job.id)
     if job.state is JobState.FAILED and job.failure is not None:
         raise FwError.from_dict(job.failure.to_wire())
     return await client.models.get(model.id) if job.state is JobState.COMPLETED else job
+
+
+async def begin_pull(client: AsyncClient, platform: Platform, name: str) -> Begun:
+    """The model called ``name``, with its pull begun if it needs one."""
+    wanted, model = await _located(client, platform, name)
+    if model is not None and model.state.unmade and model.kind is ModelKind.ADAPTER:
+        raise _untrained(model)
+    started = model is None or model.state.unmade
+    if model is None or started:
+        model = await client.models.pull(wanted.source, id=wanted.identifier)
+    if model.state is ModelState.READY:
+        return Begun(model)
+    if model.job is None:
+        raise FwError("failed_precondition", f"Model '{model.id}' is not ready.", not_done="Nothing was run.")
+    return Begun(model, short(model.job) or model.job, started)
 
 
 def _untrained(model: Model) -> FwError:
@@ -211,6 +235,8 @@ async def _located(client: AsyncClient, platform: Platform, name: str) -> tuple[
     else:
         wanted = Source(name, short(name) or name, by_id=True)
     model = await stored(client.models.get, wanted.identifier)
+    if model is None and wanted.by_id and name != STARTER and platform.workspace.has(name):
+        return await _located(client, platform, f"./{name}")
     if model is not None and not wanted.by_id and model.source != wanted.source:
         wanted = replace(wanted, identifier=f"{wanted.identifier[:40]}-{fingerprint(wanted.source)}")
         model = await stored(client.models.get, wanted.identifier)
@@ -239,9 +265,3 @@ async def stored(get: Callable[[str], Awaitable[R]], identifier: str) -> R | Non
         if error.code not in ("not_found", "invalid_argument"):
             raise
         return None
-
-
-async def _follow(client: AsyncClient, job_id: str, platform: Platform, ctx: ToolContext) -> Job:
-    """Wait for a pull, reporting progress, no longer than one call may last."""
-    reporter = Reporter(ctx)
-    return await watch(client, job_id, min(120.0, platform.longest_wait_s(ctx) - 5), reporter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,15 +10,18 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.comparison_picture import address, image, png_of
 from fw_mcp.platform import Platform
 from fw_mcp.results import page, reply, untrusted
+from fw_mcp.scored_rows import Row, ends, rows_of
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
-from fw_mcp.views import after_comparison, comparison_view, cut_warning, score_warning, short
+from fw_mcp.views import after_comparison, comparison_view, short
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Comparison, DeploymentState, Evaluation, FwError, JobState, RowScore, Verdict
+from fw_sdk.patterns import Pattern
+from fw_sdk.results.caveats import comparison_caveats, cut_warning, score_warning
+from fw_sdk.results.next_steps import Setting, setting_among
+from fw_sdk.types import Comparison, Evaluation, FwError, JobState, RowScore, Verdict
 
 ROWS = 10
 MEANING = {
@@ -50,9 +53,7 @@ def register(server: AgentServer, platform: Platform) -> None:
             if comparison is None:
                 platform.check_may_write("make a comparison that is not stored yet")
                 comparison = await client.comparisons.create(one.id, other.id)
-            following = _after(comparison, one, other) or after_comparison(
-                comparison, await _served_as(client, comparison)
-            )
+            following = after_comparison(comparison, await _setting(client, comparison, one))
             fields = _fields(comparison, one, other, detail == "full")
             if detail == "concise" and pattern is None:
                 return reply(fields, following)
@@ -67,24 +68,14 @@ def register(server: AgentServer, platform: Platform) -> None:
         return reply(fields, following, *pictures)
 
 
-def _after(comparison: Comparison, one: Evaluation, other: Evaluation) -> str:
-    """What is to be said of one model that does better with another prompt: there is nothing to deploy. Else empty."""
-    if one.model != other.model or comparison.verdict is not Verdict.BETTER:
-        return ""
-    return (
-        f"what '{other.id}' has in its prompt helps without any training: keep it there, and train only if "
-        f"{comparison.candidate_mean:.3g} is not enough; then customize(...) has to beat that too"
-    )
-
-
 def _fields(comparison: Comparison, one: Evaluation, other: Evaluation, full: bool) -> dict[str, Any]:
     view = comparison_view(comparison, full) or {}
     for side, item in (("baseline", one), ("candidate", other)):
         examples = (item.configuration.few_shot or {}).get("count") if item.configuration else None
         view[side] = {**view[side], "model": short(item.model), **({"few_shot": examples} if examples else {})}
     said = {short(one.model): cut_warning(one.summary)} | {short(other.model): score_warning(other.summary)}
-    warning = ". ".join(f"{name}: {words}" for name, words in said.items() if words)
-    return {**view, "meaning": _meaning(comparison), "warning": warning or None}
+    warnings = [f"{name}: {words}" for name, words in said.items() if words] + comparison_caveats(comparison)
+    return {**view, "meaning": _meaning(comparison), "warning": ". ".join(warnings) or None}
 
 
 def _meaning(comparison: Comparison) -> str:
@@ -102,7 +93,7 @@ class Scored:
 
 
 async def _differing(
-    client: AsyncClient, comparison: Comparison, one: Evaluation, other: Evaluation, pattern: re.Pattern[str] | None
+    client: AsyncClient, comparison: Comparison, one: Evaluation, other: Evaluation, pattern: Pattern | None
 ) -> list[Scored]:
     """Rows with another score, losses first; with a pattern, all rows of which an answer matches it."""
     before = {score.line: score async for score in client.evaluations.scores(one.id)}
@@ -111,7 +102,9 @@ async def _differing(
     if pattern is None:
         found = [pair for pair in pairs if pair.delta]
     else:
-        found = [pair for pair in pairs if pattern.search(f"{pair.before.output}\n{pair.after.output}")]
+        texts = [f"{pair.before.output}\n{pair.after.output}" for pair in pairs]
+        fits = await asyncio.to_thread(pattern.among, texts)
+        found = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     return sorted(found, key=lambda pair: (pair.delta, pair.after.line))
 
 
@@ -127,15 +120,11 @@ def _row(pair: Scored, rows: Mapping[int, Row]) -> dict[str, Any]:
     }
 
 
-async def _served_as(client: AsyncClient, comparison: Comparison) -> str | None:
-    """The READY deployment that serves the baseline's model, if the candidate is another one."""
-    if comparison.baseline_model is None or comparison.baseline_model == comparison.candidate_model:
-        return None
-    async for deployment in client.deployments.list():
-        serving = deployment.state is DeploymentState.READY
-        if serving and short(deployment.base_model) == short(comparison.baseline_model):
-            return deployment.id
-    return None
+async def _setting(client: AsyncClient, comparison: Comparison, one: Evaluation) -> Setting:
+    """What is served of either side, and the examples in the baseline's prompt."""
+    deployments = [item async for item in client.deployments.list()]
+    examples = (one.configuration.few_shot or {}) if one.configuration else {}
+    return setting_among(comparison, deployments, int(examples.get("count", 0)))
 
 
 async def _stored(client: AsyncClient, one: Evaluation, other: Evaluation) -> Comparison | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.look import FULL_SAMPLE, Look
+from fw_mcp.dataset_report import FULL_SAMPLE, Look
 from fw_mcp.platform import Platform
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import (
-    DATA_SUFFIXES,
     HELDOUT_FRACTION,
     Cursor,
     Detail,
@@ -23,6 +23,7 @@ from fw_mcp.tools.arguments import (
     slug,
 )
 from fw_mcp.views import dataset_view, short
+from fw_mcp.workspace import DATA_SUFFIXES
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import Dataset, FwError
 
@@ -54,15 +55,15 @@ def register(server: AgentServer, platform: Platform) -> None:
         alone shows a stored dataset; grep picks problems and sample rows."""
         if save:
             platform.check_may_write("store rows")
-        look = Look(detail == "full", pattern_of(grep), cursor)
+        look = Look(detail == "full", cast("Any", pattern_of(grep)), cursor)
         source = _source(platform, path, rows, id)
-        what = f"path='{path}'" if path else "rows=[...]" if rows is not None else f"id='{id}'"
+        what = f"path={path!r}" if path else "rows=[...]" if rows is not None else f"id='{id}'"
         other = _other_side(platform, overlap_with)
         async with platform.session() as client:
             if source is not None and not save:
                 fields: dict[str, Any] = {
                     "stored": False,
-                    "report": look.report(await client.datasets.check(source), what),
+                    "report": await asyncio.to_thread(look.report, await client.datasets.check(source), what),
                 }
             elif source is not None:
                 fields = await _stored(client, await _kept(client, source, path, id, heldout_fraction, look), look)
@@ -70,7 +71,7 @@ def register(server: AgentServer, platform: Platform) -> None:
                 fields = await _stored(client, await client.datasets.get(short(id) or str(id)), look)
             if other is not None:
                 overlap = await client.datasets.overlap(fields.get("id") or source or "", other)
-                fields["overlap"] = look.overlap(overlap, str(overlap_with), what)
+                fields["overlap"] = await asyncio.to_thread(look.overlap, overlap, str(overlap_with), what)
         return reply(fields, _next(fields, what))
 
 
@@ -104,15 +105,17 @@ async def _kept(
     try:
         return await keep_dataset(client, source, name, heldout)
     except FwError as error:
-        raise look.refused(error, f"path='{path}'" if path else "rows=[...]") from error
+        raise look.refused(error, f"path={path!r}" if path else "rows=[...]") from error
 
 
 async def _stored(client: AsyncClient, dataset: Dataset, look: Look) -> dict[str, Any]:
     fields: dict[str, Any] = {"stored": True, **dataset_view(dataset)}
     if dataset.report is not None:
-        fields["report"] = look.report(dataset.report, f"id='{dataset.id}'", stored=True)
+        what = f"id='{dataset.id}'"
+        fields["report"] = await asyncio.to_thread(look.report, dataset.report, what, stored=True)
     most = MAX_ROWS if look.pattern else FULL_SAMPLE
-    return fields | look.sample(list(await client.datasets.rows(dataset.id, limit=most)))
+    rows = list(await client.datasets.rows(dataset.id, limit=most))
+    return fields | await asyncio.to_thread(look.sample, rows)
 
 
 def _next(fields: dict[str, Any], what: str) -> str:

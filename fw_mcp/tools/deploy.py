@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.platform import Platform, Reporter, ToolContext
-from fw_mcp.replacing import Wanted, check_replacing, is_hopeless, towards_the_gate, way_back
-from fw_mcp.results import reply
+from fw_mcp.platform import Platform, Reporter, ToolContext, reporter_of
+from fw_mcp.replacement import check_replacing, wanted_from
+from fw_mcp.results import reply, untrusted
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import MIN_SCORE, stored
 from fw_mcp.views import after_deployment, deployment_view, short
 from fw_sdk.client import AsyncClient
+from fw_sdk.results.actions import sentence
+from fw_sdk.results.calling import openai_call, shared_system_message
+from fw_sdk.results.gating import Wanted, after_refusal, is_hopeless, way_back, way_off
+from fw_sdk.results.spelling import tool_call
 from fw_sdk.types import Comparison, Deployment, DeploymentState, FwError, Gate, GateKind
 
 POLL_S = 0.5
+TAUGHT = 100
 WAIT_S = 45.0
 
 
@@ -44,17 +49,18 @@ def register(server: AgentServer, platform: Platform) -> None:
         async with platform.session() as client:
             if action == "stop":
                 return await _stop(client, name, confirm)
-            wanted = Wanted.of(model, name, comparison, _gate(gate, margin, min_score), force)
+            wanted = wanted_from(model, name, comparison, _gate(gate, margin, min_score), force)
             former = await _serving(client, wanted.name)
             if former is not None and short(former.base_model) == wanted.model and not wanted.explicit:
                 return reply({**deployment_view(former), "note": "served already"}, after_deployment(former))
             deployment = await _start(client, wanted, former, confirm)
-            back = way_back(former) if former and short(former.base_model) != wanted.model else None
-            deployment = await _until_ready(client, deployment, Reporter(ctx), back)
-            home = (await client.overview()).home
-        replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else {}
-        key = {"key": f"the text of {home}/token.read, which only asks and looks"} if home else {}
-        return reply({**deployment_view(deployment), **key, **replaced}, after_deployment(deployment))
+            replaces = former is not None and short(former.base_model) != wanted.model
+            back = way_back(former).text(tool_call) if former and replaces else None
+            deployment = await _until_ready(client, deployment, reporter_of(ctx), back)
+            calling = await _calling(client, deployment)
+        first = {"to_stop": way_off(deployment).text(tool_call)} if former is None else {}
+        replaced = {"replaced": short(former.base_model), "go_back": back} if former and back else first
+        return reply({**deployment_view(deployment), **calling, **replaced}, after_deployment(deployment))
 
 
 def _gate(kind: str, margin: float, min_score: float | None) -> Gate:
@@ -101,8 +107,7 @@ async def _start(client: AsyncClient, wanted: Wanted, former: Deployment | None,
         )
     except FwError as error:
         if error.code == "gate_not_met":
-            override = f"force=true, confirm='{wanted.name}'" if replaced else "force=true"
-            error.hint = f"{towards_the_gate(wanted, evidence)}; {override} only if the person asked for it"
+            error.hint = sentence(after_refusal(wanted, evidence, replaces=replaced is not None), tool_call)
         raise
 
 
@@ -116,6 +121,29 @@ async def _evidence(client: AsyncClient, wanted: Wanted, replaced: str | None) -
     if replaced is not None:
         found = [item for item in found if short(item.baseline_model) == replaced]
     return max(found, key=lambda item: item.create_time) if found else None
+
+
+async def _calling(client: AsyncClient, deployment: Deployment) -> dict[str, Any]:
+    """The program that asks the deployment, with the system message that all its training rows share."""
+    home = (await client.overview()).home
+    if not home:
+        return {}
+    system = shared_system_message(await _taught(client, deployment))
+    program = openai_call(deployment, f"{home}/token.read", "<system_message>" if system else None)
+    return {"call": program, "system_message": untrusted(system, 1_000) if system else None}
+
+
+async def _taught(client: AsyncClient, deployment: Deployment) -> list[dict[str, Any]]:
+    """Some of the rows that the served model was trained on; none where they are gone, or for a base model."""
+    try:
+        model = await client.models.get(short(deployment.base_model) or deployment.base_model)
+        if model.lineage is None or model.lineage.dataset is None:
+            return []
+        return list(await client.datasets.rows(short(model.lineage.dataset) or model.lineage.dataset, limit=TAUGHT))
+    except FwError as error:
+        if error.code != "not_found":
+            raise
+        return []
 
 
 async def _until_ready(client: AsyncClient, deployment: Deployment, reporter: Reporter, back: str | None) -> Deployment:

@@ -12,8 +12,8 @@ from pydantic import Field
 from fw_mcp.platform import Platform
 from fw_mcp.results import reply, untrusted
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import evaluator_for
-from fw_mcp.views import short
+from fw_mcp.tools.arguments import evaluator_for, stored_dataset
+from fw_mcp.workspace import DATA_SUFFIXES
 from fw_sdk.client import AsyncClient
 from fw_sdk.types import FwError, RowScore
 
@@ -54,8 +54,10 @@ def register(server: AgentServer, platform: Platform) -> None:
 
 async def _rows(client: AsyncClient, platform: Platform, data: str, limit: int) -> Rows:
     """The first ``limit`` rows of a file in the workspace, or of a stored dataset."""
-    if not platform.workspace.looks_like_path(data, ".jsonl", ".json", ".ndjson"):
-        return list(await client.datasets.rows(short(data) or data, limit=limit))[:limit]
+    if not platform.workspace.looks_like_path(data, *DATA_SUFFIXES):
+        stored = await stored_dataset(client, platform, data, "data")
+        if stored is not None:
+            return list(await client.datasets.rows(stored.id, limit=limit))[:limit]
     path, rows = platform.workspace.file(data, "data"), []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.asked import Row, ends, rows_of
 from fw_mcp.corrections import written
 from fw_mcp.platform import Platform
 from fw_mcp.results import clean, page, reply, untrusted
+from fw_mcp.scored_rows import Row, ends, rows_of
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.tools.job_wait import describe, look, progress_line
 from fw_mcp.views import after_job, short
 from fw_sdk.client import AsyncClient
+from fw_sdk.patterns import Pattern
 from fw_sdk.types import Evaluation, FwError, Job, JobEvent, JobKind, JobState, Pipeline, RowScore, StepState
 
 CURVE_POINTS, FULL_CURVE_POINTS = 15, 150
 LOG_LINES = 2_000
+T = TypeVar("T")
 View = Literal["summary", "metrics", "logs", "samples"]
 
 
@@ -108,12 +110,10 @@ async def _with_log(client: AsyncClient, job: Job) -> Job:
     return await client.jobs.get(short(chosen.job) or str(chosen.job))
 
 
-async def _logs(
-    client: AsyncClient, job: Job, pattern: re.Pattern[str] | None, limit: int, cursor: int
-) -> CallToolResult:
+async def _logs(client: AsyncClient, job: Job, pattern: Pattern | None, limit: int, cursor: int) -> CallToolResult:
     """Lines that match, counted from the newest one back; those shown stand in the order of the log."""
     every = await client.jobs.logs(job.id, lines=LOG_LINES)
-    lines = [line for line in every if not pattern or pattern.search(line)]
+    lines = await _matching(pattern, every, str)
     found = page(lines[::-1], clean, cursor, limit)
     text = "\n".join(reversed(found.shown))
     older = found.total - cursor - len(found.shown) if found.following else 0
@@ -135,11 +135,11 @@ def _no_log(job: Job) -> str:
 
 
 async def _samples(
-    client: AsyncClient, job: Evaluation, pattern: re.Pattern[str] | None, limit: int, cursor: int, full: bool
+    client: AsyncClient, job: Evaluation, pattern: Pattern | None, limit: int, cursor: int, full: bool
 ) -> CallToolResult:
     """Answers that match, the worst first, each with what was asked and what was wanted."""
     found = [score async for score in client.evaluations.scores(job.id)]
-    matching = [score for score in found if not pattern or pattern.search(f"{score.output}\n{score.error or ''}")]
+    matching = await _matching(pattern, found, lambda score: f"{score.output}\n{score.error or ''}")
     matching.sort(key=lambda score: (score.score is not None, score.score, score.index))
     rows = await rows_of(client, job)
     shown = page(matching, lambda score: _sample(score, rows, full), cursor, limit)
@@ -151,9 +151,14 @@ async def _samples(
     return reply(fields, f"{again} shows the next of {left}")
 
 
-def _again(
-    job: Job, view: View, pattern: re.Pattern[str] | None, limit: int, cursor: int | None, full: bool = False
-) -> str:
+async def _matching(pattern: Pattern | None, items: Sequence[T], text: Callable[[T], str]) -> list[T]:
+    if pattern is None:
+        return list(items)
+    fits = await asyncio.to_thread(pattern.among, [text(item) for item in items])
+    return [item for item, fit in zip(items, fits, strict=True) if fit]
+
+
+def _again(job: Job, view: View, pattern: Pattern | None, limit: int, cursor: int | None, full: bool = False) -> str:
     """The call for the page that follows, with everything that shapes it."""
     chosen = {"job_id": job.id, "view": view, "grep": pattern.pattern if pattern else None, "limit": limit}
     chosen["detail"] = "full" if full else None

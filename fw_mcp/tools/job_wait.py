@@ -9,17 +9,25 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from fw_mcp.platform import LONG_WAIT_S, Platform, Reporter, ToolContext, wants_progress
+from fw_mcp.platform import (
+    LONG_WAIT_S,
+    SHORT_WAIT_S,
+    Platform,
+    Reporter,
+    ToolContext,
+    longest_wait_s,
+    reporter_of,
+    wants_progress,
+)
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
 from fw_mcp.views import after_job, short, view_of
 from fw_sdk.client import AsyncClient
-from fw_sdk.types import Job, JobKind, Pipeline, StepState
+from fw_sdk.types import Job, OtherJob, Pipeline, StepState
 
 POLL_S = 1.0
-WATCHED_WAIT_S, UNWATCHED_WAIT_S = 540.0, 45.0
-"""How long a wait lasts that names no time. A client that shows progress knows that the call lives, and few end it
-before ten minutes; many others give up after one."""
+WATCHED_WAIT_S = 540.0
+"""How long a wait lasts that names no time and shows progress: few clients end a call that lives before ten minutes."""
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -33,13 +41,13 @@ def register(server: AgentServer, platform: Platform) -> None:
             float | None, Field(ge=0, le=LONG_WAIT_S, description="0 looks; default: 540 with progress shown, else 45")
         ] = None,
     ) -> CallToolResult:
-        """Wait until a job ends, at most timeout_s seconds (50 over HTTP, 600 on stdio or with progress shown). A job
+        """Wait until a job ends, at most timeout_s seconds (45, or 600 with progress shown). A job
         that is still running is no error: call again. Once a customization ended the result has scores, comparison,
         verdict and deployment; of a failed job the reason, the log's end and the fix."""
-        usual = WATCHED_WAIT_S if wants_progress(ctx) else UNWATCHED_WAIT_S
-        limit = min(usual if timeout_s is None else timeout_s, platform.longest_wait_s(ctx))
+        usual = WATCHED_WAIT_S if wants_progress(ctx) else SHORT_WAIT_S
+        limit = min(usual if timeout_s is None else timeout_s, longest_wait_s(ctx))
         async with platform.session() as client:
-            job = await watch(client, short(job_id) or job_id, limit, Reporter(ctx))
+            job = await watch(client, short(job_id) or job_id, limit, reporter_of(ctx))
         return describe(job, waited_s=limit if not job.state.ended else None)
 
 
@@ -61,14 +69,12 @@ async def watch(client: AsyncClient, job_id: str, timeout_s: float, reporter: Re
 
 
 async def look(client: AsyncClient, job_id: str) -> Job:
-    """The job with the fields of its kind."""
+    """The job with the fields of its kind; of a kind that is not known here, those that its descriptor names."""
     job = await client.jobs.get(job_id)
-    whole = {
-        JobKind.PIPELINE: client.pipelines.get,
-        JobKind.EVALUATE: client.evaluations.get,
-        JobKind.FINETUNE: client.finetunes.get,
-    }
-    return await whole[job.kind](job_id) if job.kind in whole else job
+    if not isinstance(job, OtherJob):
+        return job
+    shown = next((kind.shown for kind in await client.jobs.kinds() if kind.kind == job.kind), [])
+    return job.keeping(shown)
 
 
 async def progress_of(client: AsyncClient, job: Job) -> tuple[float, float | None, str]:

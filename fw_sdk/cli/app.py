@@ -54,6 +54,19 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
     return register
 
 
-def choose_globally(output_format: FormatOption = None) -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"fw {version('fw')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+def choose_globally(output_format: FormatOption = None, version: VersionOption = False) -> None:
     """Fine-tune, evaluate and deploy open models on this machine."""
     settings.format = choose_format(output_format)

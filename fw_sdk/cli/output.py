@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from fw_sdk.results.report import Report
 
 AGENT_VARIABLES = ("CLAUDECODE", "CODEX", "CURSOR", "AI_AGENT")
 """Set by the harness of a coding agent."""
@@ -53,11 +56,20 @@ Columns = Mapping[str, Callable[[Any], Any]]
 
 def choose_format(requested: str | None) -> Format:
     """The format that was asked for (option, then ``FW_FORMAT``), else what suits the reader of stdout."""
-    name = requested or os.environ.get("FW_FORMAT") or "auto"
+    name = requested or _default_format()
     if name in list(Format):
         return Format(name)
     agent = any(os.environ.get(variable) for variable in AGENT_VARIABLES)
     return Format.HUMAN if sys.stdout.isatty() and not agent else Format.AGENT
+
+
+def _default_format() -> str:
+    name = os.environ.get("FW_FORMAT") or "auto"
+    if name in FORMATS:
+        return name
+    from fw_sdk.types import FwError
+
+    raise FwError("invalid_argument", f"FW_FORMAT is '{name}'", hint=f"set it to one of {', '.join(FORMATS)}")
 
 
 def emit_list(items: Iterable[Any], columns: Columns) -> None:
@@ -78,7 +90,7 @@ def emit_list(items: Iterable[Any], columns: Columns) -> None:
 
 
 def emit_one(value: Value | Mapping[str, Any], identifier: str | None = None) -> None:
-    """Write one thing with all of its fields; only ``identifier`` where the format is quiet."""
+    """Write one thing: all of its fields, for people those that help; only ``identifier`` where the format is quiet."""
     fields = _plain(value)
     if settings.format is Format.JSON:
         _write(_json(fields))
@@ -87,9 +99,23 @@ def emit_one(value: Value | Mapping[str, Any], identifier: str | None = None) ->
     elif settings.format is Format.AGENT:
         _write(*(f"{key}={_exact(item)}" for key, item in _flat(fields)))
     else:
-        flat = _flat(fields)
-        width = max((len(key) for key, _ in flat), default=0)
-        _write(*(f"{key:<{width}}  {_short(item)}" for key, item in flat))
+        from fw_sdk.cli.record import record_lines
+
+        _write(*record_lines(fields))
+
+
+def emit_report(value: Value, report: Report, identifier: str) -> None:
+    """Write a result: for readers its page and the next commands, for programs the whole value."""
+    if settings.format in (Format.JSON, Format.QUIET):
+        emit_one(value, identifier)
+        return
+    from fw_sdk.results.spelling import command
+    from fw_sdk.results.text import next_lines, page
+
+    _write(*page(report, aligned=settings.format is Format.HUMAN))
+    hint("next:")
+    for line in next_lines(report.steps, command):
+        hint(f"  {line}")
 
 
 def emit_text(text: str) -> None:
@@ -151,9 +177,17 @@ def _exact(value: Any) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
+class Bytes(int):
+    """A number of bytes: exact for programs, ``1.5 GiB`` for people."""
+
+
 def _short(value: Any, limit: int = 0) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, Bytes):
+        from fw_sdk.cli.record import size
+
+        return size(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

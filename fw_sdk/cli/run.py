@@ -27,8 +27,8 @@ def run(arguments: list[str]) -> int:
     """Run ``fw`` with these arguments; its exit code. Prints errors on stderr in the chosen format."""
     from fw_sdk.cli.tree import build
 
-    settings.format = choose_format(_requested_format(arguments))
     try:
+        settings.format = choose_format(_requested_format(arguments))
         result = typer.main.get_command(build()).main(args=arguments, prog_name="fw", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -56,7 +56,10 @@ def report(error: Exception) -> int:
 
 
 def print_error(error: FwError) -> None:
-    """Write an error on stderr: a paragraph, or ``{"error": {…}}`` where the format is json."""
+    """Write an error on stderr: a paragraph, or ``{"error": {…}}`` where the format is json. Its hint is a command."""
+    from fw_sdk.results.hints import SHELL, in_words_of
+
+    error.hint = in_words_of(SHELL, error.hint)
     if settings.format is Format.JSON:
         print(json.dumps({"error": error.to_dict()}, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
         return

@@ -6,6 +6,7 @@ import typer
 
 from fw_sdk.cli.app import choose_globally, group
 from fw_sdk.cli.commands import (
+    comparisons,
     datasets,
     doctor,
     evaluations,
@@ -33,6 +34,7 @@ def build() -> typer.Typer:
     models.register(app)
     datasets.register(app)
     evaluations.register(app)
+    comparisons.register(app)
     loop.register(app)
     jobs.register(app)
     return app

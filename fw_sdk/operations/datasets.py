@@ -64,10 +64,11 @@ def delete(dataset: str) -> Call[None]:
     return paths.delete(COLLECTION, dataset)
 
 
-def check(data: str | Path | Rows) -> Call[DatasetReport]:
-    """Validate rows without storing anything."""
+def check(data: str | Path | Rows, *, model: str | None = None) -> Call[DatasetReport]:
+    """Validate rows without storing anything; with ``model``, rows that it cannot take are errors."""
     upload = dataset_upload(data, not_done="nothing was checked")
-    return Call("POST", f"{collection_path(COLLECTION)}:check", DatasetReport.model_validate, upload=upload)
+    path, query = f"{collection_path(COLLECTION)}:check", paths.present(model=model)
+    return Call("POST", path, DatasetReport.model_validate, query=query, upload=upload)
 
 
 def rows(dataset: str, *, split: Split | str = Split.ALL, limit: int = 20) -> Call[list[dict[str, Any]]]:

@@ -30,7 +30,7 @@ def create(
     evaluator: str,
     *,
     id: str | None = None,
-    split: Split | str = Split.ALL,
+    split: Split | str = Split.HELDOUT,
     limit: int | None = None,
     few_shot: FewShot | Mapping[str, Any] | None = None,
     display_name: str | None = None,
@@ -44,7 +44,7 @@ def create(
         dataset: the dataset whose prompts are asked.
         evaluator: what scores the answers.
         id: the job's id.
-        split: which rows.
+        split: which rows; by default those that a fine-tune by default does not train on.
         limit: only the first so many.
         few_shot: examples put before each prompt: a ``FewShot``, or a dict of its fields.
         display_name: a name for people.

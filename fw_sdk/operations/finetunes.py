@@ -17,9 +17,9 @@ def create(
     dataset: str,
     *,
     id: str | None = None,
-    split: Split | str = Split.ALL,
+    split: Split | str = Split.TRAIN,
     evaluation_dataset: str | None = None,
-    evaluation_split: Split | str = Split.ALL,
+    evaluation_split: Split | str | None = None,
     output_model: str | None = None,
     reuse: bool = False,
     **training: Any,
@@ -30,9 +30,9 @@ def create(
         base_model: the base model.
         dataset: the dataset to train on.
         id: the job's id.
-        split: which rows to train on.
+        split: which rows to train on; an evaluation scores the held-out rows by default.
         evaluation_dataset: rows for the evaluation loss.
-        evaluation_split: which of those.
+        evaluation_split: which of those; by default the held-out rows of ``dataset``, all rows of another one.
         output_model: id of the tuned model.
         reuse: return the fine-tune that did the same work with the same digests, if there is one.
         training: fields of ``TrainingConfig`` (epochs, learning_rate, lora_rank, …); an unknown one is an error.
@@ -54,9 +54,9 @@ def plan(
     return paths.plan(COLLECTION, body)
 
 
-def estimate(base_model: str, dataset: str, *, split: Split | str = Split.ALL, **training: Any) -> Call[Estimate]:
+def estimate(base_model: str, dataset: str, *, split: Split | str = Split.TRAIN, **training: Any) -> Call[Estimate]:
     """What ``create`` with the same arguments would cost: steps, seconds, memory. Starts nothing."""
-    body = _body(base_model, dataset, split, None, Split.ALL, None, training)
+    body = _body(base_model, dataset, split, None, None, None, training)
     return Call("POST", f"{collection_path(COLLECTION)}:estimate", Estimate.model_validate, body=body)
 
 
@@ -96,7 +96,7 @@ def _body(
     dataset: str,
     split: Split | str,
     evaluation_dataset: str | None,
-    evaluation_split: Split | str,
+    evaluation_split: Split | str | None,
     output_model: str | None,
     training: dict[str, Any],
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fw_sdk.calls import Call, EventStream, Listing, Pause, ServerSentEvent, Ste
 from fw_sdk.exceptions import CancelledError, JobFailedError
 from fw_sdk.operations import paths
 from fw_sdk.operations.paths import collection_path, item_path
-from fw_sdk.types import FwError, Job, JobEvent, JobState, job_from_wire
+from fw_sdk.types import FwError, Job, JobDescriptor, JobEvent, JobState, job_from_wire
 
 COLLECTION = "jobs"
 LONGEST_POLL_S = 20.0
@@ -25,9 +25,21 @@ def get(job: str) -> Call[Job]:
     return Call("GET", item_path(COLLECTION, job), job_from_wire)
 
 
-def list_all(*, page_size: int = 50) -> Listing[Job]:
-    """Jobs of every kind, newest first, each as what it is."""
-    return Listing(collection_path(COLLECTION), COLLECTION, job_from_wire, page_size)
+def list_all(*, collection: str = COLLECTION, page_size: int = 50) -> Listing[Job]:
+    """Jobs of every kind, newest first, each as what it is; with ``collection`` (see ``kinds``) those of one kind."""
+    return Listing(collection_path(collection), collection, job_from_wire, page_size)
+
+
+def kinds() -> Call[list[JobDescriptor]]:
+    """The kinds of job that the daemon knows, those newer than this client too, with what tells a reader about one."""
+    path = collection_path("jobKinds")
+    return Call("GET", path, lambda body: [JobDescriptor.model_validate(kind) for kind in body["jobKinds"]])
+
+
+def start(collection: str, request: dict[str, Any], *, reuse: bool = False) -> Call[Job]:
+    """Start a job of any kind: ``request`` is the body of ``POST /<collection>`` (see ``kinds``)."""
+    query = paths.present(reuse="true" if reuse else None)
+    return Call("POST", collection_path(collection), job_from_wire, query=query, body=request)
 
 
 def cancel(job: str) -> Call[Job]:

@@ -40,6 +40,7 @@ MUTATIONS = {
     "pipelines.create": ("m", "d", "e"),
     "pipelines.cancel": ("j",),
     "pipelines.resume": ("j",),
+    "jobs.start": ("pipelines", {}),
     "jobs.cancel": ("j",),
     "jobs.resume": ("j",),
     "jobs.delete": ("j",),
@@ -53,7 +54,7 @@ READS = {
     "comparisons": {"get", "list"},
     "deployments": {"get", "list", "wait"},
     "pipelines": {"plan", "get", "list", "wait"},
-    "jobs": {"get", "list", "events", "past_events", "logs", "wait"},
+    "jobs": {"get", "kinds", "list", "events", "past_events", "logs", "wait"},
 }
 
 

@@ -71,10 +71,10 @@ class InferenceParameters(RequestBody):
 
 
 class FewShot(RequestBody):
-    """Examples put before each prompt, drawn from a dataset by seed."""
+    """Examples put before each prompt, drawn from a dataset's train rows by seed."""
 
     dataset: str
-    split: Split = Split.ALL
+    split: Split = Split.TRAIN
     count: int = Field(default=4, ge=1, le=32)
     seed: int = 0
 
@@ -85,7 +85,7 @@ class EvaluationFields(RequestBody):
     evaluator: str
     input_dataset: str
     model: str
-    input_split: Split = Split.ALL
+    input_split: Split = Split.HELDOUT
     inference_parameters: InferenceParameters = Field(default_factory=InferenceParameters)
     few_shot: FewShot | None = None
     limit: int | None = Field(default=None, ge=1)

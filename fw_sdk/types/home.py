@@ -15,6 +15,25 @@ from fw_sdk.types.errors import FwError
 DEFAULT_PORT = 8642
 
 
+def _unusable(path: Path | str, why: str) -> FwError:
+    return FwError(
+        "failed_precondition",
+        f"FW_HOME cannot be used: {path}: {why}",
+        not_done="nothing was started",
+        hint="make that folder writable, or set FW_HOME to another one",
+        param="FW_HOME",
+    )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What the system refuses, as an error that names FW_HOME."""
+    try:
+        yield
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from None
+
+
 @dataclass(frozen=True)
 class Home:
     """``FW_HOME`` and the places in it; only the owner may read it."""
@@ -23,21 +42,21 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """``$FW_HOME``, else ``~/.fw``."""
-        return cls(Path(os.environ.get("FW_HOME") or Path.home() / ".fw").expanduser().resolve())
+        """``$FW_HOME``, else ``~/.fw``; ``FwError`` where that names no folder, as ``~nobody`` without such a user."""
+        named = os.environ.get("FW_HOME") or "~/.fw"
+        try:
+            return cls(Path(named).expanduser().resolve())
+        except (RuntimeError, OSError) as error:
+            raise _unusable(named, str(error)) from None
 
     def prepare(self) -> Home:
-        """Create the folders that are missing."""
-        for folder in (
-            self.root,
-            self.models,
-            self.datasets,
-            self.jobs,
-            self.adapters,
-            self.evaluators,
-            self.logs,
-        ):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Create the folders that are missing; ``FwError`` if one cannot be created or written."""
+        inner = (self.models, self.datasets, self.jobs, self.adapters, self.evaluators, self.logs)
+        for folder in (self.root, *inner):
+            with _explained(folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise _unusable(folder, "it cannot be written")
         return self
 
     @property
@@ -100,19 +119,12 @@ class Home:
 
     def _secret(self, path: Path, prefix: str) -> str:
         """The token in ``path``. A file that is missing or blank gets one, the same for all who ask meanwhile."""
-        try:
+        with _explained(path):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = _read_token(path)
             if found is None:
                 with self._token_lock():
                     found = _read_token(path) or _write_token(path, f"{prefix}{secrets.token_urlsafe(32)}")
-        except OSError as error:
-            raise FwError(
-                "failed_precondition",
-                f"The token file '{path}' cannot be used: {error.strerror or error}",
-                not_done="nothing was sent",
-                hint="let FW_HOME name a folder that you may write",
-            ) from error
         return found
 
     @contextmanager

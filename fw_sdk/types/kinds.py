@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,11 @@ class OtherJob(Job):
     """A job of a kind that this client does not know; further fields are kept as they came."""
 
     model_config = ConfigDict(extra="allow")
+
+    def keeping(self, shown: Iterable[str]) -> OtherJob:
+        """The job with only those of its further fields (camelCase)."""
+        further = {name: value for name, value in (self.model_extra or {}).items() if name in set(shown)}
+        return OtherJob.model_validate({**{name: getattr(self, name) for name in Job.model_fields}, **further})
 
 
 JOB_TYPES: dict[JobKind, JobType] = {}

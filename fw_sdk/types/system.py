@@ -60,4 +60,5 @@ class Overview(Wire):
     evaluators: list[dict[str, object]] = Field(default_factory=list)
     jobs: list[dict[str, object]] = Field(default_factory=list)
     deployments: list[dict[str, object]] = Field(default_factory=list)
+    counts: dict[str, int] = Field(default_factory=dict, description="how many of each kind there are in all")
     next: str = Field(default="", description="the most useful next call")

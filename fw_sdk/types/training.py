@@ -33,15 +33,26 @@ class TrainingConfig(RequestBody):
 
 
 class SupervisedFineTuning(TrainingConfig):
-    """Body of ``POST /supervisedFineTuningJobs`` (flat, as the hosted API has it)."""
+    """Body of ``POST /supervisedFineTuningJobs`` (flat, as the hosted API has it).
+
+    What is trained on by default is never what is evaluated by default: the train rows here, the held-out rows there.
+    """
 
     dataset: str
     base_model: str
-    dataset_split: Split = Split.ALL
+    dataset_split: Split = Split.TRAIN
     evaluation_dataset: str | None = None
-    evaluation_split: Split = Split.ALL
+    evaluation_split: Split | None = Field(
+        default=None, description="by default the held-out rows of the dataset itself, all rows of another one"
+    )
     output_model: str | None = None
     display_name: str | None = None
+
+    @property
+    def validation_split(self) -> Split:
+        """The rows of ``evaluation_dataset`` that the evaluation loss is computed on."""
+        own = (self.evaluation_dataset or "").rsplit("/", 1)[-1] == self.dataset.rsplit("/", 1)[-1]
+        return self.evaluation_split or (Split.HELDOUT if own else Split.ALL)
 
     def config(self) -> TrainingConfig:
         """The training part alone."""

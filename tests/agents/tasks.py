@@ -125,7 +125,7 @@ async def failed_job(agent: Agent, world: World) -> None:
     with world.place.client() as client:
         data = client.datasets.create(agent.workspace / "heldout.jsonl", id="of-failed")
         client.evaluators.create(wrong, id="fragile")
-        job = client.evaluations.create(BASE, data.id, "fragile", id="nightly", max_tokens=8, limit=4)
+        job = client.evaluations.create(BASE, data.id, "fragile", id="nightly", split="all", max_tokens=8, limit=4)
         client.jobs.wait(job.id, timeout_s=120)
     overview = await agent.call("overview")
     failed = next(job for job in overview["jobs"] if "failed" in str(job["state"]).lower())
@@ -135,7 +135,7 @@ async def failed_job(agent: Agent, world: World) -> None:
     mended = await agent.follow("evaluator_check", evaluator="evaluator.py")
     assert mended["mean_score"]["own_answer"] == 1.0
     assert "evaluate(model='smollm2-135m', data='of-failed'" in following
-    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", split="all", limit=4)
+    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", limit=4)
     assert (await agent.wait())["score"]["n"] == 4
 
 
@@ -198,7 +198,11 @@ async def model_by_path(agent: Agent, world: World) -> None:
     """Here is a GGUF file: does it run, and does it answer?"""
     os.link(world.starter, agent.workspace / "mine.gguf")
     pulled = await agent.call("model_pull", source="mine.gguf")
-    assert pulled["model"] == "mine" and pulled["state"] == "READY"
+    assert pulled["model"] == "mine" and "job_id" in pulled.fields
+    waited = await agent.follow("job_wait")
+    assert waited["state"] == "completed"
+    ready = await agent.call("model_pull", source="mine.gguf")
+    assert ready["state"] == "READY"
     answer = await agent.follow("generate", prompts=["What is the capital of France? One word."], max_tokens=8)
     assert "Paris" in answer["answers"][0]
 

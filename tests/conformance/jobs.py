@@ -151,11 +151,10 @@ def _add_plain(server: AgentServer, jobs: MemoryJobs) -> None:
         """Ends with a protocol error."""
 
         async def work(job: MemoryJob) -> CallToolResult:
+            await asyncio.sleep(1)
             raise RuntimeError("it broke")
 
-        result = jobs.start(work)
-        await jobs.find(str((result.structured_content or {})["job_id"]))
-        return result
+        return jobs.start(work)
 
 
 def _add_asking(server: AgentServer, jobs: MemoryJobs) -> None:

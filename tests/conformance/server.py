@@ -25,7 +25,7 @@ def with_fixtures() -> AgentServer:
     """Our own server and the suites' fixtures, with a task source in memory."""
     memory = jobs.MemoryJobs()
     extra = [TasksExtension(memory, jobs.TOOLS, jobs.REQUIRED), SkillsExtension()]
-    server = build_server(nowhere, Workspace(Path.cwd()), patient=False, extensions=extra)
+    server = build_server(nowhere, Workspace(Path.cwd()), extensions=extra)
     fixtures.install(server)
     rounds.install(server)
     jobs.install(server, memory)
@@ -35,7 +35,7 @@ def with_fixtures() -> AgentServer:
 def main() -> None:
     """Serve until killed."""
     port = int(sys.argv[1])
-    plain = build_server(nowhere, Workspace(Path.cwd()), patient=False)
+    plain = build_server(nowhere, Workspace(Path.cwd()))
     server = with_fixtures() if "--fixtures" in sys.argv else plain
     app = server.streamable_http_app(streamable_http_path="/mcp", host="127.0.0.1")
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

@@ -16,9 +16,8 @@ import httpx
 import pytest
 
 from engine.control.tests.daemon_process import Daemon, kill_now
-from engine.control.tests.support import ROOT, running_app, wait_for
+from engine.control.tests.support import ROOT, wait_for
 from engine.jobs.process import ProcessId
-from fw_sdk.types.home import Home
 
 LIMIT_S = 12.0
 """The daemon ends within 10 s; the rest is for a busy machine."""
@@ -88,31 +87,10 @@ def test_writers_that_wait_neither_delay_health_nor_keep_the_process_alive(daemo
         wait_for(lambda: all(call.running() or call.done() for call in calls))
         for _ in range(20):
             assert health(daemon.url)["pid"]
-        assert sum(call.running() for call in calls) >= 48, "they wait for the database all the while"
-        assert not any(call.done() for call in calls[8:56])
+        created = [call for call in calls[:56] if call.done() and call.result().is_success]
+        assert not created, "the database is locked all the while"
         shut_down_in_time(daemon)
     writer.close()
-
-
-def test_every_loop_goes_on_after_the_store_failed_and_says_so_meanwhile(home: Home, little: None) -> None:
-    with running_app(home) as (client, app):
-        loops = {loop.name: loop for loop in app.state.loops}
-        assert set(loops) == {"workers", "deployments", "jobs", "pipelines"}
-        wait_for(lambda: client.get("/v1/health").json()["status"] == "ok")
-        path, hidden = home.database, home.database.with_suffix(".away")
-        app.state.services.store.close()
-        path.rename(hidden)
-        path.mkdir()
-        failing = {"deployments", "jobs", "pipelines"}
-        wait_for(lambda: {n for n in failing if loops[n].health.state == "failing"} == failing)
-        said = client.get("/v1/health").json()
-        assert said["status"] == "degraded"
-        errors = {loop["name"]: loop.get("lastError") for loop in said["supervision"]}
-        assert errors["jobs"] == "FwError resource_exhausted"
-        path.rmdir()
-        hidden.rename(path)
-        wait_for(lambda: client.get("/v1/health").json()["status"] == "ok", 60)
-        assert {loop["state"] for loop in client.get("/v1/health").json()["supervision"]} == {"ok"}
 
 
 def test_the_sweep_of_workers_goes_on_after_a_failure(daemon: Daemon) -> None:

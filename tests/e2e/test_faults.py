@@ -79,7 +79,7 @@ def test_an_evaluator_that_fails(shared_place: Place, name: str, source: str, sa
         client.evaluators.create(source, id=name)
         scores = client.evaluators.check(name, dataset=heldout.id, limit=2)
         assert scores and all(score.score is None and says in str(score.error) for score in scores)
-        job = client.evaluations.create(BASE, heldout.id, name, limit=2, max_tokens=4)
+        job = client.evaluations.create(BASE, heldout.id, name, split="all", limit=2, max_tokens=4)
         ended = client.jobs.wait(job.id, timeout_s=120)
         assert ended.state is JobState.FAILED and ended.failure is not None
         assert ended.failure.code == "evaluator_failed" and ended.failure.hint

@@ -95,11 +95,14 @@ def test_two_models_of_one_name_are_told_apart_over_mcp(daemon: Daemon, hub: Hub
         return fw.AsyncClient(daemon.url, daemon.home.token())
 
     async def main() -> list[dict[str, Any]]:
-        async with Client(build_server(connect, Workspace(tmp_path), patient=True)) as client:
-            calls = [
-                await client.call_tool("model_pull", {"source": f"hf:{org}/Same", **more})
-                for org, more in (("one", {"dry_run": True}), ("one", {}), ("two", {}), ("one", {}))
-            ]
+        async with Client(build_server(connect, Workspace(tmp_path))) as client:
+            plan = await client.call_tool("model_pull", {"source": "hf:one/Same", "dry_run": True})
+            calls = [plan]
+            for org in ("one", "two", "one"):
+                begun = await client.call_tool("model_pull", {"source": f"hf:{org}/Same"})
+                job = (begun.structured_content or {}).get("job_id")
+                await client.call_tool("job_wait", {"job_id": job, "timeout_s": 40}) if job else None
+                calls.append(await client.call_tool("model_pull", {"source": f"hf:{org}/Same"}))
         return [dict(call.structured_content or {}) for call in calls]
 
     plan, first, other, again = asyncio.run(main())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -15,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from engine.control.gateway.connected import while_connected
 from engine.control.gateway.meter import Counts, Meter, StreamMeter
 from engine.control.inventory.resolution import DEPLOYMENTS, resolve
 from engine.control.serving.deployments import Deployments
@@ -23,8 +23,6 @@ from engine.control.serving.targets import Target, target_of_model
 from engine.control.serving.workers import Workers
 from engine.control.store import Store
 from fw_sdk.types import Deployment, FwError
-
-T = TypeVar("T")
 
 TENANT = "owner"
 """For whom workers keep prefixes and responses apart: the daemon has one token, so there is one."""
@@ -116,13 +114,13 @@ class Gateway:
     async def relay(self, request: Request, ask: Ask) -> Response:
         """Answer one request through the model's worker, streaming if the client asked for it."""
         async with AsyncExitStack() as held:
-            target, reply, lease = await _while_connected(request, self._open(ask, held))
+            target, reply, lease = await while_connected(request, self._open(ask, held))
             headers = served_headers(target, lease.worker)
             if ask.streams and not reply.is_error:
                 events = self._stream(ask, target, reply, lease)
                 return Relayed(events, held.pop_all(), headers | STREAM_HEADERS)
             try:
-                content = await _while_connected(request, reply.aread())
+                content = await while_connected(request, reply.aread())
             except httpx.TransportError as error:
                 raise self._workers.lost(lease.worker) from error
         if not reply.is_error:
@@ -251,22 +249,3 @@ def served_headers(target: Target, worker: Worker) -> dict[str, str]:
         "x-fw-template-digest": worker.facts.template_digest,
         "fw-digest": target.serving_digest(worker.facts),
     }
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled as soon as the client goes away."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise FwError("cancelled", "The client closed the connection.", not_done="the answer was not finished")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from logging.handlers import RotatingFileHandler
+from typing import Any
 
 import httpx
 import uvicorn
@@ -34,6 +38,8 @@ END_S = 9.0
 """When the process ends at the latest after that, whatever hangs; cancelled jobs get their own time on top."""
 
 LOG_BYTES = 20 * 1024**2
+DESCRIPTORS = 65_536
+TELL_AGAIN_S = 60.0
 
 log = logging.getLogger("fw.daemon")
 
@@ -44,8 +50,8 @@ def serve(home: Home, port: int, mounts: Sequence[Mount] = ()) -> None:
     Raises:
         FwError: ``port_in_use``; ``failed_precondition`` if another daemon holds the home or the database is newer.
     """
-    home.prepare()
-    with _listening(home, port) as listener, _logging(home):
+    raise_descriptor_limit()
+    with _writable(home), _listening(home, port) as listener, _logging(home):
         url = f"http://{HOST}:{listener.getsockname()[1]}"
         app = create_app(home, Settings(base_url=url), tuple(mounts))
         server = _Server(app)
@@ -74,6 +80,11 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._services, self._ending = app.state.services, app.state.ending
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        await super().startup(sockets)
+
     def ask_to_stop(self) -> None:
         """Stop accepting requests, end streams, then end; jobs, and workers unless told otherwise, live on."""
         if not self.should_exit:
@@ -98,6 +109,50 @@ class _Server(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.ask_to_stop()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files and connections as it may have; many clients each hold one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class LoopErrors:
+    """The event loop's handler of errors that no request has: one line in a while where descriptors run out.
+
+    The loop tries to accept again after a second, but tells each of thousands of failed attempts with a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._told = -TELL_AGAIN_S
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take one error."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told > TELL_AGAIN_S:
+            self._told = loop.time()
+            log.error("No more connections can be accepted: %s. Close some, or raise 'ulimit -n'.", error.strerror)
+
+
+@contextmanager
+def _writable(home: Home) -> Iterator[None]:
+    """The home with its folders; a typed error where it cannot be made or written."""
+    try:
+        home.prepare()
+        with tempfile.TemporaryFile(dir=home.root):
+            pass
+    except OSError as error:
+        raise FwError(
+            "failed_precondition",
+            f"FW_HOME {home.root} cannot be used: {error.strerror} ({error.filename or home.root}).",
+            not_done="no daemon was started",
+            hint="make it a folder that you may write, or set FW_HOME to another one",
+        ) from error
+    yield
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _no_such_path(request: Request, routes: Sequence[Route]) -> FwError:
     path, method = request.scope["path"], request.method
     allowed = sorted({one for route in routes if route.path_regex.match(path) for one in route.methods or ()})
     message = f"There is no {method} {path[:200]}."
-    if allowed:
+    if allowed and method not in allowed:
         details = {"allow": allowed}
         return FwError("method_not_allowed", message, hint=f"this path takes {', '.join(allowed)}", details=details)
     if path.rstrip("/") != path and any(route.path_regex.match(path.rstrip("/")) for route in routes):

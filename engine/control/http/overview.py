@@ -30,23 +30,31 @@ def health(loops: Sequence[Loop]) -> Health:
 
 
 def overview(services: Services) -> Overview:
-    """Everything there is, newest first, each list at most 20 long."""
+    """Everything there is, newest first, each list at most 20 long, and how many there are in all."""
     store = services.store
+    models, datasets, evaluators = store.models.list(SHOWN), store.datasets.list(SHOWN), store.evaluators.list(SHOWN)
+    jobs, deployments = store.jobs.list(page_size=SHOWN), store.deployments.list(SHOWN)
     found = Overview(
         version=VERSION,
         home=str(services.home.root),
         device=device(),
         models=[
-            _brief(m, state=m.state, kind=m.kind, contextLength=m.context_length, digest=m.digest)
-            for m in store.models.list(SHOWN).items
+            _brief(m, state=m.state, kind=m.kind, contextLength=m.context_length, digest=m.digest) for m in models.items
         ],
         datasets=[
-            _brief(d, state=d.state, rows=int(d.example_count), tokens=d.estimated_token_count)
-            for d in store.datasets.list(SHOWN).items
+            _brief(d, state=d.state, rows=int(d.example_count), tokens=d.estimated_token_count) for d in datasets.items
         ],
-        evaluators=[_brief(e, description=e.description) for e in store.evaluators.list(SHOWN).items],
-        jobs=[_brief_job(job) for job in store.jobs.list(page_size=SHOWN).items],
-        deployments=[_brief(d, state=d.state, model=d.base_model) for d in store.deployments.list(SHOWN).items],
+        evaluators=[_brief(e, description=e.description) for e in evaluators.items],
+        jobs=[_brief_job(job) for job in jobs.items],
+        deployments=[_brief(d, state=d.state, model=d.base_model) for d in deployments.items],
+        counts={
+            "models": models.total_size,
+            "datasets": datasets.total_size,
+            "evaluators": evaluators.total_size,
+            "jobs": jobs.total_size,
+            "comparisons": store.comparisons.list(1).total_size,
+            "deployments": deployments.total_size,
+        },
     )
     return found.model_copy(update={"next": _next_call(services)})
 

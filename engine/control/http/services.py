@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from engine.control.gateway.relay import Gateway
+from engine.control.http.lanes import Lanes
 from engine.control.serving.context import ServingContext
 from engine.control.supervision import Loop
 
@@ -32,9 +33,11 @@ class Services(ServingContext):
 
     Attributes:
         gateway: relays inference requests.
+        lanes: threads for slow work.
     """
 
     gateway: Gateway
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 def services_of(request: Request) -> Services:

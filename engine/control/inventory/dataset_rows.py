@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.control.inventory.dataset_shapes import file_shape, row_shape
-from engine.control.inventory.token_lengths import LengthCounter, TokenLengths
+from engine.control.inventory.token_lengths import LengthCounter
 from engine.control.json_text import MAX_DEPTH, check_depth, finite_float
 from engine.evals.overlap import question_key
 from engine.jobs.rows import Row, answer_key, canonical, is_heldout
@@ -142,13 +142,13 @@ class _Checker:
         try:
             row = Row(number, parse_row(line, first=number == 1))
             warning = check_messages(row.data)
-            self._check_length(row)
         except RowError as error:
             self.problem(number, error.code, str(error), quotes=error.quotes)
             return
-        if warning:
-            self.problem(number, *warning, severity="warning")
-        self._count(row)
+        if self._lengths is None or self._fits(row, self._lengths):
+            if warning:
+                self.problem(number, *warning, severity="warning")
+            self._count(row)
 
     def _count(self, row: Row) -> None:
         report = self._report
@@ -191,17 +191,19 @@ class _Checker:
             for line in (lines[0] for lines in self._labels.values() if len(lines) == 1):
                 self.problem(line, "rare_answer", f"no other row wants this answer; {others}", "warning")
 
-    def _check_length(self, row: Row) -> None:
-        if self._lengths is None:
-            return
-        found: TokenLengths = self._lengths.count(row)
+    def _fits(self, row: Row, lengths: LengthCounter) -> bool:
+        """Whether a row can be used; one that a model cannot take is an error only if that very model was asked for."""
+        found = lengths.count(row)
+        severity = "error" if lengths.asked_for else "warning"
         if found.problem:
-            raise RowError("not_renderable", found.problem, quotes=True)
-        if found.total > self._lengths.context:
-            raise RowError(
-                "too_long",
-                f"{found.total} tokens, but the context of '{self._lengths.model}' has {self._lengths.context}",
-            )
+            message = f"'{lengths.model}' cannot render it: {found.problem}"
+            self.problem(row.line, "not_renderable", message, severity, quotes=True)
+        elif found.total > lengths.context:
+            message = f"{found.total} tokens, but the context of '{lengths.model}' has {lengths.context}"
+            self.problem(row.line, "too_long", message, severity)
+        else:
+            return True
+        return not lengths.asked_for
 
 
 def parse_row(line: bytes | None, *, first: bool = False) -> dict[str, Any]:

@@ -47,9 +47,10 @@ def create(context: Context, request: CreateDataset) -> Dataset:
     return context.store.datasets.create(dataset, request=request)
 
 
-def check(context: Context, file: Path, rule: SplitRule) -> Validation:
-    """Validate a file of rows; stores nothing."""
-    return validate_file(file, rule, any_counter(context.store))
+def check(context: Context, file: Path, rule: SplitRule, model: str | None = None) -> Validation:
+    """Validate a file of rows; stores nothing. Rows that ``model`` cannot take are errors; of another, warnings."""
+    counter = counter_for(ready_base(context, model)) if model else any_counter(context.store)
+    return validate_file(file, rule, counter)
 
 
 def upload(context: Context, identifier: str, file: Path) -> Dataset:

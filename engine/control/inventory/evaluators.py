@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -25,6 +26,9 @@ from fw_sdk.types import (
     resource_name,
 )
 
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors write before the first character of a file; no part of the program."""
+
 
 def create(context: Context, request: CreateEvaluator) -> Evaluator:
     """Store an evaluator whose source can be parsed and defines its entry function. Runs nothing."""
@@ -32,8 +36,9 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
     existing = context.store.evaluators.replayed(request, identifier)
     if existing is not None:
         return existing
-    score_range = check_source(request.source, request.entry_function)
-    data = request.source.encode()
+    source = request.source.removeprefix(BYTE_ORDER_MARK)
+    score_range = check_source(source, request.entry_function)
+    data = source.encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     evaluator = Evaluator(
         name=resource_name("evaluators", identifier),
@@ -51,8 +56,14 @@ def create(context: Context, request: CreateEvaluator) -> Evaluator:
         return context.store.evaluators.create(evaluator, request=request, place=lambda: place(Path(file.name), path))
 
 
-def check(context: Context, identifier: str, request: CheckEvaluator) -> list[RowScore]:
-    """Score a few rows in the evaluator's own process: given answers, or the rows' own."""
+def check(
+    context: Context, identifier: str, request: CheckEvaluator, stop: threading.Event | None = None
+) -> list[RowScore]:
+    """Score a few rows in the evaluator's own process: given answers, or the rows' own.
+
+    Raises:
+        FwError: ``cancelled`` soon after ``stop`` was set.
+    """
     evaluator = context.store.evaluators.get(identifier)
     rows = _sample(context, request)
     if request.answers is not None and len(request.answers) != len(rows):
@@ -63,7 +74,7 @@ def check(context: Context, identifier: str, request: CheckEvaluator) -> list[Ro
             param="answers",
         )
     path = evaluator_path(context.home, evaluator.digest)
-    with EvaluatorProcess(path, evaluator.entry_function) as process:
+    with EvaluatorProcess(path, evaluator.entry_function, stop=stop) as process:
         return [_score(process, index, row, request.answers) for index, row in enumerate(rows)]
 
 

@@ -142,6 +142,9 @@ def deleted_meanwhile(thing: Dataset | Evaluator | Model) -> FwError:
     )
 
 
+NAMES = {Split.ALL: "usable", Split.TRAIN: "train", Split.HELDOUT: "held-out"}
+
+
 def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
     """Raise ``failed_precondition`` if that side of the split is empty."""
     report = dataset.report
@@ -153,7 +156,7 @@ def require_rows(dataset: Dataset, split: Split, purpose: str) -> None:
     if counts[split] == 0:
         raise FwError(
             "failed_precondition",
-            f"Dataset '{dataset.id}' has no rows in its split '{split}'.",
+            f"Dataset '{dataset.id}' has no {NAMES[split]} rows.",
             not_done=purpose,
             hint="use split 'all', or create the dataset with a larger heldoutFraction",
             param="split",

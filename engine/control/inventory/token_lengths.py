@@ -30,11 +30,13 @@ class LengthCounter:
     Attributes:
         model: the model's id.
         context: the longest row that fits, in tokens.
+        asked_for: whether rows are to fit this very model; else it is only one that is here to count with.
     """
 
-    def __init__(self, model: str, context: int, renderer: Renderer) -> None:
+    def __init__(self, model: str, context: int, renderer: Renderer, *, asked_for: bool) -> None:
         self.model = model
         self.context = context
+        self.asked_for = asked_for
         self._renderer = renderer
         self.lengths: list[int] = []
 
@@ -78,11 +80,11 @@ def load_renderer(path: str) -> Renderer:
     return Renderer.load(Path(path))
 
 
-def counter_for(model: Model) -> LengthCounter:
+def counter_for(model: Model, *, asked_for: bool = True) -> LengthCounter:
     """A counter with the tokenizer, template and context of a READY base model."""
     assert model.path is not None
     context = model.context_length or read_config(Path(model.path)).max_context
-    return LengthCounter(model.id, context, load_renderer(model.path))
+    return LengthCounter(model.id, context, load_renderer(model.path), asked_for=asked_for)
 
 
 def any_counter(store: Store) -> LengthCounter | None:
@@ -90,7 +92,7 @@ def any_counter(store: Store) -> LengthCounter | None:
     for model in store.models.all():
         if model.kind is ModelKind.BASE and model.state is ModelState.READY and model.path:
             try:
-                return counter_for(model)
+                return counter_for(model, asked_for=False)
             except (FwError, OSError):
                 continue
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from typing import Any
 
@@ -85,11 +84,6 @@ def derived_id(drafted: Draft, request: RequestBody) -> str:
     return f"{_stem(drafted)}-{str(fingerprint(request, drafted.job.uses))[:8]}"
 
 
-def id_from_key(stem: str, key: str) -> str:
-    """The id that an idempotency key gives: the same for a repetition, also after a crash."""
-    return f"{stem[:LONGEST_STEM].rstrip('-._')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
 def _identifier(
     context: QueueContext,
     kind: Kind,
@@ -105,9 +99,7 @@ def _identifier(
         return named
     if reuse:
         return derived_id(drafted, request)
-    if key:
-        return id_from_key(drafted.stem, key)
-    return context.store.next_id(drafted.stem[:LONGEST_STEM])
+    return context.store.next_id(drafted.stem[:LONGEST_STEM], key)
 
 
 def _named(creation: Creation[Any], kind: Kind, request: RequestBody, identifier: str | None) -> str | None:

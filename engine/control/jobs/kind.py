@@ -75,6 +75,7 @@ class Kind:
         hooks: what the end of a job means for everything else.
         creation: how clients ask for one by ``POST /<collection>``; None if another route makes them.
         stall_s: a program that says nothing for so many seconds is terminated.
+        timeout_s: an attempt that lasts longer is terminated, whatever it says; None: it may last for ever.
         variables: beginnings of environment variables of the daemon that the program gets.
     """
 
@@ -84,6 +85,7 @@ class Kind:
     hooks: Hooks = field(default_factory=Hooks)
     creation: Creation[Any] | None = None
     stall_s: float = STALL_S
+    timeout_s: float | None = None
     variables: tuple[str, ...] = ()
 
 

@@ -41,6 +41,8 @@ def outcome(job_dir: Path, status: Status, *, cancelling: bool, oom_kills: int) 
             return Outcome(result=result)
     if cancelling:
         return Outcome(cancelled=True)
+    if status.timed_out:
+        return Outcome(failure=_timed_out())
     if status.phase is Phase.GONE:
         return Outcome(failure=_lost("The job's process is gone and left no exit status."), lost=True)
     if status.exit_status == EXIT_CANCELLED:
@@ -53,6 +55,16 @@ def outcome(job_dir: Path, status: Status, *, cancelling: bool, oom_kills: int) 
         return Outcome(failure=FwError.from_dict(fields))
     message = f"The program ended with status {status.exit_status} and said no reason."
     return Outcome(failure=FwError("job_failed", message, not_done=NO_RESULT, hint="read the log tail"))
+
+
+def _timed_out() -> FwError:
+    return FwError(
+        "deadline_exceeded",
+        "The job took longer than jobs of its kind may and was terminated.",
+        not_done=NO_RESULT,
+        hint="read its log; resume the job to go on from its last checkpoint",
+        retryable=False,
+    )
 
 
 def _killed(number: int, oom_kills: int) -> Outcome:

@@ -218,7 +218,8 @@ class JobService:
             launch = read_json(directory / "launch.json") or {"firstAttempt": job.attempt}
             write_json(directory / "launch.json", {**launch, "oomKills": kernel_oom_kills()})
             write_json(directory / "spec.json", self._program_spec(job))
-            self._backend.submit(Task(directory, self.kinds[job.kind].program, self._environment(job.kind)))
+            kind = self.kinds[job.kind]
+            self._backend.submit(Task(directory, kind.program, self._environment(job.kind), kind.timeout_s))
         except (FwError, OSError) as error:
             log.warning("%s could not be started: %s", job.id, error)
             known = error if isinstance(error, FwError) else _not_started(error)

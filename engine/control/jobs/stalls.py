@@ -36,7 +36,7 @@ def stalled(limit_s: float) -> FwError:
         f"The job said nothing for {limit_s:g} s and was terminated.",
         not_done="the job has no result",
         hint="read its log; resume the job to go on from its last checkpoint",
-        retryable=True,
+        retryable=False,
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from engine.control.evidence import gates
 from engine.control.inventory.resolution import named_model
-from engine.control.jobs.creation import id_from_key
 from engine.control.serving.probe import probe
 from engine.control.serving.targets import Target, target_of_deployment, target_of_model
 from engine.control.serving.worker_process import WorkerFacts
@@ -179,7 +178,7 @@ class Deployments:
             identifier = resource_id(identifier, "deployments")
         else:
             stem = f"d-{model.id}"
-            identifier = id_from_key(stem, key) if key else self._store.next_id(stem)
+            identifier = self._store.next_id(stem, key)
         wanted = Deployment(
             name=resource_name("deployments", identifier),
             display_name=request.display_name,

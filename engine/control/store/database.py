@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError
 
+from engine.control.store.tables import metadata
 from fw_sdk.types import FwError
 
 BUSY_TIMEOUT_S = 5.0
@@ -39,7 +42,7 @@ class Database:
         self._turn = threading.Lock()
         self._engine = _engine(path)
         self._writer = self._engine.execution_options(fw_begin="BEGIN IMMEDIATE")
-        with self._explained():
+        with self._opening(), self._explained():
             self._migrate()
 
     @contextmanager
@@ -67,6 +70,15 @@ class Database:
         """Give the connections back."""
         self._engine.dispose()
 
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Whatever a file does that was overwritten, cut or taken apart: it is not readable, and the log says more."""
+        try:
+            yield
+        except (DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError, CommandError) as error:
+            log.error("%s cannot be opened: %s", self.path, error)
+            raise _damaged(self.path, str(error).splitlines()[0]) from error
+
     def _migrate(self) -> None:
         script = ScriptDirectory(str(MIGRATIONS))
         with self._engine.connect() as connection:
@@ -75,6 +87,7 @@ class Database:
         if current is not None and current not in known:
             raise _newer(self.path, current)
         if current == script.get_current_head():
+            self._check_tables()
             return
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -82,11 +95,16 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def _check_tables(self) -> None:
+        missing = set(metadata.tables) - set(inspect(self._engine).get_table_names())
+        if missing:
+            raise _damaged(self.path, f"its tables {', '.join(sorted(missing))} are missing")
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
+        except (DatabaseError, sqlite3.DatabaseError) as error:  # pragmas run before SQLAlchemy wraps errors
             explained = _explain(self.path, error)
             if explained is None:
                 raise
@@ -110,18 +128,24 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _explain(path: Path, error: DatabaseError) -> FwError | None:
+def _explain(path: Path, error: DatabaseError | sqlite3.DatabaseError) -> FwError | None:
     """The error in words for what the user can change; None for what is a bug of ours."""
-    text = str(error.orig)
+    text = str(error.orig if isinstance(error, DatabaseError) else error)
     if "locked" in text or "busy" in text:
         return _busy(path)
+    if path.is_dir():
+        return _damaged(path, "it is a folder")
     if any(word in text for word in ("disk is full", "disk I/O", "readonly", "unable to open")):
         hint = "free space, or make the folder of FW_HOME writable, and try again"
         return FwError("resource_exhausted", f"The database {path} cannot be written: {text}.", hint=hint)
-    if "not a database" in text or "malformed" in text:
-        hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
-        return FwError("failed_precondition", f"{path} is not a readable database: {text}.", hint=hint)
+    if any(words in text for words in ("not a database", "malformed", "unsupported file format")):
+        return _damaged(path, text)
     return None
+
+
+def _damaged(path: Path, why: str) -> FwError:
+    hint = "move the file away (jobs and models on disk stay) or restore a copy of it"
+    return FwError("failed_precondition", f"{path} is not a readable database: {why}.", hint=hint)
 
 
 def _busy(path: Path) -> FwError:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from engine.control.store.tables import counter
 from engine.jobs.rows import canonical
-from fw_sdk.types import FwError, Ref, Wire
+from fw_sdk.types import ACCOUNT, FwError, Ref, Wire
 
+ACCOUNT_PREFIX = f"accounts/{ACCOUNT}/"
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
 
@@ -20,11 +22,20 @@ DEFAULT_PAGE_SIZE = 50
 def fingerprint(request: Wire | None, refs: Sequence[Ref] = ()) -> str | None:
     """A digest of what was asked for and of what its names stood for; None without a request.
 
-    An equal request about things that were made anew under the same names is another one.
+    An equal request about things that were made anew under the same names is another one. A full name and a bare id
+    are the same.
     """
     if request is None:
         return None
-    return hashlib.sha256(canonical([request.to_wire(), [ref.to_wire() for ref in refs]])).hexdigest()
+    return hashlib.sha256(canonical([_with_bare_ids(request.to_wire()), [ref.to_wire() for ref in refs]])).hexdigest()
+
+
+def _with_bare_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_bare_ids(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_bare_ids(item) for item in value]
+    return value.rsplit("/", 1)[-1] if isinstance(value, str) and value.startswith(ACCOUNT_PREFIX) else value
 
 
 def next_generation(connection: Connection, collection: str, identifier: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
@@ -53,3 +54,13 @@ class Replies:
         with self._database.write() as connection:
             connection.execute(delete(idempotency).where(idempotency.c.time <= now - KEPT_S))
             connection.execute(query.on_conflict_do_update(index_elements=["key"], set_=values))
+
+    def identifier(self, key: str, fresh: Callable[[], str]) -> str:
+        """The id that belongs to ``key``: ``fresh`` the first time, then the same for a week."""
+        name = f"id:{key}"
+        known = self.find(name)
+        if known is None:
+            self.keep(name, "", 0, fresh())
+            known = self.find(name)
+        assert known is not None
+        return known.body

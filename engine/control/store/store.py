@@ -65,10 +65,17 @@ class Store:
             connection.execute(query)
             return int(connection.execute(select(counter.c.value).where(counter.c.name == name)).scalar_one())
 
-    def next_id(self, prefix: str) -> str:
-        """A fresh readable id such as ``ft-smollm2-135m-0001``; the prefix is shortened to fit 63 characters."""
+    def next_id(self, prefix: str, key: str | None = None) -> str:
+        """A fresh readable id such as ``ft-smollm2-135m-0001``; the prefix is shortened to fit 63 characters.
+
+        An idempotency ``key`` gets the same id each time, so that what died in between is not done twice.
+        """
         prefix = prefix[:58].rstrip("-._")
-        return f"{prefix}-{self.next_number(f'id:{prefix}'):04d}"
+
+        def fresh() -> str:
+            return f"{prefix}-{self.next_number(f'id:{prefix}'):04d}"
+
+        return self.replies.identifier(f"{prefix} {key}", fresh) if key else fresh()
 
     def _refuse_newer_records(self) -> None:
         """A home that holds records of a newer version is not opened, so that none of them loses a field."""

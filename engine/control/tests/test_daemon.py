@@ -4,10 +4,14 @@ import json
 import resource
 import signal
 import socket
+import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
+from engine.control.http.daemon import serve
+from engine.control.store.database import Database
 from engine.control.tests.support import (
     ROOT,
     DaemonProcess,
@@ -17,7 +21,8 @@ from engine.control.tests.support import (
     write_rows,
 )
 from engine.jobs.process import ProcessId
-from fw_sdk.types import JobState
+from fw_sdk.types import FwError, JobState
+from fw_sdk.types.home import Home
 
 
 @pytest.fixture
@@ -172,6 +177,9 @@ def test_a_full_disk_stores_nothing_half_and_the_daemon_goes_on(daemons, home, t
                 break
             made += 1
         assert error_of(reply)["code"] == "resource_exhausted" and made > 3
+        large = {"evaluatorId": "large", "source": f"#{'x' * limit}\ndef evaluate(messages):\n    return 1\n"}
+        reply = client.post(f"{ROOT}/evaluatorsV2", json=large)
+        assert error_of(reply)["code"] == "resource_exhausted" and reply.headers["x-should-retry"] == "true"
         assert client.get("/v1/health").json()["status"] == "ok"
         assert client.get(f"{ROOT}/evaluators").json()["totalSize"] == made
     daemon.kill()
@@ -189,3 +197,65 @@ def test_secrets_and_the_database_are_the_owners_alone(daemons, home):
     assert home.daemon_file.stat().st_mode & 0o777 == 0o600
     fields = json.loads(home.daemon_file.read_bytes())
     assert ProcessId.from_json(fields) == ProcessId.of(daemon.process.pid) and fields["version"]
+
+
+def altered(statement):
+    """A way to make a database: a good one, changed by a statement."""
+
+    def make(path):
+        Database(path).close()
+        with sqlite3.connect(path) as database:
+            database.execute(statement)
+        database.close()
+
+    return make
+
+
+def overwritten(start, end):
+    def make(path):
+        Database(path).close()
+        data = path.read_bytes()
+        path.write_bytes(data[:start] + b"\x5a" * (len(data[:end]) - start) + data[end:])
+
+    return make
+
+
+def truncated(path):
+    Database(path).close()
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+UNUSABLE = {
+    "a text": (lambda path: path.write_text("hello\n" * 500), "not a readable database"),
+    "a folder": (lambda path: path.mkdir(), "it is a folder"),
+    "truncated": (truncated, "not a readable database"),
+    "another header": (overwritten(0, 100), "not a readable database"),
+    "another first page": (overwritten(100, 4096), "not a readable database"),
+    "other pages": (overwritten(4096, 1 << 30), "not a readable database"),
+    "a table lost": (altered("DROP TABLE job_event"), "its tables job_event are missing"),
+    "no version": (altered("DELETE FROM alembic_version"), "not a readable database"),
+    "two versions": (altered("INSERT INTO alembic_version VALUES ('0001')"), "not a readable database"),
+    "a version that is none": (altered("UPDATE alembic_version SET version_num = 'x'"), "newer version"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_database_that_cannot_be_used_is_named_with_what_to_do(home, kind):
+    make, words = UNUSABLE[kind]
+    make(home.database)
+    before = home.database.read_bytes() if home.database.is_file() else None
+    with pytest.raises(FwError, match=words) as caught:
+        serve(home, 0)
+    assert (
+        caught.value.code == "failed_precondition" and str(home.database) in caught.value.message and caught.value.hint
+    )
+    assert before is None or home.database.read_bytes()[:4096] == before[:4096]
+
+
+@pytest.mark.parametrize("name", ["a file", "below a file", "below /proc"])
+def test_a_home_that_cannot_be_written_is_the_users_to_mend(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    roots = {"a file": tmp_path / "file", "below a file": tmp_path / "file/home", "below /proc": Path("/proc/fw/home")}
+    with pytest.raises(FwError, match="cannot be used") as caught:
+        serve(Home(roots[name]), 0)
+    assert caught.value.code == "failed_precondition" and "FW_HOME" in caught.value.hint

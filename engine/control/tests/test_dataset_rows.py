@@ -167,8 +167,12 @@ def test_rows_longer_than_the_context_are_found_with_their_length(tmp_path, tiny
     long = row(USER, {"role": "assistant", "content": "word " * 200})
     path.write_bytes(path.read_bytes() + long)
     renderer = Renderer.load(tiny_llama_dir)
-    report = validate_file(path, RULE, LengthCounter("tiny", 100, renderer)).report
-    assert [(p.line, p.code) for p in report.problems] == [(6, "too_long")]
+    found = validate_file(path, RULE, LengthCounter("other", 100, renderer, asked_for=False)).report
+    assert [(p.line, p.code, p.severity) for p in found.problems] == [(6, "too_long", "warning")]
+    assert found.ok and found.valid_rows == 6 and "'other'" in found.problems[0].message
+    report = validate_file(path, RULE, LengthCounter("tiny", 100, renderer, asked_for=True)).report
+    assert [(p.line, p.code, p.severity) for p in report.problems] == [(6, "too_long", "error")]
+    assert not report.ok and report.valid_rows == 5
     expected = sorted(len(renderer.render_training(r.messages)[0]) for r in read_rows(path))
     assert str(expected[-1]) in report.problems[0].message
     tokens = report.tokens

@@ -26,7 +26,7 @@ from engine.jobs.process import ProcessId
 from fw_sdk.types import CreatePipeline, Deployment, DeploymentState, JobKind, JobState, Pipeline, StepName, StepState
 from fw_sdk.types.home import Home
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 class Server:
@@ -102,7 +102,7 @@ def server(home: Home, tmp_path: Path, tiny_llama_dir: Path) -> Iterator[Server]
 
 def freeze_new(server: Server, known: list[ProcessId]) -> ProcessId:
     """The worker that starts now, which from now on gets no further."""
-    (process,) = wait_for(lambda: [process for process in server.processes() if process not in known])
+    (process,) = wait_for(lambda: [process for process in server.processes() if process not in known], WAIT_S)
     os.killpg(process.pid, signal.SIGSTOP)
     return process
 

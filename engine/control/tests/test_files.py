@@ -105,6 +105,12 @@ def test_an_evaluator_has_its_source_however_creates_and_deletes_race(context):
     assert list(context.home.evaluators.iterdir()) == []
 
 
+def test_a_byte_order_mark_is_no_part_of_an_evaluator(context):
+    plain = evaluators.create(context, CreateEvaluator(evaluator_id="plain", source=SOURCE))
+    marked = evaluators.create(context, CreateEvaluator(evaluator_id="marked", source="\ufeff" + SOURCE))
+    assert marked.digest == plain.digest and evaluator_path(context.home, marked.digest).read_text() == SOURCE
+
+
 def weights(context, name):
     folder = context.home.models / ("a" * 64)
     folder.mkdir(exist_ok=True)

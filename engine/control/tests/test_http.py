@@ -3,10 +3,13 @@
 import json
 
 import httpx
+import openai
 import pytest
 
+from engine.control.access.authentication import AccessMiddleware
+from engine.control.http.errors import error_response
 from engine.control.tests.support import ROOT, error_of, running_app, upload, write_rows
-from fw_sdk.types import CODES
+from fw_sdk.types import CODES, FwError
 from fw_sdk.types.home import Home
 
 JSON = {"content-type": "application/json"}
@@ -112,6 +115,39 @@ def test_unknown_paths_say_where_to_go(shared, method, path, words):
     body = response.json()
     fields = body["details"][0] if "details" in body else body["error"]
     assert response.status_code == 404 and fields["code"] == "not_found" and (words or "") in fields.get("hint", "")
+
+
+def test_an_empty_token_opens_nothing():
+    middleware = AccessMiddleware(None, token="", reading_token="")
+    for headers in ([(b"authorization", b"Bearer ")], [(b"x-api-key", b"")], [(b"authorization", b"Bearer")]):
+        with pytest.raises(FwError, match="token is wrong"):
+            middleware._check_token(headers, "GET", f"{ROOT}/datasets")
+
+
+def test_clients_are_told_whether_to_repeat(shared):
+    """OpenAI's clients repeat 409 and 500 unless a header says no; ours carry it on every error."""
+    client, services = shared
+    client.post(f"{ROOT}/datasets", json={"datasetId": "taken"}).raise_for_status()
+    other = {"datasetId": "taken", "dataset": {"displayName": "x"}}
+    conflict = client.post(f"{ROOT}/datasets", json=other)
+    assert conflict.status_code == 409 and conflict.headers["x-should-retry"] == "false"
+    full = error_response("/v1/chat/completions", FwError("resource_exhausted", "full", details={"retryAfterS": 7}))
+    assert full.headers["x-should-retry"] == "true" and full.headers["retry-after"] == "7"
+    counted = []
+    openai_client = openai.OpenAI(
+        base_url=str(client.base_url.join("/v1")),
+        api_key=services.home.token(),
+        max_retries=2,
+        http_client=httpx.Client(trust_env=False, event_hooks={"response": [counted.append]}),
+    )
+    asked = {"model": "missing", "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(openai.NotFoundError):
+        openai_client.chat.completions.create(**asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(services.gateway), "relay", lambda *_: 1 / 0)
+        with pytest.raises(openai.InternalServerError):
+            openai_client.chat.completions.create(**asked)
+    assert [reply.status_code for reply in counted] == [404, 500], "neither was sent again"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from fw_sdk.types import (
 from fw_sdk.types.home import Home
 
 LENGTHS = "def evaluate(messages, ground_truth=None, **row):\n    return float(len(messages[-1]['content']) % 7)\n"
+FIELDS = {"baseModel": "models", "dataset": "datasets", "evaluator": "evaluators"}
 BASE, TUNED = "sha256:" + "b" * 64, "sha256:" + "a" * 64
 
 
@@ -308,11 +309,11 @@ def test_a_pipeline_that_goes_on_does_so_with_what_it_began_with(serving, tmp_pa
     wait_for(lambda: services.store.jobs.get("moved-rows").steps[1].state == "running", 30)
     client.post(f"{ROOT}/pipelines/moved-rows:cancel").raise_for_status()
     wait_ended(services.store, "moved-rows", 60)
-    services.jobs._draining = False
     client.delete(f"{ROOT}/datasets/moving").raise_for_status()
     upload(client, "moving", write_rows(tmp_path / "2.jsonl", 60, "second")).raise_for_status()
-    refused = client.post(f"{ROOT}/pipelines/moved-rows:resume")
-    assert refused.status_code == 409 and "'moving' was replaced" in refused.json()["message"]
+    found = error_of(client.post(f"{ROOT}/pipelines/moved-rows:resume"))
+    services.jobs._draining = False
+    assert found["code"] == "failed_precondition" and "'moving' was replaced" in found["message"]
     assert services.store.jobs.get("moved-rows").state is JobState.CANCELLED
 
 
@@ -331,6 +332,8 @@ def test_equal_work_has_one_id_and_other_rows_another(serving, tmp_path):
     upload(client, "again", write_rows(tmp_path / "2.jsonl", 60, "second")).raise_for_status()
     second = plan()
     assert second["id"] != first["id"] and second["uses"] != first["uses"]
+    full = {field: f"accounts/local/{place}/{body[field]}" for field, place in FIELDS.items()}
+    assert client.post(f"{ROOT}/pipelines:plan", json=full).json() == second
     created = client.post(f"{ROOT}/pipelines", params={"reuse": True}, json=body).json()
     assert created["name"].endswith("/" + second["id"])
     assert client.post(f"{ROOT}/pipelines", params={"reuse": True}, json=body).json()["name"] == created["name"]

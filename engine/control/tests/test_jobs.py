@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from engine.compute import Phase, Status
 from engine.control.jobs.outcome import outcome
+from engine.control.kinds import KINDS
 from engine.control.tests.support import ROOT, error_of, program_of, running_app, submit_little, wait_ended, wait_for
 from engine.jobs.program import staging_of
-from fw_sdk.types import JobState, Model, ModelKind, ModelState
+from fw_sdk.types import JobKind, JobState, Model, ModelKind, ModelState
 
 
 def states(store, identifier):
@@ -256,3 +258,24 @@ def test_every_end_has_one_meaning(tmp_path, status, cancelling, oom_kills, code
 def test_finished_work_counts_even_if_the_job_was_being_cancelled(tmp_path):
     (tmp_path / "result.json").write_text('{"a": 1}')
     assert outcome(tmp_path, Status(Phase.EXITED, 0), cancelling=True, oom_kills=0).result == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("limits", "spec", "words"),
+    [
+        ({"stall_s": 0.5}, {"steps": 2, "step_s": 60}, "said nothing for 0.5 s"),
+        ({"timeout_s": 1.0}, {"steps": 10_000, "step_s": 0.05}, "took longer than jobs of its kind may"),
+    ],
+    ids=["silent", "talking"],
+)
+def test_a_job_that_does_not_end_is_terminated_and_can_go_on(home, little, monkeypatch, limits, spec, words):
+    monkeypatch.setitem(KINDS, JobKind.PULL, replace(KINDS[JobKind.PULL], **limits))
+    with running_app(home) as (client, app):
+        services = app.state.services
+        submit_little(services, "endless", **spec)
+        failure = wait_ended(services.store, "endless", 60).failure
+        assert failure.code == "deadline_exceeded" and words in failure.message
+        assert program_of(home, "endless") is None or not program_of(home, "endless").alive
+        assert client.post(f"{ROOT}/jobs/endless:resume", json={}).json()["state"] == JobState.PENDING
+        client.post(f"{ROOT}/jobs/endless:cancel", json={}).raise_for_status()
+        wait_ended(services.store, "endless", 60)

@@ -75,16 +75,27 @@ def fuzz(daemon: DaemonProcess, folder: Path, *options: str) -> None:
         "30",
         *options,
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-2000:]}"
     assert httpx.get(f"{daemon.url}/v1/health", trust_env=False).status_code == 200
 
 
+OWN = ("--checks", CHECKS, "--include-path-regex", "^/v1/(accounts|health)")
+DOORS = ("--checks", "not_a_server_error", "--exclude-path-regex", "^/v1/(accounts|health)")
+SHARED = ("--exclude-path-regex", "/(evaluationJobs|pipelines)/")
+"""What every kind of job has is tried with one of them."""
+
+
 def test_our_own_api_keeps_what_its_document_says(stocked, tmp_path):
-    own = ("--include-path-regex", "^/v1/(accounts|health)", "--phases", "examples,coverage,fuzzing")
-    fuzz(stocked, tmp_path, "--checks", CHECKS, "--max-examples", "6", *own)
+    fuzz(stocked, tmp_path, *OWN, *SHARED, "--phases", "fuzzing", "--max-examples", "3")
 
 
 def test_the_doors_of_other_protocols_never_break(stocked, tmp_path):
-    doors = ("--exclude-path-regex", "^/v1/(accounts|health)", "--phases", "examples,coverage,fuzzing")
-    fuzz(stocked, tmp_path, "--checks", "not_a_server_error", "--max-examples", "6", *doors)
+    fuzz(stocked, tmp_path, *DOORS, "--phases", "fuzzing", "--max-examples", "4")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", [OWN, DOORS], ids=["our own API", "other protocols"])
+def test_every_boundary_of_every_parameter(stocked, tmp_path, part):
+    fuzz(stocked, tmp_path, *part, "--phases", "coverage,fuzzing", "--max-examples", "10")

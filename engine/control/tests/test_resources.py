@@ -115,7 +115,7 @@ def test_estimate_and_preview_count_what_the_renderer_makes(stocked):
         ({"outputModel": "tiny"}, "already_exists", "tiny"),
         ({"maxContextLength": 10**6}, "invalid_argument", "maxContextLength"),
         ({"evaluationDataset": "waiting"}, "failed_precondition", "no rows yet"),
-        ({"dataset": "one", "datasetSplit": "heldout"}, "failed_precondition", "no rows in its split"),
+        ({"dataset": "one", "datasetSplit": "heldout"}, "failed_precondition", "no held-out rows"),
     ],
 )
 def test_a_wrong_fine_tune_is_refused_and_reserves_nothing(stocked, tmp_path, change, code, words):

@@ -1,5 +1,6 @@
 """The store: what holds after every operation, and what it says about files it cannot use."""
 
+import random
 import sqlite3
 import tempfile
 import threading
@@ -180,6 +181,33 @@ def test_a_file_that_is_no_database_is_refused_with_a_way_out(tmp_path, content)
     with pytest.raises(FwError, match="not a readable database") as caught:
         Store(path)
     assert "move the file away" in caught.value.hint and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_damaged_database_opens_or_is_refused_with_a_way_out(tmp_path, seed):
+    path, chance = tmp_path / "fw.db", random.Random(seed)
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = bytearray(path.read_bytes())
+    begin, length = chance.randrange(len(content)), chance.choice([1, 200, 4096])
+    content[begin : begin + length] = chance.randbytes(length) if seed % 3 else b""
+    path.write_bytes(content)
+    try:
+        Store(path).close()
+    except FwError as error:
+        assert error.code == "failed_precondition" and "move the file away" in error.hint
+
+
+def test_a_database_whose_tables_are_gone_is_refused_with_a_way_out(tmp_path):
+    path = tmp_path / "fw.db"
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE resource")
+    connection.close()
+    with pytest.raises(FwError, match="tables resource are missing"):
+        Store(path)
 
 
 def test_an_old_empty_file_is_migrated_and_reopening_changes_nothing(tmp_path):

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from engine.control.supervision import AsyncLoop, Backoff, Loop, ThreadLoop
+from engine.control.tests.support import running_app, wait_for
 from fw_sdk.types import FwError, LoopState
+from fw_sdk.types.home import Home
 
 QUICK = Backoff(first_s=0.001, most_s=0.01)
 STORE_FAILURES = (
@@ -157,3 +159,24 @@ def test_a_tick_that_waits_for_something_cancelled_goes_on() -> None:
         await loop.stop()
 
     asyncio.run(life())
+
+
+def test_every_loop_goes_on_after_the_store_failed_and_says_so_meanwhile(home: Home, little: None) -> None:
+    with running_app(home) as (client, app):
+        loops = {loop.name: loop for loop in app.state.loops}
+        assert set(loops) == {"workers", "deployments", "jobs", "pipelines"}
+        wait_for(lambda: client.get("/v1/health").json()["status"] == "ok")
+        path, hidden = home.database, home.database.with_suffix(".away")
+        app.state.services.store._database.close()  # open connections would go on reading the renamed file
+        path.rename(hidden)
+        path.mkdir()
+        failing = {"deployments", "jobs", "pipelines"}
+        wait_for(lambda: {n for n in failing if loops[n].health.state == "failing"} == failing)
+        said = client.get("/v1/health").json()
+        assert said["status"] == "degraded"
+        errors = {loop["name"]: loop.get("lastError") for loop in said["supervision"]}
+        assert errors["jobs"] == "FwError resource_exhausted"
+        path.rmdir()
+        hidden.rename(path)
+        wait_for(lambda: client.get("/v1/health").json()["status"] == "ok", 60)
+        assert {loop["state"] for loop in client.get("/v1/health").json()["supervision"]} == {"ok"}

@@ -26,6 +26,7 @@ def check(services: ServingContext, plan: Plan) -> str:
     scored = _rows(services, plan.scored_dataset, plan.scored_split)
     check_rows(plan, train, scored)
     _check_output(services, plan)
+    finetunes.check_lengths(services, plan.finetune())
     estimated = finetunes.estimate_cost(services, plan.finetune())
     return f"{len(train)} rows to train on, {len(scored)} held out, none shared; {_words(estimated)}"
 

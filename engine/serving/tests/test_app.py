@@ -35,7 +35,7 @@ def loop(tmp_path):
 
 def ask(loop, *requests, host="127.0.0.1", base="http://127.0.0.1"):
     """Responses to (method, path, body) in order."""
-    app = create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host=host)
+    app = create_app(Served.of("tiny", loop, loop.engine.renderer, "sha256:0"), token="t", host=host)
 
     async def main():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -70,7 +70,9 @@ def test_an_engine_that_failed_begins_anew_and_a_dead_one_is_reported(loop):
 def test_a_full_queue_says_when_to_come_back(loop):
     async def main():
         held = loop.submit(Request("held", (1,), SamplingParams(max_tokens=200, ignore_eos=True)))
-        transport = httpx.ASGITransport(create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host="x"))
+        transport = httpx.ASGITransport(
+            create_app(Served.of("tiny", loop, loop.engine.renderer, "sha256:0"), token="t", host="x")
+        )
         headers = {"authorization": "Bearer t"}
         async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
             answers = [await client.post("/v1/chat/completions", json={**ASK, "n": n}) for n in (2, 3)]
@@ -111,7 +113,7 @@ def test_a_worker_on_every_address_lets_every_host_in(loop):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_pages_within_a_step(loop, stream, spec):
     body = {**ASK, "max_tokens": 200, "ignore_eos": True, "stream": stream}
-    app = create_app(Served.of("tiny", loop, loop.engine.renderer), token="t", host="127.0.0.1")
+    app = create_app(Served.of("tiny", loop, loop.engine.renderer, "sha256:0"), token="t", host="127.0.0.1")
     headers = [(b"host", b"127.0.0.1"), (b"authorization", b"Bearer t")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
     scope |= {

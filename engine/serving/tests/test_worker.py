@@ -118,6 +118,18 @@ def test_completions_and_token_ids(worker):
     assert "".join(chunk.choices[0].text for chunk in stream) == one.choices[0].text
 
 
+def test_every_answer_says_by_digest_what_gave_it(worker):
+    def digest(**changes):
+        answer = worker.http.post("/v1/chat/completions", json={**FIXED, **changes})
+        return answer.headers["fw-digest"]
+
+    assert digest() == digest(stream=True) != digest(model="first") == digest(model="first", stream=True)
+    load = {"lora_name": "other", "lora_path": str(worker.adapter)}
+    worker.http.post("/v1/load_lora_adapter", json=load).raise_for_status()
+    assert digest(model="other") == digest(model="first"), "the same adapter under another name"
+    worker.http.post("/v1/unload_lora_adapter", json={"lora_name": "other"}).raise_for_status()
+
+
 def test_adapters_by_name_come_and_go(worker):
     assert [model.id for model in worker.client.models.list()] == ["tiny", "first"]
     base = worker.client.chat.completions.create(**FIXED)

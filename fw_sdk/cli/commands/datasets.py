@@ -10,14 +10,14 @@ import typer
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, show_some
-from fw_sdk.cli.output import Format, emit_list, emit_one, hint, settings
+from fw_sdk.cli.output import Bytes, Format, emit_list, emit_one, hint, settings
 
 COLUMNS = {
     "id": lambda dataset: dataset.id,
     "state": lambda dataset: dataset.state.value,
     "rows": lambda dataset: int(dataset.example_count),
     "heldout": lambda dataset: dataset.report.heldout_rows if dataset.report else None,
-    "bytes": lambda dataset: dataset.bytes,
+    "bytes": lambda dataset: Bytes(dataset.bytes),
     "digest": lambda dataset: dataset.digest,
     "created": lambda dataset: dataset.create_time,
 }
@@ -35,7 +35,7 @@ SCORE_COLUMNS = {
 }
 
 DatasetId = Annotated[str, typer.Argument(help="The dataset's id.")]
-Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most N.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +57,12 @@ def register(app: typer.Typer) -> None:
     add_delete(noun, "evaluator")
 
 
-def check(path: Annotated[Path, typer.Argument(help="A JSONL file.")]) -> None:
+def check(
+    path: Annotated[Path, typer.Argument(help="A JSONL file.")],
+    model: Annotated[str | None, typer.Option(help="A base model that the rows are to fit.")] = None,
+) -> None:
     """Validate rows without storing them; every problem with its line. Exit code 1 if a row cannot be used."""
-    report = connect().datasets.check(path)
+    report = connect().datasets.check(path, model=model)
     emit_one(report, "ok" if report.ok else "invalid")
     if not report.ok:
         for problem in report.problems[:20]:
@@ -69,8 +72,8 @@ def check(path: Annotated[Path, typer.Argument(help="A JSONL file.")]) -> None:
 
 def create(
     path: Annotated[Path, typer.Argument(help="A JSONL file.")],
-    id: Annotated[str | None, typer.Option(help="Its id; the file's stem by default.")] = None,
-    heldout_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Part of the rows to hold out.")] = 0.1,
+    id: Annotated[str | None, typer.Option(help="The id; by default the file's name without its ending.")] = None,
+    heldout_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the rows to hold out.")] = 0.1,
     split_seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
 ) -> None:
     """Register a dataset. Example: fw dataset create train.jsonl --id support-train"""
@@ -91,8 +94,8 @@ def show(dataset: DatasetId) -> None:
 
 def preview(
     dataset: DatasetId,
-    model: Annotated[str, typer.Option(help="Whose tokenizer and chat template.")],
-    limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 3,
+    model: Annotated[str, typer.Option(help="The model whose tokenizer and chat template are used.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
 ) -> None:
     """Which tokens a fine-tune learns from: trained text stands in 【】."""
     rows = connect().finetunes.preview(dataset, model, limit=limit)
@@ -108,7 +111,7 @@ def preview(
 
 def overlap(
     dataset: Annotated[str, typer.Argument(help="A dataset's id, or a JSONL file.")],
-    other: Annotated[str, typer.Argument(help="What its rows are looked for in: the same.")],
+    other: Annotated[str, typer.Argument(help="The other side: a dataset's id, or a JSONL file.")],
 ) -> None:
     """Rows that stand on both sides. Exit code 5 if there are any."""
     one, two = (Path(side) if Path(side).is_file() else side for side in (dataset, other))
@@ -120,7 +123,7 @@ def overlap(
 
 def create_evaluator(
     path: Annotated[Path, typer.Argument(help="A Python file with evaluate(messages, ground_truth=None, **row).")],
-    id: Annotated[str | None, typer.Option(help="Its id; the file's stem by default.")] = None,
+    id: Annotated[str | None, typer.Option(help="The id; by default the file's name without its ending.")] = None,
     entry_function: Annotated[str, typer.Option(help="The function that scores a row.")] = "evaluate",
 ) -> None:
     """Register an evaluator. Example: fw evaluator create exact.py"""
@@ -131,8 +134,8 @@ def create_evaluator(
 
 def check_evaluator(
     evaluator: Annotated[str, typer.Argument(help="The evaluator's id.")],
-    dataset: Annotated[str, typer.Option(help="Whose rows' own answers are scored.")],
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Rows.")] = 5,
+    dataset: Annotated[str, typer.Option(help="The dataset whose own answers are scored.")],
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many rows.")] = 5,
 ) -> None:
     """Score some rows' own last answers: a good evaluator gives them full marks."""
     scores = connect().evaluators.check(evaluator, dataset=dataset, limit=limit)

@@ -1,4 +1,4 @@
-"""``fw dataset|evaluator|job|model delete``: what is gone is gone, so it takes a yes."""
+"""``fw dataset|evaluator|job|model|comparison delete``: it cannot be undone, so it asks first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from fw_sdk.cli.connect import connect
 from fw_sdk.cli.output import hint
 
 WHAT_GOES = {
+    "comparison": "its verdict; the evaluations stay",
     "dataset": "its rows, unless another dataset has the same",
     "evaluator": "its source; scores stay",
     "job": "its record, events, log and, of an evaluation, the answers; what it made stays",
     "model": "its weights, unless another model has the same",
 }
 
-Id = Annotated[str, typer.Argument(help="Its id.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Id = Annotated[str, typer.Argument(help="The id.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
 
 
 def add_delete(group: typer.Typer, noun: str) -> None:

@@ -12,9 +12,9 @@ from fw_sdk.cli.connect import connect
 from fw_sdk.cli.output import Format, emit_text, hint, settings
 
 Model = Annotated[str, typer.Argument(help="A deployment or model.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Stop after N tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")]
-Seed = Annotated[int | None, typer.Option(help="Of the draws.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,7 @@ def chat(
 
 def generate(
     model: Model,
-    prompt: Annotated[str | None, typer.Argument(help="The text to go on with; stdin without it.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text to continue; stdin without it.")] = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     seed: Seed = None,

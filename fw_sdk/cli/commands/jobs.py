@@ -9,7 +9,7 @@ import typer
 
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.commands.deletion import add_delete
-from fw_sdk.cli.connect import connect, settle, show_some
+from fw_sdk.cli.connect import connect, settle, show_job, show_some
 from fw_sdk.cli.output import Format, emit_list, emit_one, settings
 
 COLUMNS = {
@@ -28,7 +28,7 @@ EVENT_COLUMNS = {
 }
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
-Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most N.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,17 +52,16 @@ def list_jobs(limit: Limit = 50) -> None:
 
 def show(job: JobId) -> None:
     """One job with its progress, result or failure."""
-    emit_one(connect().jobs.get(job))
+    show_job(connect(), job)
 
 
 def wait(
     job: JobId,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds; the job goes on when they are over.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Stop waiting after N seconds; the job goes on.")] = None,
 ) -> None:
     """Wait until a job has ended. Exit code 0 completed, 7 the wait timed out, 8 failed or cancelled."""
     client = connect()
-    identifier = client.jobs.get(job).id
-    settle(client, identifier, lambda: client.jobs.get(identifier), wait=True, timeout_s=timeout)
+    settle(client, client.jobs.get(job).id, wait=True, timeout_s=timeout)
 
 
 def cancel(job: JobId) -> None:
@@ -77,7 +76,7 @@ def resume(job: JobId) -> None:
 
 def logs(
     job: JobId,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="From the end.")] = 100,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Show the last N lines.")] = 100,
 ) -> None:
     """The end of a job's log."""
     found = connect().jobs.logs(job, lines=lines)
@@ -90,8 +89,8 @@ def logs(
 
 def events(
     job: JobId,
-    after: Annotated[int, typer.Option(min=0, help="Only those behind this number.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Show only events after this number.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job ends.")] = False,
 ) -> None:
     """A job's events in order. With --format json one object a line."""
     client = connect()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fw_sdk.cli.app import command, group
-from fw_sdk.cli.connect import connect, settle, show_some
+from fw_sdk.cli.connect import connect, settle, show_job, show_some
 from fw_sdk.cli.output import emit_one, hint, short_id
 
 if TYPE_CHECKING:
-    from fw_sdk.types import Gate
+    from fw_sdk.client import Client
+    from fw_sdk.types import FwError, Gate
 
 JOB_COLUMNS = {
     "id": lambda job: job.id,
@@ -44,16 +45,17 @@ TRAINING_HELP = (
     "optimizer_weight_decay, max_gradient_norm, max_context_length, checkpoint_interval_steps, seed."
 )
 Training = Annotated[list[str] | None, typer.Option("--train", "-t", help=TRAINING_HELP)]
-Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most N.")]
 Wait = Annotated[bool, typer.Option(help="Wait for the result.")]
 GateOption = Annotated[str, typer.Option(help="better or not_worse.")]
-MarginOption = Annotated[float, typer.Option(min=0, help="Loss that not_worse allows.")]
-MinScoreOption = Annotated[float | None, typer.Option(help="Mean that the model must reach as well.")]
-Id = Annotated[str | None, typer.Option(help="Its id.")]
+MarginOption = Annotated[float, typer.Option(min=0, help="How much lower the score may be with not_worse.")]
+MinScoreOption = Annotated[float | None, typer.Option(help="Mean score that the model must reach as well.")]
+SplitOption = Annotated[str, typer.Option(help="Which rows to train on: train, all or heldout.")]
+Id = Annotated[str | None, typer.Option(help="Id of what is started.")]
 Base = Annotated[str, typer.Argument(help="The base model.")]
 DatasetId = Annotated[str, typer.Argument(help="The dataset to train on.")]
-Name = Annotated[str, typer.Argument(help="Its id.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds; the pipeline goes on when they are over.")]
+Name = Annotated[str, typer.Argument(help="The id.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Stop waiting after N seconds; the pipeline goes on.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +98,7 @@ def start_finetune(
     dataset: DatasetId,
     id: Id = None,
     output_model: Annotated[str | None, typer.Option(help="Id of the tuned model.")] = None,
-    split: Annotated[str, typer.Option(help="all, train or heldout.")] = "all",
+    split: SplitOption = "train",
     train: Training = None,
     wait: Wait = False,
 ) -> None:
@@ -104,13 +106,13 @@ def start_finetune(
     training = key_values(train)
     client = connect()
     job = client.finetunes.create(base, dataset, id=id, output_model=output_model, split=split, **training)
-    settle(client, job.id, lambda: client.finetunes.get(job.id), wait=wait)
+    settle(client, job.id, wait=wait)
 
 
 def estimate(
     base: Base,
     dataset: DatasetId,
-    split: Annotated[str, typer.Option(help="all, train or heldout.")] = "all",
+    split: SplitOption = "train",
     train: Training = None,
 ) -> None:
     """What a fine-tune would cost here: steps, seconds, memory. Starts nothing."""
@@ -135,8 +137,8 @@ def start_pipeline(
     heldout: Annotated[str | None, typer.Option(help="Rows to score on: a file or an id.")] = None,
     train: Training = None,
     few_shot_count: Annotated[int, typer.Option(min=0, max=32, help="Examples of the few-shot baseline; 0: none.")] = 4,
-    evaluation_limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many rows.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer in evaluations.")] = 256,
+    evaluation_limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N rows.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Stop each scored answer after N tokens.")] = 256,
     deployment_id: Annotated[str | None, typer.Option(help="Name to serve the tuned model under.")] = None,
     deploy: Annotated[bool, typer.Option(help="Deploy if the gate holds.")] = True,
     gate: GateOption = "better",
@@ -163,7 +165,7 @@ def start_pipeline(
     }
     client = connect()
     pipeline = start(client, base, data, evaluator, heldout=heldout, rerun=rerun, fields=fields)
-    settle(client, pipeline.id, lambda: client.pipelines.get(pipeline.id), wait=wait)
+    settle(client, pipeline.id, wait=wait)
 
 
 def _gate(kind: str, margin: float, min_score: float | None, not_done: str) -> Gate | None:
@@ -180,20 +182,18 @@ def list_pipelines(limit: Limit = 50) -> None:
 
 
 def show_pipeline(pipeline: Name) -> None:
-    """One pipeline with its steps and outcome."""
-    emit_one(connect().pipelines.get(pipeline))
+    """One pipeline: verdict, scores, caveats, what to do next."""
+    client = connect()
+    show_job(client, client.pipelines.get(pipeline).id)
 
 
 def wait_pipeline(
     pipeline: Name,
-    timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds; the pipeline goes on when they are over.")
-    ] = None,
+    timeout: Timeout = None,
 ) -> None:
     """Show progress until a pipeline has ended. Exit code 0 completed, 7 the wait timed out, 8 failed."""
     client = connect()
-    identifier = client.pipelines.get(pipeline).id
-    settle(client, identifier, lambda: client.pipelines.get(identifier), wait=True, timeout_s=timeout)
+    settle(client, client.pipelines.get(pipeline).id, wait=True, timeout_s=timeout)
 
 
 def cancel_pipeline(pipeline: Name) -> None:
@@ -213,17 +213,42 @@ def start_deployment(
     gate: GateOption = "better",
     margin: MarginOption = 0.0,
     min_score: MinScoreOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Whatever the gate says; it is recorded.")] = False,
-    wait: Annotated[bool, typer.Option(help="Wait until it has answered a probe.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Deploy even if the gate does not hold; it is recorded.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the model answers.")] = True,
 ) -> None:
     """Serve a model. Example: fw deploy start support-tuned --comparison cmp-1 --id support"""
+    from fw_sdk.types import FwError
+
     client = connect()
     condition = _gate(gate, margin, min_score, "nothing was deployed")
-    deployment = client.deployments.create(model, id=id, comparison=comparison, gate=condition, force=force)
+    try:
+        deployment = client.deployments.create(model, id=id, comparison=comparison, gate=condition, force=force)
+    except FwError as error:
+        raise _explained(client, error, model, id, comparison, condition) from None
     if wait:
         deployment = client.deployments.wait(deployment.id)
     emit_one(deployment)
     hint(f"fw chat {deployment.id} 'Hello'")
+
+
+def _explained(
+    client: Client, error: FwError, model: str, id: str | None, comparison: str | None, gate: Gate | None
+) -> FwError:
+    """``error``; if the gate does not hold, with the commands that would make it hold, and the one that forces it."""
+    if error.code != "gate_not_met":
+        return error
+    from fw_sdk.results.actions import sentence, short
+    from fw_sdk.results.gating import Wanted, after_refusal
+    from fw_sdk.results.spelling import quoted_command
+    from fw_sdk.types import Gate
+
+    tuned = short(model) or model
+    wanted = Wanted(tuned, id or tuned, short(comparison), gate or Gate(), force=False)
+    evidence = client.comparisons.get(comparison) if comparison else None
+    error.hint = sentence(after_refusal(wanted, evidence, replaces=False), quoted_command)
+    return error
 
 
 def list_deployments(limit: Limit = 50) -> None:

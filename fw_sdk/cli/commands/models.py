@@ -9,19 +9,19 @@ import typer
 from fw_sdk.cli.app import command, group
 from fw_sdk.cli.commands.deletion import add_delete
 from fw_sdk.cli.connect import connect, settle, show_some
-from fw_sdk.cli.output import emit_one, short_id
+from fw_sdk.cli.output import Bytes, emit_one, short_id
 
 COLUMNS = {
     "id": lambda model: model.id,
     "kind": lambda model: "base" if model.kind == "HF_BASE_MODEL" else "adapter",
     "state": lambda model: model.state.value,
-    "bytes": lambda model: model.bytes,
+    "bytes": lambda model: Bytes(model.bytes),
     "base": lambda model: short_id(model.peft_details.base_model) if model.peft_details else "",
     "digest": lambda model: model.digest,
     "created": lambda model: model.create_time,
 }
 
-Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most N.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +39,8 @@ def pull(
         str, typer.Argument(help="A starter (smollm2-135m), hf:org/name, or a folder or .gguf file on this machine.")
     ],
     id: Annotated[str | None, typer.Option(help="The model's id; the source's name by default.")] = None,
-    wait: Annotated[bool, typer.Option(help="Wait until it is here.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; fetch no weights.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the model is here.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take; fetch no weights.")] = False,
 ) -> None:
     """Bring base weights here. Example: fw model pull smollm2-135m"""
     client = connect()

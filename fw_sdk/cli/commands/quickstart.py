@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fw_sdk.cli.app import command
-from fw_sdk.cli.output import Format, emit_one, hint, settings, table
+from fw_sdk.cli.output import Format, emit_one, hint, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fw_sdk.cli.progress import Reporter
     from fw_sdk.client import Client
     from fw_sdk.loop import Result
-    from fw_sdk.types import Pipeline, PipelineResult, ScoreSummary
+    from fw_sdk.types import Pipeline, PipelineResult
 
 STARTER = "smollm2-135m"
 EXAMPLE = "function-calling"
@@ -51,9 +49,11 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    smoke: Annotated[bool, typer.Option("--smoke", help="Few rows: shows that the loop runs, proves nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Use a few rows: shows that the loop runs, proves nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("fw-quickstart.png"),
+    out: Annotated[Path, typer.Option(help="File for the picture.")] = Path("fw-quickstart.png"),
 ) -> None:
     """Fine-tune a small model to call functions, prove it better, deploy it and ask it once.
 
@@ -161,14 +161,22 @@ def _draw(outcome: PipelineResult, out: Path) -> Path:
     return draw_pipeline(outcome, out.resolve())
 
 
+def _timed(result: Result, timings: dict[str, float]) -> Pipeline:
+    """The pipeline with the time of the whole run beside its steps'."""
+    return result.pipeline.model_copy(update={"outcome": result.outcome.model_copy(update={"timings": timings})})
+
+
 def _present(result: Result, asked: dict[str, Any] | None, picture: Path, seconds: float, smoke: bool) -> None:
+    from fw_sdk.results.report import report_on
+    from fw_sdk.results.text import page
+
     wire = result.outcome.to_wire()
     timings = {**result.outcome.timings, "total": round(seconds, 2)}
     if settings.format in (Format.JSON, Format.QUIET):
         document = {**wire, "timings": timings, "pipeline": result.pipeline.id, "asked": asked}
         emit_one({**document, "picture": str(picture), "smoke": smoke}, result.deployment or result.model)
         return
-    for line in _report(result, timings):
+    for line in page(report_on(_timed(result, timings)), aligned=settings.format is Format.HUMAN):
         typer.echo(line)
     if asked:
         typer.echo(f"\nasked with {asked['with']}: {asked['question']}\nanswered: {asked['answer']}")
@@ -176,33 +184,6 @@ def _present(result: Result, asked: dict[str, Any] | None, picture: Path, second
     hint("\nnext:")
     for line in _next_lines(result):
         hint(f"  {line}")
-
-
-def _report(result: Result, timings: dict[str, float]) -> Iterator[str]:
-    outcome, comparison = result.outcome, result.comparison
-    rows = [[baseline.label.replace("_", "-"), *_score(baseline.summary)] for baseline in outcome.baselines]
-    rows.append(["tuned", *_score(outcome.tuned)])
-    headers = ["model", "score", "95 % interval", "n"]
-    if settings.format is Format.AGENT:
-        yield "\t".join(headers)
-        yield from ("\t".join(map(str, row)) for row in rows)
-    else:
-        yield from ("", *table(headers, rows))
-    if comparison:
-        percent = f"{comparison.ci.level:.0%}".replace("%", " %")
-        interval = f"[{comparison.ci.low:+.3f}, {comparison.ci.high:+.3f}]"
-        yield f"\ndelta: {comparison.delta:+.3f}, {percent} interval {interval}, n={comparison.n}, best baseline"
-        yield f"wins/losses/ties: {comparison.wins}/{comparison.losses}/{comparison.ties}"
-        yield f"verdict: {comparison.verdict.value}"
-    why = outcome.deployed_because or outcome.not_deployed_because
-    yield f"deployment: {result.deployment or 'none'}" + (f" ({why})" if why else "")
-    yield "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in timings.items())
-
-
-def _score(summary: ScoreSummary | None) -> list[Any]:
-    if summary is None:
-        return ["-", "-", 0]
-    return [round(summary.mean, 3), f"[{summary.ci.low:.3f}, {summary.ci.high:.3f}]", summary.n]
 
 
 def _next_lines(result: Result) -> list[str]:

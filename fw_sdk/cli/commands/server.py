@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="FW_PORT or 8642; 0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="By default FW_PORT or 8642; 0 takes a free one.")
+    ] = None,
 ) -> None:
     """Start the daemon. With --detach it prints the url once it answers; one that runs already is left as it is."""
     from fw_sdk.daemon import default_port, ensure_daemon, find_daemon
@@ -84,10 +86,11 @@ def down(
 
 
 def status() -> None:
-    """What runs: the daemon, the machine, and how much of everything there is. Exit code 9 if no daemon runs."""
+    """Show the daemon, the machine, and how much of everything there is. Exit code 9 if no daemon runs."""
+    from fw_sdk.results.hints import SHELL, in_words_of
+
     client = connect()
     health, overview = client.health(), client.overview()
-    counts = {key: len(getattr(overview, key)) for key in ("models", "datasets", "evaluators", "jobs", "deployments")}
     emit_one(
         {
             "url": client.base_url,
@@ -95,16 +98,16 @@ def status() -> None:
             "pid": health.pid,
             "evaluatorIsolation": health.evaluator_isolation,
             "device": overview.device.to_wire(),
-            **counts,
-            "next": overview.next,
+            **overview.counts,
+            "next": in_words_of(SHELL, overview.next),
         },
         client.base_url,
     )
 
 
 def logs(
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="From the end.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Show the last N lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log as it grows.")] = False,
 ) -> None:
     """The daemon's log."""
     from fw_sdk.types import FwError
@@ -178,7 +181,8 @@ def _model_path(model: str) -> tuple[Path, str]:
     from fw_sdk.types.home import Home
 
     path = Path(model).expanduser()
-    if path.exists() or find_daemon(Home.from_environment()) is None:
+    names_a_file = path.exists() or "/" in model or path.suffix == ".gguf"
+    if names_a_file or find_daemon(Home.from_environment()) is None:
         return local_path(path, "model", not_done="nothing was served"), path.stem if path.is_file() else path.name
     known = connect().models.get(model)
     if known.peft_details or not known.path:

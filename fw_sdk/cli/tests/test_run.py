@@ -1,10 +1,12 @@
 """Errors, exit codes and formats of the command line, as a caller sees them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -69,6 +71,51 @@ def test_usage_errors_say_what_is_wrong(capsys):
     ):
         assert run(arguments) == 2, arguments
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "abc", "1.5", "٣", "65536"])
+def test_a_port_that_is_none_is_a_usage_error_and_no_bug(port, monkeypatch, capsys):
+    monkeypatch.setenv("FW_PORT", port)
+    for arguments in (["up"], ["up", "--detach"]):
+        assert run(arguments) == 2
+        text = capsys.readouterr().err
+        assert f"FW_PORT is '{port}'" in text and "65535" in text and "bug" not in text
+
+
+def test_an_unknown_format_in_the_environment_is_a_usage_error(monkeypatch, capsys):
+    monkeypatch.setenv("FW_FORMAT", "yaml")
+    assert run(["doctor"]) == 2
+    text = capsys.readouterr().err
+    assert "FW_FORMAT is 'yaml'" in text and "json" in text
+
+
+@pytest.mark.parametrize("arguments", [["up"], ["up", "--detach"], ["serve", "x.gguf"], ["status"], ["quickstart"]])
+def test_a_home_that_cannot_be_used_is_no_bug(arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "x.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    for home in (tmp_path / "file" / "home", "~nobody-of-that-name/home"):
+        monkeypatch.setenv("FW_HOME", str(home))
+        code, text = run(arguments), capsys.readouterr().err
+        assert "bug" not in text and "Traceback" not in text, text
+        assert code in (5, 9) and ("FW_HOME cannot be used" in text or code == 9)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the owner of the machine may write everywhere")
+def test_a_home_that_is_read_only_is_no_bug(home, capsys):
+    home.mkdir(mode=0o500)
+    assert run(["up"]) == 5
+    assert "FW_HOME cannot be used" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"fw {version('fw')}\n"
+
+
+def test_the_hint_of_an_error_is_a_command(capsys):
+    report(FwError("failed_precondition", "m", hint="wait for it: GET /v1/accounts/local/jobs/ev-1:wait"))
+    assert "wait for it: fw job wait ev-1" in capsys.readouterr().err
 
 
 def test_without_a_daemon_commands_say_how_to_start_one(capsys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from engine.control.http.bodies import (
@@ -20,7 +19,7 @@ from engine.control.http.bodies import (
     uploaded_file,
     uploaded_files,
 )
-from engine.control.http.services import Provided
+from engine.control.http.services import Provided, Services
 from engine.control.inventory import datasets
 from engine.control.inventory.dataset_rows import SplitRule
 from engine.control.inventory.references import ready_dataset, rows_of
@@ -73,12 +72,12 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + ":check", response_model=DatasetReport, openapi_extra=form_of("file"))
-async def check(request: Request, services: Provided) -> JSONResponse:
-    """Validate rows and store nothing."""
+async def check(request: Request, services: Provided, model: str | None = None) -> JSONResponse:
+    """Validate rows, also for a model that is named, and store nothing."""
     defaults = DatasetFields()
     rule = SplitRule(defaults.heldout_fraction, defaults.split_seed)
     async with uploaded_file(request, services.home.datasets) as file:
-        found = await run_in_threadpool(datasets.check, services, file, rule)
+        found = await services.lanes.rows.run(datasets.check, services, file, rule, model)
     return reply(found.report)
 
 
@@ -97,7 +96,7 @@ async def create_with_rows(
     wanted = parse_request(CreateDataset, body, not_done="no dataset was created")
     resource_id(wanted.dataset_id, "datasets")
     async with uploaded_file(request, services.home.datasets) as file:
-        return reply(await run_in_threadpool(datasets.create_with_rows, services, wanted, file))
+        return reply(await services.lanes.rows.run(datasets.create_with_rows, services, wanted, file))
 
 
 @router.post(ROOT + ":overlap", response_model=Overlap, openapi_extra=form_of("file", "other"))
@@ -112,7 +111,7 @@ async def overlap_of_files(
             raise FwError(
                 "invalid_argument", f"The form has no field {missing}.", param="file" if one is None else "other"
             )
-        return reply(await run_in_threadpool(datasets.find_overlap_of_files, services, one, two))
+        return reply(await services.lanes.rows.run(datasets.find_overlap_of_files, services, one, two))
 
 
 @router.post(ROOT + "/{dataset:id}:upload", response_model=Dataset, openapi_extra=form_of("file"))
@@ -121,35 +120,40 @@ async def upload(dataset: str, request: Request, services: Provided) -> JSONResp
     identifier = resource_id(dataset, "datasets")
     await services.store.run(services.store.datasets.get, identifier)
     async with uploaded_file(request, services.home.datasets) as file:
-        return reply(await run_in_threadpool(datasets.upload, services, identifier, file))
+        return reply(await services.lanes.rows.run(datasets.upload, services, identifier, file))
 
 
 @router.get(ROOT + "/{dataset:id}:rows", response_model=Rows)
-def rows(
+async def rows(
     dataset: str,
     services: Provided,
     split: Split = Split.ALL,
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 20,
 ) -> JSONResponse:
     """The first rows of one side of the split, with their line numbers beside them."""
+    return await services.lanes.rows.run(_rows, services, dataset, split, limit)
+
+
+def _rows(services: Services, dataset: str, split: Split, limit: int) -> JSONResponse:
     found = rows_of(services.home, ready_dataset(services, dataset), split)
     shown = found[:limit]
-    body = {"rows": [row.data for row in shown], "lines": [row.line for row in shown], "totalSize": len(found)}
-    return JSONResponse(body)
+    return JSONResponse(
+        {"rows": [row.data for row in shown], "lines": [row.line for row in shown], "totalSize": len(found)}
+    )
 
 
 @router.get(ROOT + "/{dataset:id}:overlap", response_model=Overlap)
-def overlap(dataset: str, other: str, services: Provided) -> JSONResponse:
+async def overlap(dataset: str, other: str, services: Provided) -> JSONResponse:
     """Rows that stand in both datasets."""
-    return reply(datasets.find_overlap(services, dataset, other))
+    return reply(await services.lanes.rows.run(datasets.find_overlap, services, dataset, other))
 
 
 @router.get(ROOT + "/{dataset:id}:preview", response_model=Preview)
-def preview(
+async def preview(
     dataset: str, model: str, services: Provided, limit: Annotated[int, Query(ge=1, le=50)] = 3
 ) -> JSONResponse:
     """The first rows as tokens, each with whether the loss counts it."""
-    found = datasets.preview_rows(services, dataset, model, limit)
+    found = await services.lanes.rows.run(datasets.preview_rows, services, dataset, model, limit)
     return JSONResponse({"rows": [[token.to_wire() for token in row] for row in found]})
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from engine.control.gateway.connected import in_thread, while_connected
 from engine.control.http.bodies import Empty, PageSize, PageToken, body_of, page_of, reply, reply_page
 from engine.control.http.services import Provided
 from engine.control.inventory import evaluators
@@ -38,13 +39,17 @@ def list_all(services: Provided, size: PageSize = 0, token: PageToken = None) ->
 
 
 @router.post(ROOT + "/{evaluator:id}:check", response_model=Scores)
-def check(
+async def check(
     evaluator: str,
+    connection: Request,
     services: Provided,
     request: Annotated[CheckEvaluator, body_of(CheckEvaluator, "nothing was scored")],
 ) -> JSONResponse:
-    """Score a few rows."""
-    scores = evaluators.check(services, resource_id(evaluator, "evaluators"), request)
+    """Score a few rows; the evaluator is ended when the client goes away."""
+    identifier = resource_id(evaluator, "evaluators")
+    run = services.lanes.evaluators.run
+    work = in_thread(lambda stop: evaluators.check(services, identifier, request, stop), run)
+    scores = await while_connected(connection, work)
     return JSONResponse({"scores": [score.to_wire() for score in scores]})
 
 

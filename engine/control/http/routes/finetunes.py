@@ -16,9 +16,9 @@ router = APIRouter()
 
 
 @router.post("/v1/accounts/local/supervisedFineTuningJobs:estimate", response_model=Estimate)
-def estimate(
+async def estimate(
     services: Provided,
     request: Annotated[SupervisedFineTuning, body_of(SupervisedFineTuning, "nothing was estimated")],
 ) -> JSONResponse:
     """What a fine-tune would cost here."""
-    return reply(estimate_cost(services, request))
+    return reply(await services.lanes.estimates.run(estimate_cost, services, request))

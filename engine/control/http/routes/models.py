@@ -26,11 +26,11 @@ def pull(services: Provided, request: Annotated[PullModel, body_of(PullModel, pu
 
 
 @router.post(ROOT + ":estimate", response_model=PullEstimate)
-def estimate(
+async def estimate(
     services: Provided, request: Annotated[PullModel, body_of(PullModel, "nothing was estimated")]
 ) -> JSONResponse:
     """What bringing a base model in would take. Fetches no weights."""
-    return reply(pull_plan.estimate(services, request))
+    return reply(await services.lanes.estimates.run(pull_plan.estimate, services, request))
 
 
 @router.get(ROOT, response_model=page_of("models", Model))

@@ -18,7 +18,7 @@ from engine.control.store import Store
 from engine.jobs.rows import read_rows
 from engine.jobs.specs import RowsRef, TrainResult, TrainSpec
 from engine.training.estimates import estimate
-from engine.training.examples import render_examples
+from engine.training.examples import render_examples, rows_too_long
 from fw_sdk.types import (
     Dataset,
     Estimate,
@@ -44,9 +44,10 @@ BUSY_LOAD = 1.5
 def draft(context: QueueContext, request: SupervisedFineTuning) -> Draft:
     """A fine-tune of a READY base on READY rows, each with its digest."""
     dataset, base = _checked(context, request)
+    check_lengths(context, request)
     output = resource_id(request.output_model, "models") if request.output_model else None
     other = ready_dataset(context, request.evaluation_dataset) if request.evaluation_dataset else None
-    heldout = rows_ref(context.home, other, request.evaluation_split) if other else None
+    heldout = rows_ref(context.home, other, request.validation_split) if other else None
     uses = [ref_of(base), ref_of(dataset)]
     if other is not None and other.id != dataset.id:
         uses.append(ref_of(other))
@@ -68,9 +69,21 @@ def estimate_cost(context: QueueContext, request: SupervisedFineTuning) -> Estim
     """What the fine-tune would cost here. Starts nothing."""
     dataset, base = _checked(context, request)
     rows = rows_ref(context.home, dataset, request.dataset_split)
-    totals, trained_tokens = _lengths(rows.model_dump_json(), str(base.path))
+    _, totals, trained_tokens = _lengths(rows.model_dump_json(), str(base.path))
     found = estimate(read_config(Path(str(base.path))), totals, trained_tokens, request.config())
     return found.model_copy(update={"warnings": [*found.warnings, *_busy()]})
+
+
+def check_lengths(context: QueueContext, request: SupervisedFineTuning) -> None:
+    """Raise ``dataset_invalid`` with their lines if rows are longer than the model, or the request, allows."""
+    dataset, base = _checked(context, request)
+    rows = rows_ref(context.home, dataset, request.dataset_split)
+    lines, totals, _ = _lengths(rows.model_dump_json(), str(base.path))
+    context_length = read_config(Path(str(base.path))).max_context
+    limit = min(context_length, request.max_context_length or context_length)
+    too_long = [(line, total) for line, total in zip(lines, totals, strict=True) if total > limit]
+    if too_long:
+        raise rows_too_long(too_long, limit)
 
 
 def _busy() -> list[str]:
@@ -86,7 +99,7 @@ def _checked(context: QueueContext, request: SupervisedFineTuning) -> tuple[Data
     dataset, base = ready_dataset(context, request.dataset), ready_base(context, request.base_model)
     require_rows(dataset, request.dataset_split, NOT_DONE)
     if request.evaluation_dataset:
-        require_rows(ready_dataset(context, request.evaluation_dataset), request.evaluation_split, NOT_DONE)
+        require_rows(ready_dataset(context, request.evaluation_dataset), request.validation_split, NOT_DONE)
     limit = base.context_length
     if request.max_context_length and limit and request.max_context_length > limit:
         raise FwError(
@@ -174,9 +187,10 @@ def trained(store: Store, job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _lengths(rows_json: str, base_path: str) -> tuple[list[int], list[int]]:
-    """Tokens and trained tokens of each row. Rows and weights are named by their digests, so answers stay true."""
+def _lengths(rows_json: str, base_path: str) -> tuple[list[int], list[int], list[int]]:
+    """Line, tokens and trained tokens of each row. Rows and weights are named by digest, so answers stay true."""
     rows = RowsRef.model_validate_json(rows_json)
     found = read_rows(Path(rows.path), rows.split, heldout_fraction=rows.heldout_fraction, split_seed=rows.split_seed)
     examples = render_examples(found, load_renderer(base_path))
-    return [len(example.tokens) for example in examples], [example.trained_tokens for example in examples]
+    lines, totals = [example.line for example in examples], [len(example.tokens) for example in examples]
+    return lines, totals, [example.trained_tokens for example in examples]

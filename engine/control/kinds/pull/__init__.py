@@ -8,10 +8,13 @@ from engine.control.kinds.models_made import model_expected, model_unmade
 from engine.control.kinds.pull.creation import pulled
 from fw_sdk.types.models import PULL as TYPE
 
+TIMEOUT_S = 24 * 3600.0
+
 PULL = Kind(
     TYPE,
     python("engine.catalog.pull"),
     needs=lambda _job: Resources(downloads=1),
     hooks=Hooks(pulled, model_unmade, model_expected),
+    timeout_s=TIMEOUT_S,
     variables=VARIABLES,
 )
