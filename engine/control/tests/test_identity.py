@@ -309,11 +309,11 @@ def test_a_pipeline_that_goes_on_does_so_with_what_it_began_with(serving, tmp_pa
     wait_for(lambda: services.store.jobs.get("moved-rows").steps[1].state == "running", 30)
     client.post(f"{ROOT}/pipelines/moved-rows:cancel").raise_for_status()
     wait_ended(services.store, "moved-rows", 60)
-    services.jobs._draining = False
     client.delete(f"{ROOT}/datasets/moving").raise_for_status()
     upload(client, "moving", write_rows(tmp_path / "2.jsonl", 60, "second")).raise_for_status()
-    refused = client.post(f"{ROOT}/pipelines/moved-rows:resume")
-    assert refused.status_code == 409 and "'moving' was replaced" in refused.json()["message"]
+    found = error_of(client.post(f"{ROOT}/pipelines/moved-rows:resume"))
+    services.jobs._draining = False
+    assert found["code"] == "failed_precondition" and "'moving' was replaced" in found["message"]
     assert services.store.jobs.get("moved-rows").state is JobState.CANCELLED
 
 
