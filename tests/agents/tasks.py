@@ -135,7 +135,7 @@ async def failed_job(agent: Agent, world: World) -> None:
     mended = await agent.follow("evaluator_check", evaluator="evaluator.py")
     assert mended["mean_score"]["own_answer"] == 1.0
     assert "evaluate(model='smollm2-135m', data='of-failed'" in following
-    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", limit=4)
+    await agent.follow("evaluate", model=BASE, data="of-failed", evaluator="evaluator.py", split="all", limit=4)
     assert (await agent.wait())["score"]["n"] == 4
 
 

@@ -12,6 +12,7 @@ from fw_sdk.types import (
     FwError,
     Job,
     JobPlan,
+    JobState,
     Model,
     RequestBody,
     not_found,
@@ -56,9 +57,15 @@ def create(
 
 
 def submit_reserved(context: QueueContext, job: Job, request: RequestBody) -> Job:
-    """Queue a job whose model is reserved; the model's name is free again if the job cannot be made."""
+    """Queue a job whose model is reserved; the model's name is free again if the job cannot be made.
+
+    An equal job that somebody else made and cancelled in the meantime makes nothing, and its model says so.
+    """
     try:
-        return context.jobs.submit(job, request=request)
+        submitted = context.jobs.submit(job, request=request)
+        if submitted.state in (JobState.FAILED, JobState.CANCELLED):
+            context.jobs.kinds[submitted.kind].hooks.unfinished(context.store, submitted)
+        return submitted
     except FwError:
         if job.makes:
             waits = partial(_waits_in_vain, context, job)

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from engine.compute import Phase, Status
+from engine.control.jobs.creation import submit_reserved
 from engine.control.jobs.outcome import outcome
 from engine.control.kinds import KINDS
 from engine.control.tests.support import ROOT, error_of, program_of, running_app, submit_little, wait_ended, wait_for
 from engine.jobs.program import staging_of
-from fw_sdk.types import JobKind, JobState, Model, ModelKind, ModelState
+from fw_sdk.types import Job, JobKind, JobState, Model, ModelKind, ModelState, PullModel
 
 
 def states(store, identifier):
@@ -279,3 +280,17 @@ def test_a_job_that_does_not_end_is_terminated_and_can_go_on(home, little, monke
         assert client.post(f"{ROOT}/jobs/endless:resume", json={}).json()["state"] == JobState.PENDING
         client.post(f"{ROOT}/jobs/endless:cancel", json={}).raise_for_status()
         wait_ended(services.store, "endless", 60)
+
+
+def test_a_model_that_is_reserved_for_a_job_that_was_cancelled_meanwhile_waits_for_nothing(server, monkeypatch):
+    _, services = server
+    monkeypatch.setattr(services.jobs, "_draining", True)
+    name, request = "accounts/local/jobs/late", PullModel(source="/x", model_id="m")
+    job = Job(name=name, kind=JobKind.PULL, makes="accounts/local/models/m")
+    model = Model(name="accounts/local/models/m", kind=ModelKind.BASE, job=name)
+    services.store.models.create(model)
+    submit_reserved(services, job, request)
+    services.jobs.cancel("late")
+    services.store.models.update("m", lambda _: model)
+    assert submit_reserved(services, job, request).state is JobState.CANCELLED
+    assert services.store.models.get("m").state is ModelState.CANCELLED
