@@ -38,6 +38,7 @@ PAGES = (
     "mcp",
     "troubleshooting",
     "security",
+    "http",
     "data-protection",
     "cli",
     "kernels",

@@ -56,6 +56,14 @@ def uncounted_s(evaluation: dict[str, Any]) -> float:
     return (ended - began).total_seconds() - evaluation["seconds"]
 
 
+def of_another_model(comparison: Comparison) -> Comparison:
+    """The comparison as if its baseline were of other weights: no gate takes a model compared with itself."""
+    side = comparison.baseline_evidence
+    assert side is not None and side.configuration is not None
+    other = side.configuration.model_copy(update={"model_digest": "sha256:" + "0" * 64})
+    return comparison.model_copy(update={"baseline_evidence": side.model_copy(update={"configuration": other})})
+
+
 def test_a_worker_s_start_is_no_cost_on_either_side(daemon: Daemon) -> None:
     cold = evaluate(daemon, "cold")
     warm = evaluate(daemon, "warm")
@@ -69,6 +77,7 @@ def test_a_worker_s_start_is_no_cost_on_either_side(daemon: Daemon) -> None:
         found = Comparison.model_validate(daemon.call("POST", "comparisons", sides))
         assert found.cost["baseline_tokens"] == found.cost["candidate_tokens"], "a warm-up is not counted"
         assert found.cost["candidate_seconds"] == candidate["seconds"]
+        found = of_another_model(found)
         served = Candidate(candidate["model"], candidate["configuration"]["modelDigest"])
         decision = decide(Gate(kind=GateKind.NOT_WORSE, margin=1.0), found, served)
         assert decision.holds, decision.reason

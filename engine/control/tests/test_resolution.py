@@ -67,8 +67,9 @@ def test_a_job_that_ended_well_names_its_model(store, lookup):
         state=JobState.COMPLETED,
         makes="accounts/local/models/days-lora",
     )
+    made = model("days-lora").model_copy(update={"job": job.name})
+    store.models.create(made)
     store.jobs.create(job)
-    store.models.create(model("days-lora"))
     assert refusal(lookup, store, "ft-1").details == {"didYouMean": "days-lora"}
     store.models.create(model("ft-1"))
     assert requested_source(store, "smollm2-135m") == "smollm2-135m"

@@ -175,7 +175,7 @@ def test_every_loop_goes_on_after_the_store_failed_and_says_so_meanwhile(home: H
         said = client.get("/v1/health").json()
         assert said["status"] == "degraded"
         errors = {loop["name"]: loop.get("lastError") for loop in said["supervision"]}
-        assert errors["jobs"] == "FwError resource_exhausted"
+        assert errors["jobs"] == "FwError failed_precondition"
         path.rmdir()
         hidden.rename(path)
         wait_for(lambda: client.get("/v1/health").json()["status"] == "ok", 60)

@@ -249,7 +249,7 @@ RAW = {
 def test_an_odd_reply_line_is_the_rows_error(tmp_path, name):
     body = (
         f"if ground_truth: return 1.0\nline = {RAW[name][:100]!r} if {len(RAW[name])} < 100 else open({str(tmp_path)!r}"
-        " + '/raw', 'rb').read()\nfor fd in range(3, 20):\n    try: os.write(fd, line + b'\\n')\n"
+        " + '/raw', 'rb').read()\nfor fd in range(3, 4096):\n    try: os.write(fd, line + b'\\n')\n"
         "    except OSError: pass\nreturn 1.0"
     )
     (tmp_path / "raw").write_bytes(RAW[name])
