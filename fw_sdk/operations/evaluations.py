@@ -60,7 +60,7 @@ def plan(
     dataset: str,
     evaluator: str,
     *,
-    split: Split | str = Split.ALL,
+    split: Split | str = Split.HELDOUT,
     limit: int | None = None,
     few_shot: FewShot | Mapping[str, Any] | None = None,
     **sampling: Any,

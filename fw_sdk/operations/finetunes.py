@@ -45,12 +45,14 @@ def plan(
     base_model: str,
     dataset: str,
     *,
-    split: Split | str = Split.ALL,
+    split: Split | str = Split.TRAIN,
+    evaluation_dataset: str | None = None,
+    evaluation_split: Split | str | None = None,
     output_model: str | None = None,
     **training: Any,
 ) -> Call[JobPlan]:
     """The id that ``create`` with ``reuse`` and the same arguments would give. Starts nothing."""
-    body = _body(base_model, dataset, split, None, Split.ALL, output_model, training)
+    body = _body(base_model, dataset, split, evaluation_dataset, evaluation_split, output_model, training)
     return paths.plan(COLLECTION, body)
 
 

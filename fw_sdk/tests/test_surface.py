@@ -103,3 +103,13 @@ def test_importing_the_package_imports_nothing_heavy():
     code = "import fw_sdk, sys; print([m for m in ('pydantic', 'httpx', 'typer', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("group", ["finetunes", "evaluations", "pipelines"])
+def test_a_plan_takes_what_its_start_takes_with_the_same_defaults(group):
+    import importlib
+
+    operations = importlib.import_module(f"fw_sdk.operations.{group}")
+    start, plan = (inspect.signature(getattr(operations, name)).parameters for name in ("create", "plan"))
+    for name, parameter in plan.items():
+        assert parameter.default == start[name].default, name
