@@ -269,7 +269,7 @@ class World:
         for ref in job.uses:
             found = finders[ref.name.split("/")[-2]].find(ref.id)
             digest = found and getattr(found, "identity", found.digest)
-            assert digest is not None and ref.digest in (None, digest), (job.id, ref)
+            assert found is not None and ref.digest in (None, digest), (job.id, ref)
         if job.makes and job.kind is not JobKind.PIPELINE:
             made = self.services.store.models.find(job.makes.rsplit("/", 1)[-1])
             ended = self.services.store.jobs.get(job.id).state.ended

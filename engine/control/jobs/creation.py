@@ -74,7 +74,9 @@ def submit_reserved(context: QueueContext, job: Job, request: RequestBody) -> Jo
 
 
 def _waits_in_vain(context: QueueContext, job: Job, model: Model) -> bool:
-    return model.job == job.name and context.store.jobs.find(job.id) is None
+    """Whether a model waits for a job that is not there; one of another kind may have its id."""
+    found = context.store.jobs.find(job.id)
+    return model.job == job.name and (found is None or found.name != job.name)
 
 
 def plan(context: QueueContext, kind: Kind, request: RequestBody, identifier: str | None = None) -> JobPlan:

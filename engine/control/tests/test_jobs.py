@@ -14,7 +14,7 @@ from engine.control.jobs.outcome import outcome
 from engine.control.kinds import KINDS
 from engine.control.tests.support import ROOT, error_of, program_of, running_app, submit_little, wait_ended, wait_for
 from engine.jobs.program import staging_of
-from fw_sdk.types import Job, JobKind, JobState, Model, ModelKind, ModelState, PullModel
+from fw_sdk.types import FwError, Job, JobKind, JobState, Model, ModelKind, ModelState, PullModel
 
 
 def states(store, identifier):
@@ -294,3 +294,14 @@ def test_a_model_that_is_reserved_for_a_job_that_was_cancelled_meanwhile_waits_f
     services.store.models.update("m", lambda _: model)
     assert submit_reserved(services, job, request).state is JobState.CANCELLED
     assert services.store.models.get("m").state is ModelState.CANCELLED
+
+
+def test_a_model_whose_job_cannot_have_its_id_is_not_reserved(server, monkeypatch):
+    _, services = server
+    monkeypatch.setattr(services.jobs, "_draining", True)
+    submit_little(services, "taken")
+    job = Job(name="accounts/local/toys/taken", kind=JobKind("toy"), makes="accounts/local/models/m")
+    services.store.models.create(Model(name="accounts/local/models/m", kind=ModelKind.BASE, job=job.name))
+    with pytest.raises(FwError, match="There is already a job 'taken'"):
+        submit_reserved(services, job, PullModel(source="/x", model_id="m"))
+    assert services.store.models.find("m") is None
